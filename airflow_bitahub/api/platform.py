@@ -1,0 +1,147 @@
+"""What the platform's document does not prove, as data with a default.
+
+Only submit, and create and query of a serving are documented (seed). Everything else here, unless said otherwise, is
+assumed from the platform's relatives, so each table can be overridden entry by entry from the connection's extra.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from urllib.parse import quote
+
+from airflow_bitahub.exceptions import ConfigurationError
+
+_JOBS = "/{prefix}/clusters/{cluster}/jobserver.leinao.ai/v1/workspaces/{workspace}/namespaces/{job_namespace}/jobs"
+_SERVINGS = "/{prefix}/inference.leinao.ai/v1/workspaces/{workspace}/namespaces/{serving_namespace}/serving"
+
+ENDPOINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "submit_job": f"POST {_JOBS}/{{name}}",  # seed
+        "get_job": f"GET {_JOBS}/{{name}}",  # assumed: the same address
+        "list_jobs": f"GET {_JOBS}",  # assumed: KubeSphere's grammar
+        "stop_job": f"DELETE {_JOBS}/{{name}}",  # assumed: DELETE stops, and removes what is over
+        "delete_job": f"DELETE {_JOBS}/{{name}}",
+        "read_job_log": f"GET {_JOBS}/{{name}}/log",  # assumed: nobody shows one
+        "create_serving": f"POST {_SERVINGS}",  # seed
+        "get_serving": f"GET {_SERVINGS}/{{name}}",  # seed
+        "list_servings": f"GET {_SERVINGS}",
+        "stop_serving": f"PUT {_SERVINGS}/{{name}}/stop",
+        "delete_serving": f"DELETE {_SERVINGS}/{{name}}",
+    }
+)
+
+
+class JobStatus(str, Enum):
+    """Where a job stands; the platform's many words are mapped onto these."""
+
+    WAITING = "WAITING"  # queued, preparing, or being restarted after an eviction
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    UNKNOWN = "UNKNOWN"  # a word we do not know: never a reason to conclude anything
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing more will happen to the job."""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
+
+    @property
+    def is_successful(self) -> bool:
+        """Whether its program ended well."""
+        return self is JobStatus.SUCCEEDED
+
+
+class ServingStatus(str, Enum):
+    """Where a serving stands. Only RUNNING is documented (seed)."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+    UNKNOWN = "UNKNOWN"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it will never run again by itself."""
+        return self in (ServingStatus.FAILED, ServingStatus.STOPPED)
+
+
+def _words(status: str, words: str) -> dict[str, str]:
+    return dict.fromkeys(words.split(), status)
+
+
+# Words seen in public clients of the platform and its relatives, both spellings where both were seen.
+STATUS_WORDS: Mapping[str, str] = MappingProxyType(
+    {
+        **_words("WAITING", "CREATED CREATING DEPLOYING TAGING TAGSUCCESS PRERUNNING WAITING PENDING PREPARING"),
+        **_words("WAITING", "SUSPENDED INQUEUE RESTARTING"),
+        **_words("RUNNING", "RUNNING COMPLETING"),
+        **_words("STOPPING", "STOPPING STOPING ABORTING TERMINATING"),
+        **_words("SUCCEEDED", "SUCCEEDED COMPLETED"),
+        **_words("FAILED", "FAILED TAGFAILED UNDERPOWERED"),
+        **_words("STOPPED", "STOPPED STOPED ABORTED TERMINATED"),
+    }
+)
+
+# The meaning of codes that may come inside an HTTP 200; anything else that is not success is a plain APIError.
+ERROR_CODES: Mapping[str, str] = MappingProxyType(
+    {
+        **_words("not_found", "404 S400 OPERATION_TARGET_NOT_FOUND NoJobError"),
+        **_words("conflict", "409 S409 ConflictJobError"),
+        **_words("authentication", "401 -1 S401"),
+        **_words("permission", "403 S402 PERMISSION_DENIED"),
+        **_words("invalid", "400 S201 S202 LACK_OF_PARAM WRONG_PARAM"),
+        **_words("rate_limit", "429 20003"),
+        **_words("server", "500 502 503 504 S500 S505 INTERNAL_ERROR 1400 1401 1402 1403 1404 1405"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """How one installation of the platform is addressed and what its words mean."""
+
+    prefix: str = "lapis"
+    cluster: str = "host"
+    workspace: str = "bitahub"
+    job_namespace: str = "bita-user"
+    serving_namespace: str = "inference"
+    endpoints: Mapping[str, str] = field(default_factory=lambda: ENDPOINTS)
+    status_words: Mapping[str, str] = field(default_factory=lambda: STATUS_WORDS)
+    error_codes: Mapping[str, str] = field(default_factory=lambda: ERROR_CODES)
+
+    def locate(self, operation: str, names: Mapping[str, str]) -> tuple[str, str]:
+        """Give method and path of an operation. Raises ConfigurationError for an unknown or incomplete one."""
+        template = self.endpoints.get(operation, operation)
+        method, _, path = template.partition(" ")
+        known = {
+            "prefix": self.prefix,
+            "cluster": self.cluster,
+            "workspace": self.workspace,
+            "job_namespace": self.job_namespace,
+            "serving_namespace": self.serving_namespace,
+            **names,
+        }
+        for key, value in known.items():
+            if f"{{{key}}}" in path and not value:
+                raise ConfigurationError(f"Cannot ask for {operation}: {key} is empty.")
+            path = path.replace(f"{{{key}}}", quote(value, safe=""))
+        if not path or "{" in path:
+            raise ConfigurationError(f"The endpoint {template!r} of {operation} is not 'METHOD /path/{{name}}'.")
+        return method.upper(), path
+
+    def job_status(self, word: str) -> JobStatus:
+        """Give the meaning of the platform's word for a job's state, in any case."""
+        return JobStatus(self.status_words.get(word.strip().upper(), "UNKNOWN"))
+
+    def serving_status(self, word: str) -> ServingStatus:
+        """Give the meaning of the platform's word for a serving's state, in any case."""
+        meaning = self.status_words.get(word.strip().upper(), "UNKNOWN")
+        # A service that reached its end is one that no longer serves.
+        return ServingStatus("STOPPED" if meaning == "SUCCEEDED" else meaning)

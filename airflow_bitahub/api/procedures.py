@@ -1,0 +1,469 @@
+"""Several calls in order: retrying, waiting, ending, and the two that make things happen exactly once.
+
+Every one is a generator that knows no server, loop or clock of its own (see `protocol.py`), so each is tested by
+stepping it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, get_job, stop_job, submit_job
+from airflow_bitahub.api.protocol import Call, Procedure, Sleep
+from airflow_bitahub.api.servings import (
+    Serving,
+    ServingSpec,
+    ServingStatus,
+    create_serving,
+    delete_serving,
+    get_serving,
+    probe_serving,
+)
+from airflow_bitahub.exceptions import (
+    APIError,
+    AuthenticationError,
+    BitaHubError,
+    ConflictError,
+    ConnectFailedError,
+    JobLostError,
+    JobRefusedError,
+    JobStoppedError,
+    JobTimeoutError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    ServingFailedError,
+    ServingRefusedError,
+    ServingTimeoutError,
+    TransportError,
+)
+from airflow_bitahub.identity import JobRecord, ServingRecord, TaskIdentity, digest
+
+T = TypeVar("T")
+
+# Trouble that passes by itself. RateLimitError and ConnectFailedError also say that nothing has happened.
+PASSING = (TransportError, ServerError, RateLimitError)
+_NO_EFFECT = (RateLimitError, ConnectFailedError)
+
+# How long a record may stay invisible after its creation (assumed: the platform's state goes through a queue and a
+# database), and how long an unreachable platform is ridden out while waiting, in seconds.
+GRACE = 30.0
+PATIENCE = 900.0
+_SUBMISSIONS = 3
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often and how long to repeat what is safe to repeat.
+
+    :param attempts: requests at most, the first included
+    :param first: seconds before the second; doubled each time, and up to half of it taken off at random
+    :param longest: seconds between two at most, also where the platform's ``Retry-After`` asks for more
+    """
+
+    attempts: int = 5
+    first: float = 0.5
+    longest: float = 60.0
+
+
+def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.random) -> Procedure[T]:
+    """Send a call until it is answered, where sending it again does no harm."""
+    attempt = 1
+    while True:
+        try:
+            return (yield from call)
+        except BitaHubError as error:
+            harmless = isinstance(error, _NO_EFFECT) or (call.safe_to_repeat and isinstance(error, PASSING))
+            if not harmless or attempt >= retry.attempts:
+                raise
+            pause = min(retry.longest, retry.first * 2 ** (attempt - 1)) * (1 - jitter() / 2)
+            asked = getattr(error, "retry_after", None)
+            yield Sleep(pause if asked is None else min(asked, retry.longest))
+            attempt += 1
+
+
+def wait_for_job(
+    name: str,
+    *,
+    poll_interval: float,
+    deadline: float | None = None,
+    grace: float | None = GRACE,
+    on_change: Callable[[Job], None] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Procedure[Job]:
+    """Wait until a job is over, however it ends, and give it.
+
+    :param poll_interval: seconds between two looks
+    :param deadline: seconds since the epoch, since it must mean the same in another process; None: no limit
+    :param grace: seconds for which the platform may deny the job before that is believed; None: for ever
+    :param on_change: told of the job whenever the platform's word for its state is a new one
+    :raises JobTimeoutError: it was not over by the deadline
+    :raises JobLostError: the platform says for longer than the grace period that it has no such job
+    :raises BitaHubError: the platform could not be asked for longer than the patience, or refuses to be asked
+    """
+    word: str | None = None
+    trouble_since: float | None = None
+    last = "was never seen"
+    while True:
+        try:
+            job = yield from get_job(name)
+        except (*PASSING, NotFoundError) as error:
+            # A failed poll says nothing about the job.
+            now = clock()
+            trouble_since = now if trouble_since is None else trouble_since
+            missing = isinstance(error, NotFoundError)
+            limit = grace if missing else PATIENCE
+            if limit is not None and now - trouble_since >= limit:
+                if missing:
+                    raise _lost(name) from error
+                raise
+        else:
+            trouble_since = None
+            if job.word != word:
+                word, last = job.word, str(job)
+                if on_change is not None:
+                    on_change(job)
+            if job.status.is_terminal:
+                return job
+        now = clock()
+        if deadline is not None and now >= deadline:
+            raise JobTimeoutError(f"Job {name!r} was not over in time; when last seen, {last}.", name)
+        yield Sleep(poll_interval if deadline is None else min(poll_interval, deadline - now))
+
+
+def end_job(
+    name: str,
+    *,
+    wait: bool = True,
+    may_appear: bool = False,
+    timeout: float = 120,
+    clock: Callable[[], float] = time.time,
+) -> Procedure[Job | None]:
+    """Make sure that a job is over; give it, or None when the platform has none.
+
+    It is looked at before it is stopped, since stopping a job that is over may erase its record.
+
+    :param wait: stay until it is over; otherwise leave once it is being stopped
+    :param may_appear: its submission may still be on its way, so stay for the grace period before believing in None
+    :param timeout: seconds
+    :raises JobTimeoutError: it is still alive after that time
+    """
+    start = clock()
+    stopping = False
+    while True:
+        try:
+            job = yield from get_job(name)
+            stopping = stopping or job.status is JobStatus.STOPPING
+            if job.status.is_terminal:
+                return job
+            if not stopping:
+                yield from stop_job(name)
+                stopping = True
+            if not wait:
+                return job
+        except NotFoundError:
+            if not may_appear or clock() - start >= GRACE:
+                return None
+        except (AuthenticationError, PermissionDeniedError):
+            raise
+        except (APIError, TransportError) as error:
+            # Whether the stop took effect is unknown, or the job was over just before it; the next look tells.
+            if clock() - start >= timeout:
+                raise JobTimeoutError(f"Job {name!r} could not be stopped: {error}", name) from error
+        if clock() - start >= timeout:
+            raise JobTimeoutError(f"Job {name!r} is still alive {timeout:.0f} s after it was asked to stop.", name)
+        yield Sleep(1)
+
+
+def ensure_job(
+    task: TaskIdentity,
+    record: JobRecord | None,
+    *,
+    spec_for: Callable[[JobRecord], JobSpec],
+    save: Callable[[JobRecord], None],
+    resubmit_stopped: bool = False,
+    extra_body: Mapping[str, Any] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Procedure[tuple[Job, JobRecord]]:
+    """Give the one job of a task instance: found again where there is one, submitted where there is none.
+
+    :param task: what the task instance knows of itself now
+    :param record: what its last try wrote down, if any
+    :param spec_for: makes the submission for a record
+    :param save: writes a record down; called before anything is sent under its name
+    :param resubmit_stopped: treat a job that somebody else stopped like one that failed
+    :raises JobStoppedError: somebody else stopped it
+    :raises JobLostError: the platform had it and no longer knows it
+    :raises JobRefusedError: the wished-for name belongs to a job this task did not submit
+    """
+    submission = _Submission(task, spec_for, save, extra_body, clock)
+    if record is None:
+        return (yield from submission.send(task.first_attempt(None)))
+    if task.is_new_generation(record):
+        if not record.refused:
+            yield from end_job(record.job_name, may_appear=not record.confirmed, clock=clock)
+        return (yield from submission.send(task.first_attempt(record)))
+    if record.refused:
+        return (yield from submission.send(task.next_attempt(record)))
+
+    record = task.refresh(record)
+    job = yield from _look(record.job_name, 0 if record.confirmed else GRACE, clock)
+    if job is None:
+        if record.confirmed:
+            raise _lost(record.job_name)
+        return (yield from submission.post(record))
+    record = replace(record, confirmed=True)
+    save(record)
+    if not job.status.is_terminal and record.stopped:
+        job = (yield from end_job(job.name, clock=clock)) or job  # a stop of ours that did not get through
+    if job.status.is_successful or not job.status.is_terminal:
+        return job, record
+    if job.status is JobStatus.STOPPED and not (record.stopped or resubmit_stopped):
+        raise JobStoppedError(
+            f"Job {job.name!r} was stopped by somebody else, so it is not submitted again. Clear the task to run it "
+            f"again, or set resubmit_stopped=True.",
+            job.name,
+        )
+    return (yield from submission.send(task.next_attempt(record)))
+
+
+def ensure_serving(
+    spec: ServingSpec,
+    record: ServingRecord | None,
+    *,
+    save: Callable[[ServingRecord], None],
+    if_exists: Literal["replace", "fail"] = "replace",
+    clock: Callable[[], float] = time.time,
+) -> Procedure[Serving]:
+    """Give the serving of a specification: our own where it runs already, a new one otherwise.
+
+    :param record: what was written down when this deployment last created a serving of this name, if ever
+    :param save: writes a record down; called before anything is sent
+    :param if_exists: what to do with our own serving of the same name but another specification
+    :raises ServingRefusedError: one of this name exists that is not ours, or that is not to be replaced
+    """
+    wanted = digest(spec.body())
+    found = yield from _look_for_serving(spec, 0 if record is None or record.confirmed else GRACE, clock)
+    replaced: float | None = None
+    if found is not None:
+        if record is None or not record.owns(found.created_at):
+            raise ServingRefusedError(
+                f"A serving named {spec.name!r} (version {spec.version!r}) exists that this Airflow did not create, so "
+                f"it is left alone. Choose another serving_name, or remove it on the platform.",
+                spec.name,
+            )
+        same = record.digest == wanted and record.describes(found.created_at)
+        usable = not found.status.is_terminal and found.status is not ServingStatus.STOPPING
+        if same and usable:
+            save(ServingRecord(wanted, found.created_at, confirmed=True))
+            return found
+        if if_exists == "fail" and not same:
+            raise ServingRefusedError(
+                f"Serving {spec.name!r} (version {spec.version!r}) exists with another specification, and "
+                f"if_exists='fail'. Remove it, choose another serving_name, or set if_exists='replace'.",
+                spec.name,
+            )
+        replaced = found.created_at
+    save(ServingRecord(wanted, replaces=replaced))
+    if found is not None:
+        yield from end_serving(spec.name, spec.version, clock=clock)
+    return (yield from _create(spec, wanted, save, clock))
+
+
+def _create(
+    spec: ServingSpec, wanted: str, save: Callable[[ServingRecord], None], clock: Callable[[], float]
+) -> Procedure[Serving]:
+    for attempt in range(1, _SUBMISSIONS + 1):
+        try:
+            yield from create_serving(spec)
+        except ConflictError:
+            pass  # an earlier creation of unknown outcome
+        except (TransportError, ServerError):
+            if (yield from _look_for_serving(spec, GRACE, clock)) is None:
+                if attempt == _SUBMISSIONS:
+                    raise
+                continue
+        break
+    serving = yield from _look_for_serving(spec, GRACE, clock)
+    if serving is None:
+        raise ServingFailedError(
+            f"The platform accepted serving {spec.name!r} but does not show it. Try again later.", spec.name
+        )
+    save(ServingRecord(wanted, serving.created_at, confirmed=True))
+    return serving
+
+
+def wait_for_serving(
+    name: str,
+    version: str,
+    *,
+    poll_interval: float,
+    readiness_path: str = "/",
+    deadline: float | None = None,
+    grace: float | None = GRACE,
+    on_change: Callable[[Serving], None] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Procedure[Serving]:
+    """Wait until the platform says RUNNING *and* the served program answers, since either may come first.
+
+    :param readiness_path: where the program is asked; any answer below HTTP 500 will do
+    :raises ServingFailedError: the platform says that it failed or was stopped
+    :raises ServingTimeoutError: it was not ready by the deadline
+    :raises BitaHubError: the platform could not be asked for longer than the patience, or refuses to be asked
+    """
+    word: str | None = None
+    trouble_since: float | None = None
+    last = "was never seen"
+    while True:
+        try:
+            serving = yield from get_serving(name, version)
+        except (*PASSING, NotFoundError) as error:
+            now = clock()
+            trouble_since = now if trouble_since is None else trouble_since
+            limit = grace if isinstance(error, NotFoundError) else PATIENCE
+            if limit is not None and now - trouble_since >= limit:
+                raise
+        else:
+            trouble_since = None
+            if serving.word != word:
+                word, last = serving.word, str(serving)
+                if on_change is not None:
+                    on_change(serving)
+            if serving.status.is_terminal:
+                raise ServingFailedError(f"The {serving}. Its log on the platform tells why.", name)
+            if serving.status is ServingStatus.RUNNING and (yield from _answers(serving, readiness_path)):
+                return serving
+        now = clock()
+        if deadline is not None and now >= deadline:
+            raise ServingTimeoutError(
+                f"Serving {name!r} was not ready in time (RUNNING, and answering at {readiness_path!r}); when last "
+                f"seen, {last}.",
+                name,
+            )
+        yield Sleep(poll_interval if deadline is None else min(poll_interval, deadline - now))
+
+
+def end_serving(
+    name: str, version: str, *, timeout: float = 120, clock: Callable[[], float] = time.time
+) -> Procedure[None]:
+    """Remove a serving and wait until the platform no longer has it.
+
+    :raises ServingTimeoutError: it is still there after `timeout` seconds
+    """
+    start = clock()
+    while True:
+        try:
+            yield from get_serving(name, version)
+            yield from delete_serving(name, version)
+        except NotFoundError:
+            return
+        except PASSING as error:
+            if clock() - start >= timeout:
+                raise ServingTimeoutError(f"Serving {name!r} could not be removed: {error}", name) from error
+        if clock() - start >= timeout:
+            raise ServingTimeoutError(f"Serving {name!r} is still there {timeout:.0f} s after its removal.", name)
+        yield Sleep(1)
+
+
+def _answers(serving: Serving, path: str) -> Procedure[bool]:
+    if not serving.url:
+        return False
+    try:
+        return (yield from probe_serving(serving, path))
+    except TransportError:
+        return False
+
+
+def _look_for_serving(spec: ServingSpec, grace: float, clock: Callable[[], float]) -> Procedure[Serving | None]:
+    start = clock()
+    while True:
+        try:
+            return (yield from get_serving(spec.name, spec.version))
+        except NotFoundError:
+            if clock() - start >= grace:
+                return None
+        yield Sleep(2)
+
+
+@dataclass(frozen=True)
+class _Submission:
+    """The part of `ensure_job` that sends."""
+
+    task: TaskIdentity
+    spec_for: Callable[[JobRecord], JobSpec]
+    save: Callable[[JobRecord], None]
+    extra_body: Mapping[str, Any] | None
+    clock: Callable[[], float]
+
+    def send(self, record: JobRecord) -> Procedure[tuple[Job, JobRecord]]:
+        """Submit under a name that was never used before."""
+        self.spec_for(record)  # what cannot be sent must not be written down
+        if self.task.job_name:
+            found = yield from _look(record.job_name, 0, self.clock)
+            if found is not None:
+                raise _refused(record.job_name)
+        self.save(record)
+        return (yield from self.post(record, new=True))
+
+    def post(self, record: JobRecord, *, new: bool = False) -> Procedure[tuple[Job, JobRecord]]:
+        """Submit under a recorded name until the platform has it; an unknown outcome is settled by looking."""
+        name, job = record.job_name, None
+        for attempt in range(1, _SUBMISSIONS + 1):
+            try:
+                yield from submit_job(self.spec_for(record), self.extra_body)
+            except ConflictError as error:
+                if new and attempt == 1 and self.task.job_name:
+                    # Taken between our look and our submission: never ours to adopt or to stop.
+                    self.save(replace(record, refused=True))
+                    raise _refused(name) from error
+            except (TransportError, ServerError):
+                job = yield from _look(name, GRACE, self.clock)
+                if job is None:
+                    if attempt == _SUBMISSIONS:
+                        raise
+                    continue
+            except RateLimitError:
+                raise
+            except APIError:
+                self.save(replace(record, refused=True))
+                raise
+            break
+        record = replace(record, confirmed=True)
+        self.save(record)
+        job = job or (yield from _look(name, GRACE, self.clock))
+        if job is None:
+            raise _lost(name)
+        return job, record
+
+
+def _look(name: str, grace: float, clock: Callable[[], float]) -> Procedure[Job | None]:
+    """Give the job, or None once the platform has denied it for the whole grace period."""
+    start = clock()
+    while True:
+        try:
+            return (yield from get_job(name))
+        except NotFoundError:
+            if clock() - start >= grace:
+                return None
+        yield Sleep(2)
+
+
+def _lost(name: str) -> JobLostError:
+    return JobLostError(
+        f"The platform had job {name!r} and no longer knows it, so its result cannot be told. Clear the task to run "
+        f"it again.",
+        name,
+    )
+
+
+def _refused(name: str) -> JobRefusedError:
+    return JobRefusedError(
+        f"A job named {name!r} exists, and this task did not submit it. Choose another job_name (a template such as "
+        f"'...-{{{{ ts_nodash | lower }}}}' makes it unique), or leave job_name out.",
+        name,
+    )

@@ -1,0 +1,193 @@
+"""The only file that speaks HTTP. Two verbs, *send* a call and *run* a procedure, each blocking and async."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import httpx
+
+from airflow_bitahub.api.auth import Auth, NoAuth
+from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.api.procedures import Retry, retrying
+from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    ConfigurationError,
+    ConnectFailedError,
+    RequestTimeoutError,
+    TransportError,
+)
+
+T = TypeVar("T")
+
+
+class BitaHubClient:
+    """Performs calls and procedures against one platform.
+
+    :param base_url: such as ``https://kubesphere.example.com``
+    :param platform: paths and words of this installation
+    :param auth: how requests are signed
+    :param verify: check the server's certificate; or the path of a CA bundle to check it against
+    :param request_timeout: seconds to wait for any one answer
+    :param retry: how requests that are safe to send twice are repeated
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        platform: Platform | None = None,
+        auth: Auth | None = None,
+        verify: bool | str = True,
+        request_timeout: float = 30,
+        retry: Retry | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.platform = platform or Platform()
+        self._auth = auth or NoAuth()
+        self._verify = verify
+        self._timeout = request_timeout
+        self._retry = retry or Retry()
+        self._http: httpx.Client | None = None
+        self._ahttp: httpx.AsyncClient | None = None
+
+    def send(self, call: Call[T]) -> T:
+        """Ask, and give what the answer means. Raises a BitaHubError otherwise."""
+        return _drive(retrying(call, self._retry), self._exchange)
+
+    def run(self, procedure: Procedure[T]) -> T:
+        """Perform a procedure to its end and give its result. Raises a BitaHubError otherwise."""
+        return _drive(procedure, self.send)
+
+    async def asend(self, call: Call[T]) -> T:
+        """Like `send`, without blocking the event loop."""
+        return await _adrive(retrying(call, self._retry), self._aexchange)
+
+    async def arun(self, procedure: Procedure[T]) -> T:
+        """Like `run`, without blocking the event loop."""
+        return await _adrive(procedure, self.asend)
+
+    def close(self) -> None:
+        """Give back the connections of `send` and `run`."""
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    async def aclose(self) -> None:
+        """Give back the connections of `asend` and `arun`."""
+        if self._ahttp is not None:
+            await self._ahttp.aclose()
+            self._ahttp = None
+
+    def url_of(self, operation: str, names: Mapping[str, str]) -> str:
+        """Give the address of an operation on this platform."""
+        return self.base_url + self.platform.locate(operation, names)[1]
+
+    def _exchange(self, call: Call[T]) -> T:
+        if self._http is None:
+            self._http = httpx.Client(**self._options())
+        try:
+            answer = self._http.request(**self._arguments(call.request))
+        except httpx.HTTPError as error:
+            _raise_transport(call.request, self.base_url, error)
+        return call.read(_response(answer), self.platform)
+
+    async def _aexchange(self, call: Call[T]) -> T:
+        if self._ahttp is None:
+            self._ahttp = httpx.AsyncClient(**self._options())
+        try:
+            answer = await self._ahttp.request(**self._arguments(call.request))
+        except httpx.HTTPError as error:
+            _raise_transport(call.request, self.base_url, error)
+        return call.read(_response(answer), self.platform)
+
+    def _options(self) -> dict[str, Any]:
+        return {"timeout": self._timeout, "verify": self._tls()}
+
+    def _tls(self) -> bool | ssl.SSLContext:
+        if isinstance(self._verify, bool):
+            return self._verify
+        try:
+            return ssl.create_default_context(cafile=self._verify)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"Cannot read the CA bundle {self._verify!r} of the Airflow connection: {error}"
+            ) from error
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        if request.is_foreign:
+            method, _, url = request.operation.partition(" ")
+            headers: Mapping[str, str] = {}
+        else:
+            method, path = self.platform.locate(request.operation, request.names)
+            url, headers = self.base_url + path, self._auth.headers()
+        optional = {
+            "params": request.query or None,
+            "json": request.json_body,
+            "data": request.form,
+            "files": request.files,
+            "timeout": request.timeout,
+        }
+        given = {key: value for key, value in optional.items() if value is not None}
+        return {"method": method, "url": url, "headers": headers, **given}
+
+
+def _drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
+    try:
+        step = next(procedure)
+        while True:
+            try:
+                if isinstance(step, Sleep):
+                    time.sleep(step.seconds)
+                answer = None if isinstance(step, Sleep) else perform(step)
+            except BitaHubError as error:
+                step = procedure.throw(error)
+            else:
+                step = procedure.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        procedure.close()
+
+
+async def _adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+    try:
+        step = next(procedure)
+        while True:
+            try:
+                if isinstance(step, Sleep):
+                    await asyncio.sleep(step.seconds)
+                answer = None if isinstance(step, Sleep) else await perform(step)
+            except BitaHubError as error:
+                step = procedure.throw(error)
+            else:
+                step = procedure.send(answer)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        procedure.close()
+
+
+def _response(answer: httpx.Response) -> Response:
+    return Response(answer.status_code, answer.headers, answer.content)
+
+
+def _raise_transport(request: Request, base_url: str, error: httpx.HTTPError) -> NoReturn:
+    where = request.operation.partition(" ")[2] if request.is_foreign else base_url
+    tried = f"Could not {request.action} at {where}"
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        raise ConnectFailedError(
+            f"{tried}: no connection ({error}). Check that it is up and that the Airflow connection's host is right."
+        ) from error
+    if isinstance(error, httpx.TimeoutException):
+        raise RequestTimeoutError(
+            f"{tried}: no answer in time ({type(error).__name__}). Raise request_timeout in the Airflow connection if "
+            f"the platform is slow."
+        ) from error
+    raise TransportError(f"{tried}: {error or type(error).__name__}.") from error

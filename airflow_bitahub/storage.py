@@ -1,0 +1,113 @@
+"""The platform's folders: where the server keeps what, where a container sees it, and reading it from Airflow.
+
+Server paths (seed): ``/projects/{user_id}/{project}/code`` and ``.../outputs/{n}``, ``/datasets/{user_id}/{dataset}``,
+``/models/{user_id}/{model}``. Container paths (seed): ``/code``, ``/output``, ``/data/{user_name}/{dataset}``,
+``/model/{user_name}/{model}``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_bitahub.exceptions import StorageError
+from airflow_bitahub.identity import path_part
+
+if TYPE_CHECKING:
+    from airflow.sdk import ObjectStoragePath
+
+CODE = "/code"
+OUTPUT = "/output"
+PREDICTION = "/prediction"
+_ROOTS = ("/projects/", "/datasets/", "/models/")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """One user's folders on the platform.
+
+    :param user_id: in server paths
+    :param user_name: in container paths
+    """
+
+    user_id: str
+    user_name: str
+
+    def code(self, project: str) -> str:
+        """Server path of a project's code."""
+        return f"/projects/{self.user_id}/{path_part('project', project)}/code"
+
+    def outputs(self, project: str) -> str:
+        """Server path under which a project's jobs write."""
+        return f"/projects/{self.user_id}/{path_part('project', project)}/outputs"
+
+    def dataset(self, name: str) -> tuple[str, str]:
+        """Server and container path of a dataset."""
+        path_part("dataset", name)
+        return f"/datasets/{self.user_id}/{name}", f"/data/{self.user_name}/{name}"
+
+    def model(self, name: str) -> tuple[str, str]:
+        """Server and container path of a model."""
+        path_part("model", name)
+        return f"/models/{self.user_id}/{name}", f"/model/{self.user_name}/{name}"
+
+    def model_mount(self, model: str) -> tuple[str, str]:
+        """Server and container path of a model given by name, or by the server path of one of its versions."""
+        if not model.startswith("/"):
+            return self.model(model)
+        parts = model.split("/")
+        if not model.startswith("/models/") or len(parts) < 4 or ".." in parts:
+            raise StorageError(
+                f"{model!r} is not a model: give its name, or a path like /models/<user>/<model>/<version>."
+            )
+        return model, f"/model/{self.user_name}/{parts[3]}"
+
+    def fill(self, text: str) -> str:
+        """Put user id and name where `text` says ``{user_id}`` and ``{user_name}``; other braces stay."""
+        return text.replace("{user_id}", self.user_id).replace("{user_name}", self.user_name)
+
+
+def is_server_path(path: str) -> bool:
+    """Whether `path` is one of the platform's own."""
+    return path.startswith(_ROOTS)
+
+
+class Storage:
+    """The platform's storage as Airflow reaches it.
+
+    :param uri: where the folders ``projects``, ``datasets`` and ``models`` are seen from the workers, such as
+        ``file:///mnt/bitahub``, or any address that Airflow's object storage knows
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+
+    def path(self, server_path: str) -> ObjectStoragePath:
+        """Give a server path as a path to be opened here."""
+        from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
+
+        if not is_server_path(server_path) or ".." in server_path.split("/"):
+            raise StorageError(f"{server_path!r} is not below /projects, /datasets or /models.")
+        return ObjectStoragePath(self.uri) / server_path.lstrip("/")
+
+    def read_bytes(self, server_path: str) -> bytes:
+        """Read a file. Raises StorageError when it is not there or cannot be read."""
+        path = self.path(server_path)
+        try:
+            content: bytes = path.read_bytes()
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"{server_path} is not there (looked at {path}). Check that the job wrote it, and that storage_uri of "
+                f"the Airflow connection shows the platform's storage."
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{server_path} cannot be read (at {path}): {error}") from error
+        return content
+
+    def read_json(self, server_path: str) -> Any:
+        """Read a JSON file. Raises StorageError when it is not there, cannot be read or is not JSON."""
+        try:
+            return json.loads(self.read_bytes(server_path))
+        except ValueError as error:
+            raise StorageError(f"{server_path} is not JSON: {error}") from error

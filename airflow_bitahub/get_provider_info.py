@@ -1,0 +1,68 @@
+"""What Airflow reads about this provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Give the provider's description; the connection form of Airflow 3.3 is built from it alone."""
+
+    def text(label: str, description: str, default: str | None = None) -> dict[str, Any]:
+        schema = {"type": ["string", "null"], **({} if default is None else {"default": default})}
+        return {"label": label, "description": description, "schema": schema}
+
+    return {
+        "package-name": "airflow-bitahub",
+        "name": "BitaHub",
+        "description": "Train, save, evaluate and serve models on the BitaHub AI computing platform.",
+        "integrations": [
+            {"integration-name": "BitaHub", "external-doc-url": "https://www.bitahub.com", "tags": ["service"]}
+        ],
+        "hooks": [{"integration-name": "BitaHub", "python-modules": ["airflow_bitahub.hooks.bitahub"]}],
+        "operators": [
+            {
+                "integration-name": "BitaHub",
+                "python-modules": [
+                    f"airflow_bitahub.operators.{name}"
+                    for name in ("job", "train", "model", "infer", "evaluate", "gate", "serving")
+                ],
+            }
+        ],
+        "sensors": [
+            {
+                "integration-name": "BitaHub",
+                "python-modules": ["airflow_bitahub.sensors.job", "airflow_bitahub.sensors.serving"],
+            }
+        ],
+        "triggers": [
+            {
+                "integration-name": "BitaHub",
+                "python-modules": ["airflow_bitahub.triggers.job", "airflow_bitahub.triggers.serving"],
+            }
+        ],
+        "extra-links": ["airflow_bitahub.links.BitaHubJobLink", "airflow_bitahub.links.BitaHubServingLink"],
+        "connection-types": [
+            {
+                "connection-type": "bitahub",
+                "hook-class-name": "airflow_bitahub.hooks.bitahub.BitaHubHook",
+                "hook-name": "BitaHub",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema"],
+                    "relabeling": {"host": "Address", "login": "User name", "password": "Token"},
+                    "placeholders": {"host": "https://kubesphere.example.com", "password": "empty: none is sent"},
+                },
+                "conn-fields": {
+                    "user_id": text("User id", "Part of every path on the platform, such as _2f1fe8d0..."),
+                    "user_name": text("User name in paths", "Where it differs from the login."),
+                    "workspace": text("Workspace", "Part of the API's addresses.", "bitahub"),
+                    "cluster": text("Cluster", "Part of the API's addresses.", "host"),
+                    "job_namespace": text("Namespace of jobs", "Part of the API's addresses.", "bita-user"),
+                    "serving_namespace": text("Namespace of servings", "Part of the API's addresses.", "inference"),
+                    "storage_uri": text("Storage", "Where workers see the storage, such as file:///mnt/bitahub."),
+                    "default_image": text("Default image", "For jobs that name none."),
+                    "console_url": text("Console", "Address of a job in the console, with {name}."),
+                },
+            }
+        ],
+    }

@@ -1,0 +1,1 @@
+"""Operators decide: what to submit, and what its end means."""

@@ -1,0 +1,109 @@
+"""The gate between an evaluation and a deployment."""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.bases.skipmixin import SkipMixin
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_bitahub.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_CONDITION = re.compile(r"\s*([\w.-]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
+
+
+class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
+    """Lets a run go on only where the metrics are good enough.
+
+    The gate opens when every condition holds for a number. A metric that is missing, NaN, infinite, text or empty
+    never opens it. The XCom result is ``{"open": True, "reasons": ["accuracy = 0.93 >= 0.9"]}``.
+
+    :param metrics: such as the ``metrics`` of an evaluation's result
+    :param conditions: one such as ``accuracy >= 0.9``, or several that must all hold; with ``>=``, ``>``, ``<=``, ``<``
+    :param on_closed: ``skip`` succeeds and skips the tasks directly downstream, whatever their trigger rule, except
+        teardowns; ``fail`` fails without using up retries
+    """
+
+    template_fields: Sequence[str] = ("metrics", "conditions")
+    ui_color = "#ffe9b8"
+
+    def __init__(
+        self,
+        *,
+        metrics: Mapping[str, Any] | str,
+        conditions: str | Sequence[str],
+        on_closed: Literal["skip", "fail"] = "skip",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if on_closed not in ("skip", "fail"):
+            raise ValueError(f"on_closed must be 'skip' or 'fail', not {on_closed!r}")
+        self.metrics = metrics
+        self.conditions = conditions
+        self.on_closed = on_closed
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Judge the metrics."""
+        conditions = [self.conditions] if isinstance(self.conditions, str) else list(self.conditions)
+        if not conditions:
+            raise AirflowFailException("The gate has no condition, so it would let everything through.")
+        try:
+            verdicts = [judge(condition, _as_mapping(self.metrics)) for condition in conditions]
+        except ConfigurationError as error:
+            raise AirflowFailException(str(error)) from error
+        is_open = all(holds for holds, _ in verdicts)
+        reasons = [reason for _, reason in verdicts]
+        result = {"open": is_open, "reasons": reasons}
+        self.log.info("The gate is %s: %s", "open" if is_open else "closed", "; ".join(reasons))
+        if is_open:
+            return result
+        if self.on_closed == "fail":
+            raise AirflowFailException(f"The gate is closed: {'; '.join(reasons)}")
+        ti = context["ti"]
+        ti.xcom_push(key="return_value", value=result)  # skipping ends the task by an exception
+        self.skip(ti, [task for task in self.get_direct_relatives(upstream=False) if not task.is_teardown])
+        return result
+
+
+def judge(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
+    """Tell whether a condition holds, and why. Raises ConfigurationError when it is not a condition."""
+    match = _CONDITION.fullmatch(condition)
+    if match is None:
+        raise ConfigurationError(f"{condition!r} is not a condition such as 'accuracy >= 0.9'.")
+    name, sign, limit = match.groups()
+    try:
+        bound = float(limit)
+    except ValueError:
+        raise ConfigurationError(f"{limit!r} in {condition!r} is not a number.") from None
+    if name not in metrics:
+        return False, f"{name} is missing, so not {sign} {limit}"
+    value = metrics[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False, f"{name} = {value!r} is not a number, so not {sign} {limit}"
+    holds = _COMPARE[sign](value, bound)
+    return holds, f"{name} = {value} {'' if holds else 'is not '}{sign} {limit}"
+
+
+def _as_mapping(metrics: Any) -> Mapping[str, Any]:
+    """Take metrics also as the text a template makes of them; whatever is no mapping holds no metric."""
+    if isinstance(metrics, str):
+        try:
+            metrics = json.loads(metrics)
+        except ValueError:
+            return {}
+    return metrics if isinstance(metrics, Mapping) else {}

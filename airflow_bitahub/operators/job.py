@@ -1,0 +1,449 @@
+"""Any job: submitted once, found again by every later try, stopped when nobody wants it any more."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_bitahub import storage
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    ConfigurationError,
+    JobFailedError,
+    JobLostError,
+    JobStoppedError,
+    JobTimeoutError,
+    TransportError,
+)
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.identity import JobRecord, TaskIdentity
+from airflow_bitahub.links import BitaHubJobLink
+from airflow_bitahub.operators.failures import FINAL, airflow_error
+from airflow_bitahub.triggers.job import BitaHubJobTrigger, JobEvent
+from airflow_bitahub.triggers.task_state import is_wanted
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_bitahub.api.jobs import Job, JobSpec, Mount
+
+_RECORD = "bitahub_job"  # key in Airflow's task state store; renaming it would orphan running jobs
+
+# Airflow kills a task process 5 seconds after its SIGTERM.
+KILL_BUDGET = 4.0
+
+
+class BitaHubJobOperator(BaseOperator):
+    """Runs one job on BitaHub, and exactly one, whatever dies on the way.
+
+    A retry finds the job its predecessor submitted and waits on; clearing the task stops that job and runs a new one.
+    Every attempt writes to an output folder of its own. The XCom result, each of whose entries is also pushed under
+    its own name, so that ``train.output["output_path"]`` hands one on, is
+
+    .. code-block:: python
+
+        {
+            "job_name": "mnist-train-demo-20260101-abcdefghij-1",
+            "status": "SUCCEEDED",
+            "output_path": "/projects/_2f1f.../mnist-train-demo/outputs/20260101-abcdefghij-1",
+            "queue_seconds": 12.5,  # None where the platform does not tell; likewise the next two
+            "run_seconds": 640.2,
+            "exit_code": 0,
+        }
+
+    In all text, ``{user_id}`` and ``{user_name}`` stand for the connection's. All parameters but those that say how
+    to wait are templated.
+
+    :param project: the BitaHub project; its name begins the job's
+    :param command: one shell line
+    :param image: the container image; default: the connection's ``default_image``
+    :param datasets: names of the user's datasets, seen at ``/data/{user_name}/{name}`` (seed); or, for any other
+        folder, ``{"path": server path, "mount_path": container path}``
+    :param models: names of the user's models, or server paths of a version, seen at ``/model/{user_name}/{model}``
+        (seed); or folders as in `datasets`; None: the field is left out of the submission
+    :param code_path: server path of the code, seen at ``/code`` (seed), where ``{project}`` stands for the project;
+        None: no code
+    :param accelerator: device type such as ``gtx-1080-ti`` (seed); None or "": no accelerator
+    :param accelerator_count: per replica
+    :param cpu_number: cores per replica
+    :param memory_mb: MB per replica
+    :param shm_mb: MB of shared memory per replica, at most `memory_mb`
+    :param task_roles: for a job of several roles: fields of `api.jobs.TaskRole`, each over the ones above
+    :param platform_queue: the platform's queue; ``queue`` is Airflow's own parameter
+    :param job_name: use exactly this name, with a counter appended on later attempts; default: a unique one
+    :param output_version: likewise, the name of the output folder
+    :param extra_body: fields of the submission that this package does not know, sent as they are
+    :param wait_for_completion: False: succeed as soon as the job is submitted
+    :param poll_interval: seconds between two looks at the job
+    :param deferrable: wait in the triggerer instead of on a worker; default: ``[operators] default_deferrable``
+    :param cancel_on_kill: stop the job when the task is marked, cleared or deleted; False: leave it running
+    :param resubmit_stopped: let a retry submit again when somebody stopped the job on the platform
+    :param bitahub_conn_id: the Airflow connection
+    :param multiple_outputs: push each entry of the result under its own name, too
+    """
+
+    template_fields: Sequence[str] = (
+        "project",
+        "command",
+        "image",
+        "datasets",
+        "models",
+        "code_path",
+        "accelerator",
+        "accelerator_count",
+        "cpu_number",
+        "memory_mb",
+        "shm_mb",
+        "task_roles",
+        "platform_queue",
+        "job_name",
+        "output_version",
+        "extra_body",
+        "bitahub_conn_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "command": "bash",
+        "task_roles": "json",
+        "extra_body": "json",
+    }
+    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubJobLink(),)
+    ui_color = "#d6ecff"
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        command: str,
+        image: str | None = None,
+        datasets: Sequence[str | Mapping[str, str]] = (),
+        models: Sequence[str | Mapping[str, str]] | None = (),
+        code_path: str | None = "/projects/{user_id}/{project}/code",
+        accelerator: str | None = None,
+        accelerator_count: int | str = 1,
+        cpu_number: int | str = 2,
+        memory_mb: int | str = 16384,
+        shm_mb: int | str = 8192,
+        task_roles: Sequence[Mapping[str, Any]] | None = None,
+        platform_queue: str = "default",
+        job_name: str | None = None,
+        output_version: str | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        wait_for_completion: bool = True,
+        poll_interval: float = 10,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        cancel_on_kill: bool = True,
+        resubmit_stopped: bool = False,
+        bitahub_conn_id: str = BitaHubHook.default_conn_name,
+        multiple_outputs: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(multiple_outputs=multiple_outputs, **kwargs)
+        self.project = project
+        self.command = command
+        self.image = image
+        self.datasets = datasets
+        self.models = models
+        self.code_path = code_path
+        self.accelerator = accelerator
+        self.accelerator_count = accelerator_count
+        self.cpu_number = cpu_number
+        self.memory_mb = memory_mb
+        self.shm_mb = shm_mb
+        self.task_roles = task_roles
+        self.platform_queue = platform_queue
+        self.job_name = job_name
+        self.output_version = output_version
+        self.extra_body = extra_body
+        self.wait_for_completion = wait_for_completion
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+        self.cancel_on_kill = cancel_on_kill
+        self.resubmit_stopped = resubmit_stopped
+        self.bitahub_conn_id = bitahub_conn_id
+        self._context: Context | None = None
+        self._record: JobRecord | None = None
+
+    @cached_property
+    def hook(self) -> BitaHubHook:
+        """The hook this operator talks through."""
+        return BitaHubHook(self.bitahub_conn_id)
+
+    # What subclasses say differently ---------------------------------------------------------------------------
+
+    def output_root(self) -> str:
+        """Give the server path under which every attempt gets an output folder of its own."""
+        return self.hook.folders.outputs(self.project)
+
+    def job_mounts(self) -> dict[str, Any]:
+        """Give the code, datasets and models of the submission."""
+        folders = self.hook.folders
+        code = folders.fill(self.code_path).replace("{project}", self.project) if self.code_path else None
+        return {
+            "code": mount(code, storage.CODE) if code else None,
+            "datasets": [self._folder(item, folders.dataset) for item in self.datasets],
+            "models": None if self.models is None else [self._folder(m, folders.model_mount) for m in self.models],
+        }
+
+    def output_mount(self, record: JobRecord) -> Mount:
+        """Give the folder the job writes to."""
+        return mount(record.output_path, storage.OUTPUT)
+
+    def job_command(self, record: JobRecord) -> str:  # noqa: ARG002
+        """Give the shell line of the job."""
+        return self.command
+
+    def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
+        """Give the XCom result of a job that succeeded."""
+        return {
+            "job_name": job.name,
+            "status": job.status.value,
+            "output_path": record.output_path,
+            "queue_seconds": job.queue_seconds,
+            "run_seconds": job.run_seconds,
+            "exit_code": job.exit_code,
+        }
+
+    # What Airflow calls ----------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> dict[str, Any] | None:
+        """Submit the job or find it again, wait for it, and give its result."""
+        from airflow_bitahub.api.procedures import ensure_job, wait_for_job
+
+        self._context = context
+        with self._settling():
+            job, record = self.hook.run(
+                ensure_job(
+                    self._identity(context),
+                    self._load(),
+                    spec_for=self._spec,
+                    save=self._save,
+                    resubmit_stopped=self.resubmit_stopped,
+                    extra_body=self.extra_body,
+                )
+            )
+            context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
+            self.log.info("The %s", job)
+            if not self.wait_for_completion:
+                return self.result(job, record)
+            if not job.status.is_terminal and self.deferrable:
+                self._defer(job)
+            if not job.status.is_terminal:
+                waiting = wait_for_job(
+                    job.name,
+                    poll_interval=self.poll_interval,
+                    on_change=lambda seen: self.log.info("The %s", seen),
+                )
+                job = self.hook.run(waiting)
+            return self._conclude(job, record)
+
+    def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any]:
+        """Take up the trigger's report."""
+        from airflow_bitahub.api.jobs import Job
+
+        self._context = context
+        with self._settling():
+            record = self._load()
+            if record is None or not event:
+                raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
+            message = event.get("message", "")
+            match event.get("outcome"):
+                case "over":
+                    return self._conclude(Job.model_validate(event["job"]), record)
+                case "timeout":
+                    raise JobTimeoutError(
+                        f"{message} The limit is execution_timeout={self.execution_timeout}.", record.job_name
+                    )
+                case "lost":
+                    raise JobLostError(message, record.job_name)
+                case _:
+                    raise TransportError(f"Nothing is known of job {record.job_name!r}: {message}")
+
+    def on_kill(self) -> None:
+        """Stop the job if somebody marked, cleared or deleted the task.
+
+        This also runs when a worker is merely drained. Then the job lives on, and the next try finds it.
+        """
+        if self._context is None or self._record is None or not self.cancel_on_kill:
+            return
+        # In a thread with a time limit: this is a signal handler, and what it interrupted may hold the lock of the
+        # channel to Airflow, which would never be released while we wait for it here.
+        killer = threading.Thread(target=self._stop_if_unwanted, args=(self._context, self._record), daemon=True)
+        killer.start()
+        killer.join(KILL_BUDGET)
+
+    # How -------------------------------------------------------------------------------------------------------
+
+    def _stop_if_unwanted(self, context: Context, record: JobRecord) -> None:
+        from airflow_bitahub.api.procedures import end_job
+
+        if is_wanted(context["ti"]):
+            self.log.info("Job %s lives on: its task still waits for it", record.job_name)
+            return
+        self.log.info("Stopping job %s: its task no longer waits for it", record.job_name)
+        self.hook.new_client().run(end_job(record.job_name, wait=False, timeout=KILL_BUDGET))
+
+    def _identity(self, context: Context) -> TaskIdentity:
+        ti, dag_run = context["ti"], context["dag_run"]
+        date = dag_run.logical_date or dag_run.run_after
+        return TaskIdentity(
+            project=self.project,
+            run_date=date.strftime("%Y%m%d"),
+            marker=self.hook.marker,
+            output_root=self.output_root(),
+            max_tries=ti.max_tries,
+            try_number=ti.try_number,
+            retries=self.retries or 0,
+            clear_number=getattr(dag_run, "clear_number", 0) or 0,
+            job_name=self.job_name or None,
+            output_version=self.output_version or None,
+        )
+
+    def _spec(self, record: JobRecord) -> JobSpec:
+        """Give the submission. Raises ConfigurationError for arguments the platform could not accept."""
+        from pydantic import ValidationError
+
+        from airflow_bitahub.api.jobs import JobSpec
+
+        try:
+            spec = JobSpec.model_validate(
+                {
+                    "job_name": record.job_name,
+                    **self.job_mounts(),
+                    "output": self.output_mount(record),
+                    "task_roles": [{**self._role(record), **role} for role in self.task_roles or [{}]],
+                    "queue": self.platform_queue,
+                }
+            )
+        except ValidationError as error:
+            raise ConfigurationError(explain(error)) from error
+        return spec
+
+    def _role(self, record: JobRecord) -> dict[str, Any]:
+        image = self.image or self.hook.default_image
+        if not image:
+            raise ConfigurationError("Give an image, or set default_image in the extra of the Airflow connection.")
+        device = {"device_type": self.accelerator, "requests": self.accelerator_count} if self.accelerator else None
+        return {
+            "image": image,
+            "command": self.hook.folders.fill(self.job_command(record)),
+            "cpu_number": self.cpu_number,
+            "memory_mb": self.memory_mb,
+            "shm_mb": self.shm_mb,
+            "acc_device": device,
+        }
+
+    def _folder(self, item: str | Mapping[str, str], by_name: Any) -> Mount:
+        folders = self.hook.folders
+        if isinstance(item, str):
+            return mount(*by_name(folders.fill(item)))
+        try:
+            return mount(folders.fill(item["path"]), folders.fill(item["mount_path"]))
+        except KeyError as error:
+            raise ConfigurationError(f"A folder needs 'path' and 'mount_path'; {dict(item)} lacks {error}.") from error
+
+    def _defer(self, job: Job) -> None:
+        deadline = None
+        if self.execution_timeout is not None:
+            # Airflow does not enforce it while a task is deferred, and starts it anew when the task resumes.
+            started = self._context["ti"].start_date.timestamp() if self._context else time.time()
+            deadline = started + self.execution_timeout.total_seconds()
+        self.defer(
+            trigger=BitaHubJobTrigger(
+                bitahub_conn_id=self.bitahub_conn_id,
+                job_name=job.name,
+                poll_interval=self.poll_interval,
+                deadline=deadline,
+                cancel_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+        )
+
+    def _conclude(self, job: Job, record: JobRecord) -> dict[str, Any]:
+        """Turn the end of a job into the end of the task."""
+        if job.status.is_successful:
+            return self.result(job, record)
+        if job.status.value == "FAILED" or record.stopped or self.resubmit_stopped:
+            raise JobFailedError(f"The {job}.{self._log_tail(job.name)}", job.name)
+        raise JobStoppedError(
+            f"The {job}. Somebody stopped it on the platform, so it is not submitted again. Clear the task to run it "
+            f"again, or set resubmit_stopped=True.",
+            job.name,
+        )
+
+    def _log_tail(self, name: str) -> str:
+        from airflow_bitahub.api.jobs import read_job_log
+
+        try:
+            text = self.hook.send(read_job_log(name, tail_lines=20)).strip()
+        except BitaHubError:
+            return ""  # the platform may have no such call, and the job's end is what matters
+        return f" Its last lines:\n{text}" if text else ""
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        """Leave no job behind when the task ends for good, and tell Airflow which errors are worth another try."""
+        try:
+            yield
+        except AirflowTaskTimeout:
+            self._stop("execution_timeout has passed")
+            raise
+        except Exception as error:
+            over = isinstance(error, JobFailedError | JobStoppedError | JobLostError)
+            if isinstance(error, JobTimeoutError) or (self._is_last_try(error) and not over):
+                self._stop("the task fails")
+            if isinstance(error, BitaHubError):
+                raise airflow_error(error) from error
+            raise
+
+    def _is_last_try(self, error: Exception) -> bool:
+        ti = self._context["ti"] if self._context else None
+        return isinstance(error, FINAL) or ti is None or ti.try_number > ti.max_tries
+
+    def _stop(self, why: str) -> None:
+        from airflow_bitahub.api.procedures import end_job
+
+        record = self._load()
+        if record is None or record.refused:
+            return
+        self.log.info("Stopping job %s: %s", record.job_name, why)
+        self._save(replace(record, stopped=True))
+        try:
+            self.hook.new_client().run(end_job(record.job_name, timeout=60))
+        except BitaHubError as error:
+            self.log.error("%s", error)
+
+    def _load(self) -> JobRecord | None:
+        if self._context is None:
+            return None
+        self._record = JobRecord.from_json(self._context["task_state_store"].get(_RECORD))
+        return self._record
+
+    def _save(self, record: JobRecord) -> None:
+        if self._context is not None:
+            self._record = record
+            self._context["task_state_store"].set(_RECORD, record.to_json())
+
+
+def mount(path: str, mount_path: str) -> Mount:
+    """Give a folder of the platform's storage in the container."""
+    from airflow_bitahub.api.jobs import Mount
+
+    return Mount.of(path, mount_path)
+
+
+def explain(error: Any) -> str:
+    """Give pydantic's complaint about arguments in one sentence."""
+    problems = "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'arguments'}: {problem['msg']}"
+        for problem in error.errors()
+    )
+    return f"The platform could not accept these arguments, so nothing was sent: {problems}."

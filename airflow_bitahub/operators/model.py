@@ -1,0 +1,93 @@
+"""Saving a trained model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_bitahub.identity import path_part
+from airflow_bitahub.operators.job import BitaHubJobOperator, mount
+
+if TYPE_CHECKING:
+    from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.identity import JobRecord
+
+_SOURCE, _TARGET = "/source", "/output"
+
+
+class BitaHubSaveModelOperator(BitaHubJobOperator):
+    """Copies a job's output into a new version of a model, on the platform itself.
+
+    A version never changes once it is there, and a reader never sees half of one: the copy goes into a temporary
+    folder beside it, which is then renamed. Saving again makes another version.
+
+    Parameters are those of `BitaHubJobOperator`, except:
+
+    :param model: the model's name; its versions are the folders of ``/models/{user_id}/{model}``
+    :param source: server path of a job's output, such as the ``output_path`` in its result
+    :param source_folder: the folder inside it that is the model, such as ``dense-mnist-tf``; it keeps its name inside
+        the version
+    :param image: any image with a shell; default: the connection's ``default_image``
+
+    The XCom result has two more entries: ``model_path``, the server path of the version, such as
+    ``/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1``, and ``version``.
+    """
+
+    template_fields: Sequence[str] = (
+        *(
+            name
+            for name in BitaHubJobOperator.template_fields
+            if name not in ("command", "datasets", "models", "code_path")
+        ),
+        "model",
+        "source",
+        "source_folder",
+    )
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        source: str,
+        source_folder: str,
+        project: str = "save-model",
+        cpu_number: int | str = 1,
+        memory_mb: int | str = 2048,
+        shm_mb: int | str = 64,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            project=project, command="", cpu_number=cpu_number, memory_mb=memory_mb, shm_mb=shm_mb, **kwargs
+        )
+        self.model = model
+        self.source = source
+        self.source_folder = source_folder
+
+    def output_root(self) -> str:
+        """Give the model's folder, in which every version is a folder."""
+        return self.hook.folders.model(self.model)[0]
+
+    def job_mounts(self) -> dict[str, Any]:
+        """Give the trained model as the only input."""
+        return {"code": None, "datasets": [mount(self.hook.folders.fill(self.source), _SOURCE)], "models": []}
+
+    def output_mount(self, record: JobRecord) -> Any:
+        """Give the folder that holds the versions, so that a finished one can be renamed into its place."""
+        return mount(record.output_path.rsplit("/", 1)[0], _TARGET)
+
+    def job_command(self, record: JobRecord) -> str:
+        """Give a copy that can be cut off anywhere and run again, as the platform does after an eviction."""
+        version = shlex.quote(path_part("output_version", record.version))
+        folder = shlex.quote(path_part("source_folder", self.source_folder))
+        half = f".{version}.partial"
+        return (
+            f"set -e; cd {_TARGET}; "
+            f"if [ -e {version} ]; then echo {version} is already complete; exit 0; fi; "
+            f"rm -rf {half}; mkdir {half}; cp -R {_SOURCE}/{folder} {half}/; mv {half} {version}; "
+            f"echo saved {version}"
+        )
+
+    def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
+        """Give the result of any job, and where the model is."""
+        return {**super().result(job, record), "model_path": record.output_path, "version": record.version}

@@ -1,0 +1,423 @@
+"""Deploying a model as an online service, and asking it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from airflow.sdk import BaseOperator, Variable
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    ConfigurationError,
+    InvokeError,
+    ServingFailedError,
+    ServingTimeoutError,
+    StorageError,
+    TransportError,
+)
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.identity import ServingRecord
+from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.job import KILL_BUDGET, explain
+from airflow_bitahub.storage import is_server_path
+from airflow_bitahub.triggers.serving import BitaHubServingTrigger, ServingEvent
+from airflow_bitahub.triggers.task_state import is_wanted
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+    from airflow_bitahub.api.servings import Serving, ServingSpec
+
+
+class BitaHubDeployServingOperator(BaseOperator):
+    """Makes a model answer under a name; succeeds once the platform says RUNNING *and* the program answers.
+
+    A serving this Airflow created is known again (by a note kept as an Airflow Variable,
+    ``bitahub_serving.{connection}.{name}.{version}``): with the same specification it is left as it is, with another
+    it is replaced or refused. A serving somebody else created is never touched. The XCom result is
+
+    .. code-block:: python
+
+        {
+            "serving_name": "mnist-serving-demo",
+            "version": "v1",
+            "status": "RUNNING",
+            "url": "http://mnist-serving-demo-testinference.bitahub.com",
+            "model_path": "/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1",
+        }
+
+    In all text, ``{user_id}`` and ``{user_name}`` stand for the connection's.
+
+    :param serving_name: at most 49 characters, DNS-1123
+    :param model: the model's name, or the server path of one of its versions; seen at ``/model/{user_name}/{model}``
+    :param image: the container image; default: the connection's ``default_image``
+    :param commands: shell lines that start the program
+    :param port: the port the program listens on
+    :param envs: its environment, such as ``{"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"}``
+    :param replicas: how many
+    :param cpu: cores per replica
+    :param memory_mb: MB per replica
+    :param accelerator: device type such as ``gtx-1080-ti`` (seed); None or "": no accelerator
+    :param accelerator_count: per replica
+    :param version: the serving's version on the platform; the document always sends ``v1``
+    :param if_exists: ``replace`` or ``fail``, when our own serving of this name has another specification
+    :param readiness_path: where the program is asked whether it answers; anything below HTTP 500 is an answer
+    :param launch_timeout: seconds until it must be ready; it is stopped otherwise
+    :param poll_interval: seconds between two looks
+    :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
+    :param cancel_on_kill: stop the serving when the task is marked, cleared or deleted before it is ready
+    :param bitahub_conn_id: the Airflow connection
+    :param multiple_outputs: push each entry of the result under its own name, too
+    """
+
+    template_fields: Sequence[str] = (
+        "serving_name",
+        "model",
+        "image",
+        "commands",
+        "port",
+        "envs",
+        "replicas",
+        "cpu",
+        "memory_mb",
+        "accelerator",
+        "accelerator_count",
+        "version",
+        "readiness_path",
+        "bitahub_conn_id",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"commands": "bash", "envs": "json"}
+    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
+    ui_color = "#dff5e1"
+
+    def __init__(
+        self,
+        *,
+        serving_name: str,
+        model: str,
+        commands: str | Sequence[str],
+        image: str | None = None,
+        port: int | str = 5000,
+        envs: Mapping[str, str] | None = None,
+        replicas: int | str = 1,
+        cpu: int | str = 2,
+        memory_mb: int | str = 4096,
+        accelerator: str | None = None,
+        accelerator_count: int | str = 1,
+        version: str = "v1",
+        if_exists: Literal["replace", "fail"] = "replace",
+        readiness_path: str = "/",
+        launch_timeout: float = 1800,
+        poll_interval: float = 5,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        cancel_on_kill: bool = True,
+        bitahub_conn_id: str = BitaHubHook.default_conn_name,
+        multiple_outputs: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(multiple_outputs=multiple_outputs, **kwargs)
+        if if_exists not in ("replace", "fail"):
+            raise ValueError(f"if_exists must be 'replace' or 'fail', not {if_exists!r}")
+        self.serving_name = serving_name
+        self.model = model
+        self.commands = commands
+        self.image = image
+        self.port = port
+        self.envs = envs
+        self.replicas = replicas
+        self.cpu = cpu
+        self.memory_mb = memory_mb
+        self.accelerator = accelerator
+        self.accelerator_count = accelerator_count
+        self.version = version
+        self.if_exists = if_exists
+        self.readiness_path = readiness_path
+        self.launch_timeout = launch_timeout
+        self.poll_interval = poll_interval
+        self.deferrable = deferrable
+        self.cancel_on_kill = cancel_on_kill
+        self.bitahub_conn_id = bitahub_conn_id
+        self._launching: Context | None = None
+
+    @cached_property
+    def hook(self) -> BitaHubHook:
+        """The hook this operator talks through."""
+        return BitaHubHook(self.bitahub_conn_id)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Create the serving or find it again, and wait until it answers."""
+        from airflow_bitahub.api.procedures import ensure_serving, wait_for_serving
+
+        with self._settling():
+            spec = self._spec()
+            record = ServingRecord.from_json(Variable.get(self._variable, default=None, deserialize_json=True))
+            self._launching = context
+            serving = self.hook.run(ensure_serving(spec, record, save=self._save, if_exists=self.if_exists))
+            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
+            self.log.info("The %s", serving)
+            deadline = context["ti"].start_date.timestamp() + self.launch_timeout
+            if self.deferrable:
+                self.defer(
+                    trigger=BitaHubServingTrigger(
+                        bitahub_conn_id=self.bitahub_conn_id,
+                        serving_name=self.serving_name,
+                        version=self.version,
+                        poll_interval=self.poll_interval,
+                        readiness_path=self.readiness_path,
+                        deadline=deadline,
+                        cancel_on_kill=self.cancel_on_kill,
+                    ),
+                    method_name="execute_complete",
+                )
+            waiting = wait_for_serving(
+                self.serving_name,
+                self.version,
+                poll_interval=self.poll_interval,
+                readiness_path=self.readiness_path,
+                deadline=deadline,
+                on_change=lambda seen: self.log.info("The %s", seen),
+            )
+            return self._result(self.hook.run(waiting))
+
+    def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Take up the trigger's report."""
+        from airflow_bitahub.api.servings import Serving
+
+        with self._settling():
+            event = event or {}
+            message = event.get("message", "")
+            match event.get("outcome"):
+                case "ready":
+                    return self._result(Serving.model_validate(event["serving"]))
+                case "failed":
+                    raise ServingFailedError(message, self.serving_name)
+                case "timeout":
+                    raise ServingTimeoutError(message, self.serving_name)
+                case _:
+                    raise TransportError(f"Nothing is known of serving {self.serving_name!r}: {message}")
+
+    def on_kill(self) -> None:
+        """Stop the serving if somebody marked, cleared or deleted the task before it was ready."""
+        if self._launching is None or not self.cancel_on_kill:
+            return
+        # In a thread with a time limit, for the reason given in BitaHubJobOperator.on_kill.
+        killer = threading.Thread(target=self._stop_if_unwanted, args=(self._launching,), daemon=True)
+        killer.start()
+        killer.join(KILL_BUDGET)
+
+    def _stop_if_unwanted(self, context: Context) -> None:
+        if is_wanted(context["ti"]):
+            self.log.info("Serving %s lives on: its task still waits for it", self.serving_name)
+        else:
+            self._stop("its task no longer waits for it")
+
+    def _stop(self, why: str) -> None:
+        from airflow_bitahub.api.servings import stop_serving
+
+        self.log.info("Stopping serving %s: %s", self.serving_name, why)
+        try:
+            self.hook.new_client().send(stop_serving(self.serving_name, self.version))
+        except BitaHubError as error:
+            self.log.error("%s", error)
+
+    @contextmanager
+    def _settling(self) -> Iterator[None]:
+        try:
+            yield
+        except AirflowTaskTimeout:
+            self._stop("execution_timeout has passed")
+            raise
+        except ServingTimeoutError:
+            self._stop("it was not ready in time")
+            raise
+        except BitaHubError as error:
+            raise airflow_error(error) from error
+
+    def _spec(self) -> ServingSpec:
+        """Give the creation's body. Raises ConfigurationError for arguments the platform could not accept."""
+        from pydantic import ValidationError
+
+        from airflow_bitahub.api.servings import ServingSpec
+
+        fill = self.hook.folders.fill
+        image = self.image or self.hook.default_image
+        if not image:
+            raise ConfigurationError("Give an image, or set default_image in the extra of the Airflow connection.")
+        path, mount_path = self.hook.folders.model_mount(fill(self.model))
+        commands = [self.commands] if isinstance(self.commands, str) else list(self.commands)
+        device = {"device_type": self.accelerator, "requests": self.accelerator_count} if self.accelerator else None
+        try:
+            return ServingSpec.model_validate(
+                {
+                    "name": self.serving_name,
+                    "model": {"path": path, "mount_path": mount_path},
+                    "image": image,
+                    "replicas": self.replicas,
+                    "resource": {"cpu": self.cpu, "memory": self.memory_mb, "acc_device": device},
+                    "protocols": [{"port": self.port}],
+                    "envs": {name: fill(value) for name, value in (self.envs or {}).items()},
+                    "commands": [fill(line) for line in commands],
+                    "version": self.version,
+                }
+            )
+        except ValidationError as error:
+            raise ConfigurationError(explain(error)) from error
+
+    @property
+    def _variable(self) -> str:
+        return f"bitahub_serving.{self.bitahub_conn_id}.{self.serving_name}.{self.version}"
+
+    def _save(self, record: ServingRecord) -> None:
+        Variable.set(
+            self._variable,
+            record.to_json(),
+            description="How BitaHubDeployServingOperator knows its serving again",
+            serialize_json=True,
+        )
+
+    def _result(self, serving: Serving) -> dict[str, Any]:
+        folders = self.hook.folders
+        return {
+            "serving_name": serving.name,
+            "version": self.version,
+            "status": serving.status.value,
+            "url": serving.url,
+            "model_path": folders.model_mount(folders.fill(self.model))[0],
+        }
+
+
+class BitaHubInvokeServingOperator(BaseOperator):
+    """Asks a served model about one picture, and gives its answer as the XCom result.
+
+    With the document's demo (seed) that is ``{"predictions": [7], "probabilities": [[...]]}``. The answer's own status
+    code counts, since that program reports its errors inside HTTP 200. Give exactly one of the three pictures; path
+    and field names belong to the served program.
+
+    :param serving_name: the serving
+    :param version: its version
+    :param image_url: a picture the serving fetches itself
+    :param image_file: a picture read here: a path on the platform's storage (``/datasets/{user_id}/...``), on this
+        worker, or any address Airflow's object storage knows
+    :param image_base64: a picture as text
+    :param path: where the program is asked (seed: ``/image``)
+    :param field: the form field; default: ``urls`` (seed), ``files`` or ``base64``
+    :param expected_prediction: fail unless the first of ``predictions`` is this; None: any answer will do
+    :param request_timeout: seconds to wait for the answer
+    :param bitahub_conn_id: the Airflow connection
+    """
+
+    template_fields: Sequence[str] = (
+        "serving_name",
+        "version",
+        "image_url",
+        "image_file",
+        "image_base64",
+        "path",
+        "field",
+        "expected_prediction",
+        "bitahub_conn_id",
+    )
+    ui_color = "#dff5e1"
+
+    def __init__(
+        self,
+        *,
+        serving_name: str,
+        version: str = "v1",
+        image_url: str | None = None,
+        image_file: str | None = None,
+        image_base64: str | None = None,
+        path: str = "/image",
+        field: str | None = None,
+        expected_prediction: Any = None,
+        request_timeout: float = 60,
+        bitahub_conn_id: str = BitaHubHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.serving_name = serving_name
+        self.version = version
+        self.image_url = image_url
+        self.image_file = image_file
+        self.image_base64 = image_base64
+        self.path = path
+        self.field = field
+        self.expected_prediction = expected_prediction
+        self.request_timeout = request_timeout
+        self.bitahub_conn_id = bitahub_conn_id
+
+    @cached_property
+    def hook(self) -> BitaHubHook:
+        """The hook this operator talks through."""
+        return BitaHubHook(self.bitahub_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        """Ask, and check the answer."""
+        from airflow_bitahub.api.servings import get_serving, invoke_serving
+
+        try:
+            picture = self._picture()
+            serving = self.hook.send(get_serving(self.serving_name, self.version))
+            if not serving.url:
+                raise ServingFailedError(f"The {serving}: it has no address to be asked at.", serving.name)
+            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=serving.url)
+            answer = self.hook.send(invoke_serving(serving, self.path, timeout=self.request_timeout, **picture))
+            self._check(answer)
+        except BitaHubError as error:
+            raise airflow_error(error) from error
+        return answer
+
+    def _picture(self) -> dict[str, Any]:
+        """Give the picture as `invoke_serving` takes it."""
+        given = {
+            name: value
+            for name, value in (
+                ("urls", self.image_url),
+                ("files", self.image_file),
+                ("base64", self.image_base64),
+            )
+            if value
+        }
+        if len(given) != 1:
+            raise AirflowFailException("Give exactly one of image_url, image_file and image_base64.")
+        [(kind, value)] = given.items()
+        field = self.field or kind
+        if kind == "files":
+            return {"files": {field: (value.rsplit("/", 1)[-1], self._read(value))}}
+        if kind == "base64":
+            try:
+                base64.b64decode(value.rpartition(",")[2], validate=True)
+            except binascii.Error as error:
+                raise AirflowFailException(f"image_base64 is not base64: {error}") from error
+        return {"form": {field: value}}
+
+    def _read(self, path: str) -> bytes:
+        if is_server_path(path):
+            return self.hook.storage.read_bytes(self.hook.folders.fill(path))
+        from airflow.sdk import ObjectStoragePath
+
+        try:
+            content: bytes = ObjectStoragePath(path).read_bytes()
+        except OSError as error:
+            raise StorageError(f"The picture {path} cannot be read: {error}") from error
+        return content
+
+    def _check(self, answer: Any) -> None:
+        if self.expected_prediction in (None, ""):
+            return
+        predictions = answer.get("predictions") if isinstance(answer, Mapping) else None
+        first = predictions[0] if isinstance(predictions, Sequence) and predictions else None
+        if str(first) != str(self.expected_prediction):
+            raise InvokeError(
+                f"Serving {self.serving_name!r} said {first!r} where {self.expected_prediction!r} was expected.",
+                self.serving_name,
+            )

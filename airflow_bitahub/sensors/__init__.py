@@ -1,0 +1,1 @@
+"""Sensors ask, and never stop anything."""

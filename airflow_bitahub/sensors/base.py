@@ -1,0 +1,100 @@
+"""What both sensors do alike."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+
+from airflow_bitahub.exceptions import BitaHubError, TransportError
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.operators.failures import airflow_error
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+    from airflow.triggers.base import BaseTrigger
+
+
+class BitaHubSensor(BaseSensorOperator):
+    """Asks BitaHub until something is so, here or in the triggerer; ``soft_fail`` means the same in both.
+
+    :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
+    :param bitahub_conn_id: the Airflow connection
+    """
+
+    def __init__(
+        self,
+        *,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        bitahub_conn_id: str = BitaHubHook.default_conn_name,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.deferrable = deferrable
+        self.bitahub_conn_id = bitahub_conn_id
+
+    @cached_property
+    def hook(self) -> BitaHubHook:
+        """The hook this sensor asks through."""
+        return BitaHubHook(self.bitahub_conn_id)
+
+    @abstractmethod
+    def look(self) -> dict[str, Any] | None:
+        """Ask once; give the sensor's result, or None when it is not so yet. Raises when it never will be."""
+
+    @abstractmethod
+    def trigger(self, deadline: float) -> BaseTrigger:
+        """Give the trigger that waits until the deadline, in seconds since the epoch."""
+
+    @abstractmethod
+    def read(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the result a trigger's report holds. Raises as `look` does."""
+
+    def poke(self, context: Context) -> PokeReturnValue | bool:  # noqa: ARG002
+        """Ask once."""
+        with self._failing():
+            result = self.look()
+        return False if result is None else PokeReturnValue(True, result)
+
+    def execute(self, context: Context) -> Any:
+        """Wait, here or in the triggerer."""
+        if not self.deferrable:
+            return super().execute(context)
+        with self._skipping(), self._failing():
+            result = self.look()
+        if result is None:
+            self.defer(trigger=self.trigger(time.time() + self.timeout), method_name="execute_complete")
+        return result
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Take up the trigger's report."""
+        with self._skipping(), self._failing():
+            event = event or {}
+            if event.get("outcome") == "timeout":
+                raise AirflowSensorTimeout(event["message"])
+            if event.get("outcome") == "trouble" or not event:
+                raise TransportError(f"Asking failed for too long: {event.get('message', 'no report')}")
+            return self.read(event)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except BitaHubError as error:
+            raise airflow_error(error) from error
+
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        try:
+            yield
+        except (AirflowFailException, AirflowSensorTimeout) as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise

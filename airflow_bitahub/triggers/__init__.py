@@ -1,0 +1,1 @@
+"""Triggers wait: one event each."""

@@ -1,0 +1,166 @@
+"""
+### From pictures to a served model
+
+    train -> save_model -> infer -> evaluate -> gate -> newest_only -> deploy -> ask
+
+| task | what happens on BitaHub |
+|---|---|
+| `train` | trains a dense network on MNIST |
+| `save_model` | copies it to a new version of the model `dense-mnist-tf` |
+| `infer` | predicts the test pictures with that version |
+| `evaluate` | compares the predictions with the labels |
+| `gate` | stops here unless the accuracy is good enough |
+| `newest_only` | stops here in a backfill: an old date must not replace today's model |
+| `deploy` | serves the version, replacing the one of an earlier run |
+| `ask` | shows the service a picture and checks its answer |
+
+**Before the first run** the connection `bitahub_default` must exist, and on the platform: the dataset `MNIST` (with
+the four files in `mnist/`), and in each of the projects `mnist-train-demo`, `mnist-infer-demo` and `mnist-eval-demo` the
+program of `workloads/dense-mnist-tf/` in `code/dense-mnist-tf/`. `airflow-bitahub demo` prepares all of it on an
+emulator.
+
+**Runs side by side** do not meet: every run saves a model version of its own and hands that very path on.
+
+**GPUs are few?** Create a pool in Airflow (Admin, Pools) with as many slots as jobs may run at once, tick *Include
+Deferred* (a waiting job's task is deferred), and add `"pool": "its name"` to `default_args`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.providers.standard.operators.latest_only import LatestOnlyOperator
+from airflow.sdk import DAG, CronTriggerTimetable, Param
+
+from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
+from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
+from airflow_bitahub.operators.infer import BitaHubInferOperator
+from airflow_bitahub.operators.model import BitaHubSaveModelOperator
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
+from airflow_bitahub.operators.train import BitaHubTrainOperator
+
+with DAG(
+    dag_id="mnist_lifecycle",
+    # Every midnight. Without a start date and with nothing to make up for, unpausing the DAG costs no GPU hour by itself.
+    schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta()),
+    catchup=False,
+    max_active_runs=4,
+    doc_md=__doc__,
+    tags=["bitahub", "example"],
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "deferrable": True,  # hours of waiting cost a coroutine in the triggerer instead of a worker slot
+        "poll_interval": 5,
+    },
+    params={
+        "threshold": Param(
+            0.85, type="number", minimum=0, maximum=1, title="Accuracy needed", description="The gate opens from here."
+        ),
+        "epochs": Param(2, type="integer", minimum=1, maximum=100, title="Epochs"),
+        "image": Param(
+            "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0",
+            type="string",
+            minLength=1,
+            title="Image of the jobs",
+        ),
+        "serving_image": Param(
+            "registry.bitahub.com:5000/user-images/ypc-mnist-flask-serving:tf-2.4.3-gpu",
+            type="string",
+            minLength=1,
+            title="Image of the service",
+            description="Built from workloads/dense-mnist-tf/serving.",
+        ),
+        "accelerator": Param(
+            "gtx-1080-ti", type=["null", "string"], title="Accelerator", description="Empty: none, on the CPU."
+        ),
+        "serving_name": Param(
+            "mnist-serving-demo",
+            type="string",
+            pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
+            maxLength=49,
+            title="Name of the service",
+        ),
+        "picture": Param(
+            "/datasets/{user_id}/MNIST/digit-7.png",
+            type="string",
+            title="Picture to ask about",
+            description="A path on the platform's storage.",
+        ),
+        "label": Param(7, type="integer", minimum=0, maximum=9, title="The digit it shows"),
+    },
+) as dag:
+    # {user_id} and {user_name} are filled in from the connection when the task runs.
+    train = BitaHubTrainOperator(
+        task_id="train",
+        project="mnist-train-demo",
+        image="{{ params.image }}",
+        accelerator="{{ params.accelerator or '' }}",
+        datasets=["MNIST"],
+        command=(
+            "cd /code/dense-mnist-tf; python train.py --data-dir /data/{user_name}/MNIST/mnist "
+            "--output-dir /output/dense-mnist-tf --epochs {{ params.epochs }};"
+        ),
+    )
+
+    # A task's output is the XCom result its operator documents. Passing it on also makes the task an upstream.
+    save_model = BitaHubSaveModelOperator(
+        task_id="save_model",
+        model="dense-mnist-tf",
+        source=train.output["output_path"],
+        source_folder="dense-mnist-tf",
+        image="{{ params.image }}",
+    )
+
+    infer = BitaHubInferOperator(
+        task_id="infer",
+        project="mnist-infer-demo",
+        image="{{ params.image }}",
+        accelerator="{{ params.accelerator or '' }}",
+        datasets=["MNIST"],
+        model=save_model.output["model_path"],
+        command=(
+            "cd /code/dense-mnist-tf; python predict.py --model-dir /model/{user_name}/dense-mnist-tf/dense-mnist-tf "
+            "--data-dir /data/{user_name}/MNIST/mnist --output-dir /output"
+        ),
+    )
+
+    evaluate = BitaHubEvaluateOperator(
+        task_id="evaluate",
+        project="mnist-eval-demo",
+        image="{{ params.image }}",
+        datasets=["MNIST"],
+        predictions=infer.output["output_path"],
+        command=(
+            "cd /code/dense-mnist-tf; python evaluate.py --label-dir /data/{user_name}/MNIST/mnist "
+            "--predictions /prediction/prediction_results.npy --output-dir /output"
+        ),
+    )
+
+    gate = BitaHubMetricGateOperator(
+        task_id="gate",
+        metrics=evaluate.output["metrics"],
+        conditions="accuracy >= {{ params.threshold }}",
+    )
+
+    newest_only = LatestOnlyOperator(task_id="newest_only")
+
+    deploy = BitaHubDeployServingOperator(
+        task_id="deploy",
+        serving_name="{{ params.serving_name }}",
+        image="{{ params.serving_image }}",
+        accelerator="{{ params.accelerator or '' }}",
+        model=save_model.output["model_path"],
+        envs={"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"},
+        commands="cd /mnist-serving; python serving.py",
+        readiness_path="/health",
+    )
+
+    ask = BitaHubInvokeServingOperator(
+        task_id="ask",
+        serving_name="{{ params.serving_name }}",
+        image_file="{{ params.picture }}",
+        expected_prediction="{{ params.label }}",
+    )
+
+    train >> save_model >> infer >> evaluate >> gate >> newest_only >> deploy >> ask

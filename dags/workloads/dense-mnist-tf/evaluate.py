@@ -1,0 +1,88 @@
+"""Compare predictions with the MNIST test labels and write the accuracy.
+
+Runs on the platform and needs numpy only; stands alone, as a job's code folder holds nothing else.
+"""
+
+import argparse
+import gzip
+import json
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+
+def main() -> None:
+    """Read labels and predictions, and write the share of correct ones."""
+    args = parse_args()
+    labels = read_idx(args.label_dir / "t10k-labels-idx1-ubyte.gz", 1)
+    predictions = read_predictions(args.predictions)
+    if len(predictions) != len(labels) or len(labels) == 0:
+        fail(f"there are {len(predictions)} predictions but {len(labels)} labels.")
+    accuracy = round(float((predictions.argmax(axis=1) == labels).mean()), 4)
+
+    target = args.output_dir / "evaluation_result.json"
+    temporary = args.output_dir / f".{target.name}"
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"accuracy": accuracy}))
+        # Renamed when whole, so that nobody reads half a file.
+        temporary.replace(target)
+    except OSError as error:
+        fail(f"cannot write {target}: {error.strerror}.")
+    print(f"Accuracy {accuracy} on {len(labels)} pictures, saved in {target}")
+
+
+def read_predictions(path: Path) -> np.ndarray:
+    """Return the class probabilities, one row of ten for each picture."""
+    try:
+        predictions = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        fail(f"{path} is missing.")
+    except (OSError, EOFError, ValueError) as error:
+        fail(f"{path} cannot be read: {error}")
+    shape = getattr(predictions, "shape", ())
+    if len(shape) != 2 or shape[1] != 10:
+        fail(f"the predictions in {path} have shape {shape}, expected (pictures, 10).")
+    if predictions.dtype.kind != "f" or not np.isfinite(predictions).all():
+        fail(f"the predictions in {path} are not all numbers.")
+    return predictions
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Return the bytes of a gzipped idx file as an array."""
+    try:
+        with gzip.open(path) as stream:
+            content = stream.read()
+    except FileNotFoundError:
+        fail(f"{path} is missing.")
+    except (OSError, EOFError, zlib.error) as error:
+        fail(f"{path} cannot be read: {error}.")
+    start = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < start:
+        fail(f"{path} is not an idx{dimensions} file of bytes.")
+    shape = struct.unpack(f">{dimensions}I", content[4:start])
+    values = np.frombuffer(content, np.uint8, offset=start)
+    if values.size != np.prod(shape):
+        fail(f"{path} holds fewer or more bytes than its header says.")
+    return values.reshape(shape)
+
+
+def fail(sentence: str) -> None:
+    """End the program with one sentence for its user."""
+    sys.exit(f"evaluate.py: {sentence}")
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Measure the accuracy of predictions on the MNIST test pictures.")
+    parser.add_argument("--label-dir", type=Path, required=True, help="folder with t10k-labels-idx1-ubyte.gz")
+    parser.add_argument("--predictions", type=Path, required=True, help="the prediction_results.npy of predict.py")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for evaluation_result.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

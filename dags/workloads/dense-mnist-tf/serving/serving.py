@@ -1,0 +1,219 @@
+"""Serve a model that train.py saved: POST pictures of digits to /image.
+
+Set by environment variables: MODEL_PATH (folder of the SavedModel), HOST and PORT.
+Runs with TensorFlow 2.3 and newer; stands alone, as the image holds nothing else.
+"""
+
+import base64
+import binascii
+import http.client
+import io
+import os
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+from flask import Flask, jsonify, request
+from PIL import Image
+from werkzeug.exceptions import HTTPException
+
+SIDE = 28
+DIGIT_SIDE = 20
+MAX_PICTURES = 64
+MAX_BYTES = 16 * 1024 * 1024
+MAX_PIXELS = 16 * 1024 * 1024
+FETCH_SECONDS = 10
+
+
+class PictureError(Exception):
+    """A request whose pictures cannot be had or read; its text is for the caller."""
+
+
+def main() -> None:
+    """Load the model, then serve it."""
+    model_path = os.environ.get("MODEL_PATH")
+    if not model_path:
+        fail("MODEL_PATH is not set.")
+    port = os.environ.get("PORT", "5000")
+    if not port.isdigit():
+        fail(f"PORT is {port!r}, expected a number.")
+    app = create_app(load_model(Path(model_path)))
+    app.run(host=os.environ.get("HOST", "0.0.0.0"), port=int(port), threaded=True)
+
+
+def create_app(model) -> Flask:
+    """Build the web application around `model`, a function from pictures to class probabilities."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+    # Newer Flask allows form fields of half a megabyte only, too little for base64.
+    app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BYTES
+
+    @app.route("/health")
+    def health():
+        return answer({"model": "loaded"})
+
+    @app.route("/image", methods=["POST"])
+    def image():
+        # The platform's convention: every outcome is HTTP 200, and status.code tells.
+        try:
+            pictures = np.stack([prepare(content) for content in read_request()])
+            probabilities = model(pictures)
+        except PictureError as error:
+            return answer(None, 400, str(error))
+        except HTTPException as error:
+            return answer(None, error.code, error.description)
+        except Exception:
+            app.logger.exception("Prediction failed")
+            return answer(None, 500, "The prediction failed; the service's log says why.")
+        return answer({"predictions": probabilities.argmax(axis=1).tolist(), "probabilities": probabilities.tolist()})
+
+    return app
+
+
+def answer(data, code: int = 0, message: str = "success"):
+    """Return the platform's response envelope."""
+    return jsonify(data=data, status={"code": code, "msg": message})
+
+
+def read_request() -> list:
+    """Return the contents of the request's pictures: urls, then files, then base64."""
+    urls, texts = request.form.getlist("urls"), request.form.getlist("base64")
+    files = request.files.getlist("files")
+    count = len(urls) + len(files) + len(texts)
+    if count == 0:
+        raise PictureError("Send pictures as urls, files or base64.")
+    if count > MAX_PICTURES:
+        raise PictureError(f"{count} pictures are too many, send {MAX_PICTURES} at most.")
+    return [fetch(url) for url in urls] + [file.read() for file in files] + [decode(text) for text in texts]
+
+
+def fetch(url: str) -> bytes:
+    """Download a picture."""
+    # Without handlers for other schemes, a redirect cannot lead to them either.
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    deadline = time.monotonic() + FETCH_SECONDS
+    content = b""
+    try:
+        with opener.open(url, timeout=FETCH_SECONDS) as response:
+            for chunk in iter(lambda: response.read1(65536), b""):
+                content += chunk
+                if len(content) > MAX_BYTES:
+                    raise PictureError(f"{url} is larger than {MAX_BYTES} bytes.")
+                if time.monotonic() > deadline:
+                    raise PictureError(f"{url} took longer than {FETCH_SECONDS} seconds.")
+    # ValueError: not a URL at all; HTTPException of http.client: not an HTTP answer.
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise PictureError(f"{url} cannot be fetched: {error}") from error
+    return content
+
+
+def decode(text: str) -> bytes:
+    """Decode base64, with or without the prefix of a data: URL."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    # A plus sign not escaped in a form arrives as a space.
+    text = "".join(text.strip().replace(" ", "+").split())
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PictureError(f"base64 cannot be decoded: {error}") from error
+
+
+def prepare(content: bytes) -> np.ndarray:
+    """Turn any picture of a digit into what the model knows: 28x28, white on black, 0 to 1."""
+    try:
+        picture = Image.open(io.BytesIO(content))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise PictureError(f"A picture has more than {MAX_PIXELS} pixels.")
+        gray = to_gray(picture)
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's decoders raise all kinds of errors
+        raise PictureError(f"A picture cannot be read: {error}") from error
+
+    background = np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])).astype(np.uint8)
+    if background > 127:
+        gray, background = 255 - gray, 255 - background
+    gray = np.maximum(gray, background) - background
+    if gray.shape != (SIDE, SIDE):
+        gray = place(gray)
+    return gray.astype(np.float32) / 255
+
+
+def place(gray: np.ndarray) -> np.ndarray:
+    """Put the digit where MNIST has it: in the middle of 28x28 pixels, its longer side 20 of them."""
+    placed = np.zeros((SIDE, SIDE), np.uint8)
+    ink = gray > gray.max() / 2
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    if len(rows) == 0:
+        return placed
+    digit = gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = (max(1, round(length * DIGIT_SIDE / max(digit.shape))) for length in digit.shape)
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    placed[top : top + height, left : left + width] = Image.fromarray(digit).resize((width, height), Image.LANCZOS)
+    return placed
+
+
+def to_gray(picture: Image.Image) -> np.ndarray:
+    """Return the picture as bytes from black to white, its transparent parts filled."""
+    if picture.mode[0] in "IF":
+        # Pillow would cut off all above 255.
+        values = np.asarray(picture, np.float64)
+        low, high = values.min(), values.max()
+        return ((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+    if "A" not in picture.getbands() and "transparency" not in picture.info:
+        return np.array(picture.convert("L"))
+    values = np.array(picture.convert("RGBA").convert("LA"), np.float32)
+    gray, opacity = values[..., 0], values[..., 1] / 255
+    # The ink may be dark or bright: fill with whichever shows it.
+    ink = (gray * opacity).sum() / max(opacity.sum(), 1e-9)
+    return (gray * opacity + (0 if ink > 127 else 255) * (1 - opacity)).astype(np.uint8)
+
+
+def load_model(folder: Path):
+    """Return the SavedModel's serving function, from pictures to class probabilities."""
+    if not (folder / "saved_model.pb").is_file():
+        fail(f"{folder} holds no saved_model.pb.")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    try:
+        model = tf.saved_model.load(str(folder))
+        function = model.signatures["serving_default"]
+    except Exception as error:
+        fail(f"the model in {folder} cannot be loaded: {' '.join(str(error).split())}")
+    # TensorFlow versions name inputs and outputs differently; the signature knows.
+    inputs = function.structured_input_signature[1]
+    outputs = function.structured_outputs
+    if len(inputs) != 1 or len(outputs) != 1:
+        fail(f"the model in {folder} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each.")
+    (input_name, input_spec), (output_name, _) = *inputs.items(), *outputs.items()
+    if not input_spec.shape.is_compatible_with((None, SIDE, SIDE)):
+        fail(f"the model takes input of shape {input_spec.shape}, expected pictures of {SIDE}x{SIDE}.")
+
+    def predict(pictures: np.ndarray) -> np.ndarray:
+        # Through the model, as the function alone does not keep the variables alive.
+        return model.signatures["serving_default"](**{input_name: tf.constant(pictures)})[output_name].numpy()
+
+    return predict
+
+
+def fail(sentence: str) -> None:
+    """End the program with one sentence for its user."""
+    sys.exit(f"serving.py: {sentence}")
+
+
+if __name__ == "__main__":
+    main()

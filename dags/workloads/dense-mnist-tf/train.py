@@ -1,0 +1,118 @@
+"""Train one dense layer on MNIST and save it as a TensorFlow SavedModel.
+
+Runs on the platform, with TensorFlow 2.3 and newer; stands alone, as a job's code folder holds nothing else.
+"""
+
+import argparse
+import gzip
+import os
+import random
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+SIDE = 28
+LEARNING_RATE = 0.1
+
+
+def main() -> None:
+    """Read the training pictures, train, and write the model."""
+    args = parse_args()
+    images = read_idx(args.data_dir / "train-images-idx3-ubyte.gz", 3)
+    labels = read_idx(args.data_dir / "train-labels-idx1-ubyte.gz", 1)
+    if images.shape[1:] != (SIDE, SIDE):
+        fail("the training pictures are {}x{}, expected {}x{}.".format(*images.shape[1:], SIDE, SIDE))
+    if len(images) != len(labels) or len(images) == 0:
+        fail(f"there are {len(images)} training pictures but {len(labels)} labels.")
+    if labels.max() > 9:
+        fail(f"the training labels go up to {labels.max()}, expected 0 to 9.")
+    try:
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"cannot write to {args.output_dir}: {error.strerror}.")
+
+    print(
+        f"Training on {len(images)} pictures: {args.epochs} epochs, batch size {args.batch_size}, seed {args.seed}",
+        flush=True,
+    )
+    train(images, labels, args)
+    print(f"Model saved in {args.output_dir}")
+
+
+def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> None:
+    """Fit the network and write it to the output folder, over a model already there."""
+    # TensorFlow takes its time to load, so wrong input is reported without it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    random.seed(args.seed)
+    np.random.seed(args.seed)
+    tf.random.set_seed(args.seed)
+
+    model = tf.keras.Sequential(
+        [
+            tf.keras.Input(shape=(SIDE, SIDE)),
+            tf.keras.layers.Flatten(),
+            tf.keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.compile(
+        optimizer=tf.keras.optimizers.SGD(LEARNING_RATE), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    model.fit(images / np.float32(255), labels, batch_size=args.batch_size, epochs=args.epochs, verbose=2)
+
+    # Keras 3 writes a SavedModel with export() only; Keras 2 may lack it.
+    if hasattr(model, "export"):
+        model.export(str(args.output_dir))
+    else:
+        tf.saved_model.save(model, str(args.output_dir))
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Return the bytes of a gzipped idx file as an array."""
+    try:
+        with gzip.open(path) as stream:
+            content = stream.read()
+    except FileNotFoundError:
+        fail(f"{path} is missing.")
+    except (OSError, EOFError, zlib.error) as error:
+        fail(f"{path} cannot be read: {error}.")
+    start = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) < start:
+        fail(f"{path} is not an idx{dimensions} file of bytes.")
+    shape = struct.unpack(f">{dimensions}I", content[4:start])
+    values = np.frombuffer(content, np.uint8, offset=start)
+    if values.size != np.prod(shape):
+        fail(f"{path} holds fewer or more bytes than its header says.")
+    return values.reshape(shape)
+
+
+def fail(sentence: str) -> None:
+    """End the program with one sentence for its user."""
+    sys.exit(f"train.py: {sentence}")
+
+
+def positive(text: str) -> int:
+    """Read a command line number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Train one dense layer on MNIST.")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with train-*-ubyte.gz")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder of the SavedModel to write")
+    parser.add_argument("--epochs", type=positive, default=2)
+    parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--seed", type=int, default=42)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

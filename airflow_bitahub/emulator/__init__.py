@@ -1,0 +1,17 @@
+"""The platform's other side, on a laptop: it takes the document's requests and really runs the jobs and servings.
+
+`server.Emulator` starts it from Python, ``airflow-bitahub emulator`` from a shell. It uses of the package only the
+types of `airflow_bitahub.api` and the errors, so that client and emulator meet nowhere but on the socket.
+
+    refused.py     why a request is refused
+    state.py       jobs and servings: records, rules, the ledger; no HTTP, no processes
+    storage.py     the platform's folders
+    links.py       a job's mounts: a short folder of links, and the mapping of container paths onto it
+    processes.py   one command in a process group of its own
+    images.py      images.toml: what stands for a container image
+    runner.py      performs what state.py records
+    views.py       records -> the document's JSON
+    gate.py        who may ask, and how
+    app.py         HTTP <-> state and runner
+    server.py      the socket, and `Emulator`
+"""

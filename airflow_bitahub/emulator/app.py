@@ -1,0 +1,237 @@
+"""HTTP <-> state and runner: the document's paths, bodies and answers. No logic of jobs lives here."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from airflow_bitahub import __version__
+from airflow_bitahub.api.jobs import JobSpec
+from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.emulator.gate import Gate, envelope
+from airflow_bitahub.emulator.processes import tail
+from airflow_bitahub.emulator.refused import Conflict, Invalid, Refused, Unknown
+from airflow_bitahub.emulator.runner import Runner
+from airflow_bitahub.emulator.state import JobKey, ServingKey, State
+from airflow_bitahub.emulator.views import job_view, ledger_view, serving_view
+
+log = logging.getLogger(__name__)
+
+_STATUS_OF: dict[type[Refused], int] = {Invalid: 400, Unknown: 404, Conflict: 409}
+# The cluster's segment may be left out, as in KubeSphere: the host cluster is meant then.
+_ROOTS = ("/lapis/clusters/{cluster}", "/lapis")
+_JOBS = "/jobserver.leinao.ai/v1/workspaces/{workspace}/namespaces/{namespace}/jobs"
+_SERVINGS = "/inference.leinao.ai/v1/workspaces/{workspace}/namespaces/{namespace}/serving"
+_JOB_PATH = re.compile(r"/lapis(?:/clusters/[^/]+)?/jobserver\.leinao\.ai/v1/[^?]*/namespaces/([^/]+)/jobs/([^/]+)")
+
+M = TypeVar("M", bound=BaseModel)
+TailLines = Annotated[int, Query(alias="tailLines", ge=0, le=100_000)]
+
+
+def create_app(state: State, runner: Runner, token: str, hosts: Iterable[str]) -> FastAPI:
+    """Give the ASGI application.
+
+    :param token: required for everything that changes state
+    :param hosts: names by which the emulator is known, without port
+    """
+    # The interactive pages would load scripts from elsewhere.
+    app = FastAPI(title="BitaHub emulator", version=__version__, docs_url=None, redoc_url=None)
+    for root in _ROOTS:
+        app.include_router(_job_routes(state, runner), prefix=root + _JOBS)
+        app.include_router(_serving_routes(state, runner), prefix=root + _SERVINGS)
+    _add_own_routes(app, state)
+    _add_error_answers(app)
+    app.add_middleware(Defects)
+    app.add_middleware(Ledger, state=state)
+    app.add_middleware(Gate, token=token, hosts=hosts)
+    return app
+
+
+def success(data: Any) -> JSONResponse:
+    """Give the platform's envelope around data."""
+    return JSONResponse({"status": {"code": 0, "msg": "success"}, "data": data})
+
+
+def _job_routes(state: State, runner: Runner) -> APIRouter:
+    router = APIRouter(tags=["jobs"])
+
+    @router.get("")
+    async def list_jobs(
+        namespace: str, page: Annotated[int, Query(ge=1)] = 1, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    ) -> JSONResponse:
+        records = state.jobs(namespace)
+        shown = records[(page - 1) * limit : page * limit]
+        return success({"items": [job_view(record) for record in shown], "totalItems": len(records)})
+
+    @router.post("/{name}")
+    async def submit_job(namespace: str, name: str, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
+        spec = _parse(JobSpec, body)
+        if spec.job_name != name:
+            raise Invalid(f"jobName: {spec.job_name!r} is not the name in the address, {name!r}")
+        runner.submit_job(namespace, spec)
+        return success({"jobName": name})
+
+    @router.get("/{name}")
+    async def get_job(namespace: str, name: str) -> JSONResponse:
+        return success(job_view(state.job(JobKey(namespace, name))))
+
+    @router.delete("/{name}")
+    async def delete_job(namespace: str, name: str) -> JSONResponse:
+        runner.delete_job(JobKey(namespace, name))
+        return success({"jobName": name})
+
+    @router.get("/{name}/log")
+    async def read_job_log(namespace: str, name: str, tail_lines: TailLines = 100) -> JSONResponse:
+        record = state.job(JobKey(namespace, name))
+        return success({"log": tail(runner.log_of(record.key), tail_lines)})
+
+    return router
+
+
+def _serving_routes(state: State, runner: Runner) -> APIRouter:
+    router = APIRouter(tags=["servings"])
+
+    def view(key: ServingKey, request: Request) -> dict[str, Any]:
+        return serving_view(state.serving(key), state.now(), show_token=request.state.knows_token)
+
+    @router.post("")
+    async def create_serving(namespace: str, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
+        record = runner.create_serving(namespace, _parse(ServingSpec, body))
+        return success({"name": record.key.name, "version": record.key.version})
+
+    @router.get("")
+    async def list_servings(namespace: str, request: Request) -> JSONResponse:
+        items = [view(record.key, request) for record in state.servings(namespace)]
+        return success({"items": items, "totalItems": len(items)})
+
+    @router.get("/{name}")
+    async def get_serving(namespace: str, name: str, request: Request, version: str = "v1") -> JSONResponse:
+        return success(view(ServingKey(namespace, name, version), request))
+
+    @router.put("/{name}/stop")
+    async def stop_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
+        runner.stop_serving(ServingKey(namespace, name, version))
+        return success({"name": name, "version": version})
+
+    @router.delete("/{name}")
+    async def delete_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
+        await runner.delete_serving(ServingKey(namespace, name, version))
+        return success({"name": name, "version": version})
+
+    @router.get("/{name}/log")
+    async def read_serving_log(
+        namespace: str, name: str, version: str = "v1", tail_lines: TailLines = 100
+    ) -> JSONResponse:
+        record = state.serving(ServingKey(namespace, name, version))
+        return success({"log": tail(runner.log_of(record.key), tail_lines)})
+
+    return router
+
+
+def _add_own_routes(app: FastAPI, state: State) -> None:
+    """Add what the platform does not have."""
+
+    @app.get("/", tags=["emulator"])
+    async def about() -> JSONResponse:
+        return success({"name": "BitaHub emulator", "version": __version__})
+
+    @app.get("/healthz", tags=["emulator"])
+    async def healthz() -> JSONResponse:
+        return success("ok")
+
+    @app.get("/emulator/ledger", tags=["emulator"])
+    async def ledger() -> JSONResponse:
+        return success([ledger_view(entry) for entry in state.ledger()])
+
+
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+def _parse(model: type[M], body: bytes) -> M:
+    """Read a body exactly as the document spells it: no other names, no numbers as text.
+
+    :raises Invalid: naming each wrong field
+    """
+    try:
+        return model.model_validate_json(body, strict=True, by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise Invalid(_sentence(error.errors())) from None
+
+
+def _sentence(errors: Iterable[Any]) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in error['loc']) or 'body'}: {error['msg'].removeprefix('Value error, ')}"
+        for error in errors
+    )
+
+
+def _add_error_answers(app: FastAPI) -> None:
+    """Put every error of the platform's into its envelope."""
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> Response:
+        return envelope(_STATUS_OF.get(type(error), 400), str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return envelope(400, _sentence(error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def unroutable(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            # Not in the envelope: a gateway does not know the platform's, and a client must be able to tell a wrong
+            # address from a job that does not exist.
+            return PlainTextResponse(f"there is no such address: {request.url.path}\n", 404)
+        answer = envelope(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+        answer.headers.update(error.headers or {})
+        return answer
+
+
+class Defects:
+    """ASGI middleware that answers what nobody foresaw. FastAPI's own would have the connection cut off after it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:  # every answer here is sent in one piece, so none was begun
+            log.exception("%s %s failed", scope.get("method"), scope.get("path"))
+            answer = envelope(500, f"the emulator itself failed ({type(error).__name__}); its output tells more")
+            await answer(scope, receive, send)
+
+
+class Ledger:
+    """ASGI middleware that writes down each request that concerned a job, with the status of its answer."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app = app
+        self._state = state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        match = _JOB_PATH.match(scope.get("path", "")) if scope["type"] == "http" else None
+        if match is None:
+            await self._app(scope, receive, send)
+            return
+        key = JobKey(match[1], match[2])
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._state.note_request(key, scope["method"], scope["path"], message["status"])
+            await send(message)
+
+        await self._app(scope, receive, note)

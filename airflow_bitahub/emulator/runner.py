@@ -1,0 +1,325 @@
+"""Performs what `state.py` records: runs jobs and servings, and ends them.
+
+One asyncio task per job or serving, all in the event loop that serves the requests. What a task returns is written
+into the state when it is over, in one callback, however it came to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import shutil
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from airflow_bitahub.api.jobs import JobSpec, TaskRole
+from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.emulator.images import Image, Images
+from airflow_bitahub.emulator.links import LinkFolder, clean
+from airflow_bitahub.emulator.processes import ProcessGroup, tail
+from airflow_bitahub.emulator.refused import Invalid
+from airflow_bitahub.emulator.state import JobKey, JobRecord, ServingKey, ServingRecord, State
+from airflow_bitahub.emulator.storage import Storage
+from airflow_bitahub.exceptions import BitaHubError
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K", JobKey, ServingKey)
+T = TypeVar("T")
+
+LOOPBACK = "127.0.0.1"
+MAX_TASKS = 64  # of one job: more than a laptop will run
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+class Outcome(NamedTuple):
+    """How a job ended: `exit_code` None when it never ran."""
+
+    exit_code: int | None
+    message: str
+
+
+class Runner:
+    """Runs jobs, at most `max_running` at once and first come first served, and servings, all at once.
+
+    Its methods are called in the event loop.
+
+    :param home: logs are kept below ``jobs/`` and ``servings/`` there
+    :param grace: seconds between SIGTERM and SIGKILL
+    """
+
+    def __init__(
+        self, state: State, storage: Storage, images: Images, home: Path, *, max_running: int = 8, grace: float = 5.0
+    ) -> None:
+        self._state = state
+        self._storage = storage
+        self._images = images
+        self._home = home
+        self._max_running = max_running
+        self._grace = grace
+        self._slots = asyncio.Semaphore(max_running)
+        self._holders: set[JobKey] = set()
+        self._tasks: dict[JobKey | ServingKey, asyncio.Task[Any]] = {}
+        self._ports: set[int] = set()
+
+    def log_of(self, key: JobKey | ServingKey) -> Path:
+        """Give the file that holds what a job or serving printed."""
+        if isinstance(key, JobKey):
+            return self._home / "jobs" / key.namespace / key.name / "log"
+        return self._home / "servings" / key.namespace / key.name / key.version / "log"
+
+    # Jobs
+
+    def submit_job(self, namespace: str, spec: JobSpec) -> JobRecord:
+        """Record a job and run it as soon as its turn comes.
+
+        :raises Conflict: the name is taken
+        :raises Invalid: it could never run here; nothing was recorded
+        """
+        self._state.require_free(JobKey(namespace, spec.job_name))
+        self._check_job(namespace, spec)
+        record = self._state.create_job(namespace, spec)
+        self._begin(record.key, self._run_job(record), self._job_over)
+        return record
+
+    def delete_job(self, key: JobKey) -> None:
+        """Stop a job that is alive; remove the record and log of one that is over. Raises Unknown."""
+        if not self._state.job(key).status.is_terminal:
+            if self._state.stop_job(key):
+                self._tasks[key].cancel()
+            return
+        self._state.remove_job(key)
+        shutil.rmtree(self.log_of(key).parent, ignore_errors=True)
+
+    def _check_job(self, namespace: str, spec: JobSpec) -> None:
+        _check_label("namespace", namespace)
+        if sum(role.task_number for role in spec.task_roles) > MAX_TASKS:
+            raise Invalid(f"the job has more than {MAX_TASKS} tasks, which is more than the emulator runs")
+        self._job_mounts(spec, check_only=True)
+        for role in spec.task_roles:
+            _check_text("command", role.command)
+            self._images.find(role.image)
+
+    def _job_mounts(self, spec: JobSpec, *, check_only: bool = False) -> dict[str, Path]:
+        inputs = [("dataset", mount) for mount in spec.datasets] + [("model", mount) for mount in spec.models or ()]
+        if spec.code is not None:
+            inputs.append(("code", spec.code))
+        mounts = {
+            clean(mount.mount_source.mount_path): self._storage.locate_input(kind, mount.mount_source.path)
+            for kind, mount in inputs
+        }
+        if spec.output is not None:
+            locate = self._storage.locate if check_only else self._storage.locate_output
+            mounts[clean(spec.output.mount_source.mount_path)] = locate(spec.output.mount_source.path)
+        return mounts
+
+    async def _run_job(self, record: JobRecord) -> Outcome:
+        key, spec = record.key, record.spec
+        pythons = []
+        for role in spec.task_roles:
+            image = self._images.find(role.image)
+            if not self._images.is_ready(image):
+                self._state.explain_job(key, _building(role.image))
+            pythons.append((image, await self._images.prepare(image)))
+        if self._slots.locked():
+            self._state.explain_job(key, f"waiting for one of {self._max_running} places")
+        await self._slots.acquire()
+        self._holders.add(key)
+        return await self._run_tasks(key, spec, pythons)
+
+    async def _run_tasks(self, key: JobKey, spec: JobSpec, pythons: list[tuple[Image, Path]]) -> Outcome:
+        mounts = self._job_mounts(spec)
+        file = _new_log(self.log_of(key))
+        folders = [LinkFolder({**_files(image), **mounts}, python) for image, python in pythons]
+        groups: dict[asyncio.Task[int], tuple[str, int]] = {}
+        started: list[ProcessGroup] = []
+        with ExitStack() as stack:
+            for folder in folders:
+                stack.enter_context(folder)
+            self._state.launch_job(key)
+            try:
+                for role, folder in zip(spec.task_roles, folders, strict=True):
+                    for index in range(role.task_number):
+                        group = _start_task(key, role, index, folder, file)
+                        started.append(group)
+                        groups[asyncio.create_task(group.wait())] = (role.task_role_name, index)
+                return await self._watch_tasks(key, groups, file)
+            finally:
+                for task in groups:
+                    task.cancel()
+                await asyncio.gather(*(group.end(self._grace) for group in started))
+
+    async def _watch_tasks(self, key: JobKey, groups: dict[asyncio.Task[int], tuple[str, int]], file: Path) -> Outcome:
+        pending = set(groups)
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                (role, index), code = groups[task], task.result()
+                self._state.finish_task(key, role, index, code)
+                if code != 0:
+                    return Outcome(code, f"task {index} of role {role!r} ended with exit code {code}{_ending(file)}")
+        return Outcome(0, "")
+
+    def _job_over(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
+        outcome = Outcome(None, _why(task)) if task.cancelled() or task.exception() else task.result()
+        self._state.finish_job(key, *outcome)
+        # Only now, so that never more jobs are on record as running than there are places.
+        if key in self._holders:
+            self._holders.remove(key)
+            self._slots.release()
+
+    # Servings
+
+    def create_serving(self, namespace: str, spec: ServingSpec) -> ServingRecord:
+        """Record a serving and start it.
+
+        :raises Conflict: name and version are taken
+        :raises Invalid: it could never run here; nothing was recorded
+        """
+        self._state.require_free(ServingKey(namespace, spec.name, spec.version))
+        _check_label("namespace", namespace)
+        _check_label("version", spec.version)
+        for command in spec.commands:
+            _check_text("commands", command)
+        for name, value in spec.envs.items():
+            if not _VARIABLE.fullmatch(name):
+                raise Invalid(f"envs: {name!r} is not the name of an environment variable")
+            _check_text(f"envs.{name}", value)
+        self._serving_mounts(spec)
+        self._images.find(spec.image)
+        record = self._state.create_serving(namespace, spec)
+        self._begin(record.key, self._run_serving(record), self._serving_over)
+        return record
+
+    def stop_serving(self, key: ServingKey) -> None:
+        """End a serving and keep its record; nothing happens to one that is over. Raises Unknown."""
+        if self._state.stop_serving(key):
+            self._tasks[key].cancel()
+
+    async def delete_serving(self, key: ServingKey) -> None:
+        """End a serving, wait until it is over, and remove its record and log. Raises Unknown."""
+        self.stop_serving(key)
+        if task := self._tasks.get(key):
+            await asyncio.wait([task])
+        self._state.remove_serving(key)
+        shutil.rmtree(self.log_of(key).parent, ignore_errors=True)
+
+    def _serving_mounts(self, spec: ServingSpec) -> dict[str, Path]:
+        return {clean(spec.model.mount_path): self._storage.locate_input("model", spec.model.path)}
+
+    async def _run_serving(self, record: ServingRecord) -> str:
+        key, spec = record.key, record.spec
+        image = self._images.find(spec.image)
+        if not self._images.is_ready(image):
+            self._state.explain_serving(key, _building(spec.image))
+        python = await self._images.prepare(image)
+        file = _new_log(self.log_of(key))
+        port = self._take_port()
+        try:
+            with LinkFolder({**_files(image), **self._serving_mounts(spec)}, python) as folder:
+                env = {
+                    **folder.environment(),
+                    **{name: folder.map(value) for name, value in spec.envs.items()},
+                    # Several servings at once cannot all have the port of their image.
+                    "HOST": LOOPBACK,
+                    "PORT": str(port),
+                }
+                command = folder.map("\n".join(spec.commands))
+                group = ProcessGroup(["/bin/sh", "-c", command], cwd=folder.scratch, env=env, log=file)
+                try:
+                    self._state.launch_serving(key, f"http://{LOOPBACK}:{port}")
+                    code = await group.wait()
+                finally:
+                    await group.end(self._grace)
+        finally:
+            self._ports.discard(port)
+        return f"the program ended by itself with exit code {code}{_ending(file)}"
+
+    def _serving_over(self, key: ServingKey, task: asyncio.Task[str]) -> None:
+        self._state.finish_serving(key, _why(task) if task.cancelled() or task.exception() else task.result())
+
+    def _take_port(self) -> int:
+        """Choose a free port that no serving was told, even if its program does not listen yet."""
+        while True:
+            with socket.create_server((LOOPBACK, 0)) as free:
+                port: int = free.getsockname()[1]
+            if port not in self._ports:
+                self._ports.add(port)
+                return port
+
+    # Both
+
+    def _begin(self, key: K, work: Coroutine[Any, Any, T], over: Callable[[K, asyncio.Task[T]], None]) -> None:
+        def finish(task: asyncio.Task[T]) -> None:
+            del self._tasks[key]
+            over(key, task)
+
+        task = self._tasks[key] = asyncio.create_task(work)
+        task.add_done_callback(finish)
+
+    async def close(self) -> None:
+        """Stop every job and serving, wait until nothing runs, and give up all builds."""
+        for key in list(self._tasks):
+            stop = self._state.stop_job(key) if isinstance(key, JobKey) else self._state.stop_serving(key)
+            if stop:
+                self._tasks[key].cancel()
+        while self._tasks:
+            await asyncio.wait(list(self._tasks.values()))
+        await self._images.close()
+
+
+def _start_task(key: JobKey, role: TaskRole, index: int, folder: LinkFolder, file: Path) -> ProcessGroup:
+    env = {
+        **folder.environment(),
+        "PAI_JOB_NAME": key.name,
+        "PAI_CURRENT_TASK_ROLE_NAME": role.task_role_name,
+        "PAI_TASK_INDEX": str(index),
+    }
+    return ProcessGroup(["/bin/sh", "-c", folder.map(role.command)], cwd=folder.scratch, env=env, log=file)
+
+
+def _files(image: Image) -> dict[str, Path]:
+    return {clean(path): source for path, source in image.files.items()}
+
+
+def _new_log(file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"")
+    return file
+
+
+def _building(image: str) -> str:
+    return f"building the Python environment that stands for image {image!r}; this happens once and may take minutes"
+
+
+def _ending(file: Path) -> str:
+    """Give the last words of a log as the end of a sentence."""
+    words = tail(file, 5, max_bytes=2000).rstrip()
+    return f"; its log ends with:\n{words}" if words else ""
+
+
+def _why(task: asyncio.Task[Any]) -> str:
+    """Say why a task brought no result."""
+    error = None if task.cancelled() else task.exception()
+    if error is None:
+        return "the emulator ended"
+    if not isinstance(error, BitaHubError):
+        log.error("could not run it", exc_info=error)
+        return f"the emulator could not run it: {error}"
+    return str(error)
+
+
+def _check_label(field: str, value: str) -> None:
+    """Refuse what could not be the name of a folder, or of a Kubernetes object."""
+    if not _LABEL.fullmatch(value):
+        raise Invalid(f"{field}: {value!r} is not made of at most 63 letters, digits, '-', '_' and '.'")
+
+
+def _check_text(field: str, value: str) -> None:
+    if "\0" in value:
+        raise Invalid(f"{field}: contains a null character")

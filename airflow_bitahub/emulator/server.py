@@ -1,0 +1,243 @@
+"""The emulator as a whole: its home, its token, its socket."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import uvicorn
+
+from airflow_bitahub.emulator.app import create_app
+from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.runner import LOOPBACK, Runner
+from airflow_bitahub.emulator.state import State
+from airflow_bitahub.emulator.storage import Storage
+from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
+
+TOKEN_VARIABLE = "BITAHUB_EMULATOR_TOKEN"  # noqa: S105  the name of a variable
+_START_SECONDS = 30
+
+
+class EmulatorError(BitaHubError):
+    """The emulator cannot run; the text is one sentence for the user."""
+
+
+class Emulator:
+    """The platform's API on a real socket, served from a thread of this process.
+
+        with Emulator() as emulator:
+            httpx.get(emulator.url + "/healthz")
+
+    Leaving the block stops it, and with it every job and serving it runs. It has one life: to start again, make
+    another one on the same home.
+
+    :param home: records of its own: logs, built environments; None: a temporary folder, removed by `stop`
+    :param host: the address to listen on; anything but the loopback lets others run commands on this machine
+    :param port: 0: a free one
+    :param storage: the platform's folders; None: ``storage`` in the home
+    :param images: what stands for container images, an images.toml; None: the one shipped with the package
+    :param image_cache: built environments, which several emulators may share; None: ``images`` in the home
+    :param token: required for everything that changes state; None: a random one
+    :param max_running: so many jobs run at once, the others wait
+    :param grace: seconds between SIGTERM and SIGKILL for what is stopped
+    :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
+    :raises ConfigurationError: the images file is wrong
+    """
+
+    def __init__(
+        self,
+        home: Path | str | None = None,
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        storage: Path | str | None = None,
+        images: Path | str | None = None,
+        image_cache: Path | str | None = None,
+        token: str | None = None,
+        max_running: int = 8,
+        grace: float = 5.0,
+        allowed_hosts: Iterable[str] = (),
+    ) -> None:
+        if token == "":
+            raise ConfigurationError("The emulator's token is empty.")
+        entries = load_images(Path(images or DEFAULT_IMAGES))
+        self._is_temporary = home is None
+        self.home = Path(home or tempfile.mkdtemp(prefix="bitahub-emulator-")).resolve()
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        store = Storage(Path(storage) if storage else self.home / "storage")
+        self.storage = store.root
+        self.token = token or secrets.token_urlsafe(32)
+        self.state = State()
+        cache = Path(image_cache).resolve() if image_cache else self.home / "images"
+        self._runner = Runner(
+            self.state, store, Images(entries, cache, grace), self.home, max_running=max_running, grace=grace
+        )
+        self._host, self._port = host, port
+        self._known_as = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def url(self) -> str:
+        """The base URL. While a port of 0 was asked for and nothing was started yet, it has no meaning."""
+        host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104  compared, not bound
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    def __enter__(self) -> Emulator:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Serve, in a thread; returns once requests are answered.
+
+        :raises EmulatorError: the port or the home is in use, or the address is not this machine's
+        """
+        self._lock = self._lock_home()
+        try:
+            listener = self._listen()
+        except EmulatorError:
+            self._lock.close()
+            raise
+        self._port = listener.getsockname()[1]
+        app = create_app(self.state, self._runner, self.token, self._known_as)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            loop="asyncio",
+            server_header=False,
+            timeout_graceful_shutdown=2,
+        )
+        server = self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(server, listener)), name="bitahub-emulator", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self.stop)
+        self._await_started(server)
+
+    def stop(self) -> None:
+        """Stop every job and serving and end the server. Does nothing when it does not run."""
+        if self._server is None or self._thread is None:
+            return
+        self._server.should_exit = True
+        self._thread.join()
+        self._server = self._thread = None
+        atexit.unregister(self.stop)
+        self._lock.close()
+        if self._is_temporary:
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it serves."""
+        return self._thread is not None and self._thread.is_alive()
+
+    async def _serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            listener.close()
+            await self._runner.close()
+
+    def _await_started(self, server: uvicorn.Server) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not server.started:
+            if not self.is_running or time.monotonic() > deadline:
+                self.stop()
+                raise EmulatorError("The emulator's server did not start; its output tells more.")
+            time.sleep(0.01)
+
+    def _listen(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        # Not socket.create_server: only where the protocol is named does asyncio turn off Nagle's algorithm, which
+        # would delay every answer by 40 ms.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((self._host, self._port))
+            listener.listen(512)
+        except OSError as error:
+            listener.close()
+            if error.errno == errno.EADDRINUSE:
+                raise EmulatorError(f"Port {self._port} of {self._host} is in use; choose another one.") from None
+            raise EmulatorError(f"Cannot listen on {self._host} port {self._port}: {error.strerror}.") from None
+        except OverflowError:
+            listener.close()
+            raise EmulatorError(f"There is no port {self._port}.") from None
+        return listener
+
+    def _lock_home(self) -> IO[str]:
+        """Keep a second emulator off this home: their logs and records would be mixed up."""
+        lock = (self.home / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise EmulatorError(f"Another emulator uses the home {self.home}.") from None
+        return lock
+
+
+def keep_token(home: Path) -> str:
+    """Give the token kept in this home, readable by its owner only; the first time, a random one is made."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = home / "token"
+    with (
+        contextlib.suppress(FileExistsError),
+        os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new,
+    ):
+        new.write(secrets.token_urlsafe(32) + "\n")
+    return read_token(file)
+
+
+def read_token(file: Path) -> str:
+    """Give the token in a file. Raises ConfigurationError when there is none."""
+    try:
+        token = file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"Cannot read the emulator's token from {file}: {error}.") from None
+    if not token:
+        raise ConfigurationError(f"The emulator's token file {file} is empty.")
+    return token
+
+
+def choose_token(home: Path, file: Path | None) -> str:
+    """Give the token for a run from the shell: the environment's, else the file's, else the home's."""
+    if TOKEN_VARIABLE in os.environ:
+        token = os.environ[TOKEN_VARIABLE].strip()
+        if not token:
+            raise ConfigurationError(f"The environment variable {TOKEN_VARIABLE} is empty.")
+        return token
+    return read_token(file) if file else keep_token(home)
+
+
+def wait_for_signal(emulator: Emulator) -> None:
+    """Return when the process is asked to end (Ctrl-C, SIGTERM, a closed terminal), or the server died."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
+    while emulator.is_running and not asked.wait(0.5):
+        pass

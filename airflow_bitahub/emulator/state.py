@@ -1,0 +1,353 @@
+"""Jobs and servings as the platform sees them: records, the moves they may make, and the ledger. No HTTP, no processes.
+
+Records are frozen and replaced as a whole, under a lock and in one place, so a reader has a consistent one from any
+thread and a store on disk has one place to hook in. All times are milliseconds since the epoch; 0 means not yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import string
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from airflow_bitahub.api.jobs import JobSpec, JobStatus
+from airflow_bitahub.api.servings import ServingSpec, ServingStatus
+from airflow_bitahub.emulator.refused import Conflict, Unknown
+
+log = logging.getLogger(__name__)
+
+JOB_MOVES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
+    {
+        JobStatus.WAITING: frozenset({JobStatus.RUNNING, JobStatus.STOPPING, JobStatus.FAILED}),
+        JobStatus.RUNNING: frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPING}),
+        JobStatus.STOPPING: frozenset({JobStatus.STOPPED}),
+    }
+)
+SERVING_MOVES: Mapping[ServingStatus, frozenset[ServingStatus]] = MappingProxyType(
+    {
+        ServingStatus.WAITING: frozenset({ServingStatus.RUNNING, ServingStatus.STOPPING, ServingStatus.FAILED}),
+        ServingStatus.RUNNING: frozenset({ServingStatus.STOPPING, ServingStatus.FAILED}),
+        ServingStatus.STOPPING: frozenset({ServingStatus.STOPPED}),
+    }
+)
+STOPPED_EXIT_CODE = 214  # what the platform tells of a job that was stopped
+_ALPHANUMERICS = string.ascii_letters + string.digits
+_LOOKS_KEPT = 1000  # of the requests that only look, the ledger keeps so many per job
+
+
+class IllegalMoveError(RuntimeError):
+    """A record was to make a move that its table does not have: a defect of the emulator."""
+
+
+@dataclass(frozen=True)
+class JobKey:
+    """What the platform knows a job by."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"job {self.name!r} in namespace {self.namespace!r}"
+
+
+@dataclass(frozen=True)
+class ServingKey:
+    """What the platform knows a serving by."""
+
+    namespace: str
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"serving {self.name!r} version {self.version!r} in namespace {self.namespace!r}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One replica of a role."""
+
+    role: str
+    index: int
+    status: JobStatus = JobStatus.WAITING
+    exit_code: int | None = None
+    started: int = 0
+    finished: int = 0
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job.
+
+    :param message: what it waits for, or why it ended as it did
+    :param exit_code: of its program, 214 when stopped; None while it is not over or when it never ran
+    """
+
+    key: JobKey
+    spec: JobSpec
+    created: int
+    updated: int
+    tasks: tuple[Task, ...]
+    status: JobStatus = JobStatus.WAITING
+    launched: int = 0
+    finished: int = 0
+    exit_code: int | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ServingRecord:
+    """A serving.
+
+    :param token: its access token
+    :param url: where its program listens; "" until it was started
+    :param message: what it waits for, or why it failed
+    """
+
+    key: ServingKey
+    spec: ServingSpec
+    token: str = field(repr=False)
+    created: int
+    updated: int
+    status: ServingStatus = ServingStatus.WAITING
+    url: str = ""
+    launched: int = 0
+    finished: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that concerned a job: when, what, and the HTTP status of the answer."""
+
+    time: int
+    method: str
+    path: str
+    status: int
+
+
+@dataclass
+class LedgerEntry:
+    """A job that exists or existed, and what was asked about it. A name used twice has two entries."""
+
+    record: JobRecord
+    removed: int = 0
+    requests: list[Asked] = field(default_factory=list)
+
+
+K = TypeVar("K", JobKey, ServingKey)
+R = TypeVar("R", JobRecord, ServingRecord)
+
+
+class State:
+    """All there is, in memory; safe to use from any thread.
+
+    :param clock: seconds since the epoch
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._jobs: dict[JobKey, JobRecord] = {}
+        self._servings: dict[ServingKey, ServingRecord] = {}
+        self._ledger: list[LedgerEntry] = []
+        self._latest: dict[JobKey, LedgerEntry] = {}
+
+    def now(self) -> int:
+        """Give the time in milliseconds since the epoch."""
+        return int(self._clock() * 1000)
+
+    # Jobs
+
+    def create_job(self, namespace: str, spec: JobSpec) -> JobRecord:
+        """Record a new job. Raises Conflict when its name is taken."""
+        key, now = JobKey(namespace, spec.job_name), self.now()
+        tasks = tuple(Task(role.task_role_name, i) for role in spec.task_roles for i in range(role.task_number))
+        with self._lock:
+            self.require_free(key)
+            record = JobRecord(key, spec, created=now, updated=now, tasks=tasks)
+            self._latest[key] = LedgerEntry(record)
+            self._ledger.append(self._latest[key])
+            return self._put_job(record)
+
+    def require_free(self, key: JobKey | ServingKey) -> None:
+        """Raise Conflict when there is a job or serving of this name."""
+        with self._lock:
+            if key in self._jobs or key in self._servings:
+                raise Conflict(f"{key} exists already")
+
+    def job(self, key: JobKey) -> JobRecord:
+        """Give a job's record. Raises Unknown when there is none."""
+        return self._get(self._jobs, key)
+
+    def jobs(self, namespace: str | None = None) -> list[JobRecord]:
+        """Give the records of one namespace or of all, newest first."""
+        return self._newest_first(self._jobs.values(), namespace)
+
+    def explain_job(self, key: JobKey, message: str) -> None:
+        """Say what a job waits for."""
+        with self._lock:
+            self._put_job(replace(self.job(key), message=message))
+
+    def launch_job(self, key: JobKey) -> JobRecord:
+        """Note that a job's program begins."""
+        now = self.now()
+        with self._lock:
+            tasks = tuple(replace(task, status=JobStatus.RUNNING, started=now) for task in self.job(key).tasks)
+            return self._move_job(key, JobStatus.RUNNING, launched=now, tasks=tasks, message="")
+
+    def finish_task(self, key: JobKey, role: str, index: int, exit_code: int) -> None:
+        """Note the end of one replica."""
+        status = JobStatus.FAILED if exit_code else JobStatus.SUCCEEDED
+        with self._lock:
+            record = self.job(key)
+            tasks = tuple(
+                replace(task, status=status, exit_code=exit_code, finished=self.now())
+                if (task.role, task.index) == (role, index)
+                else task
+                for task in record.tasks
+            )
+            self._put_job(replace(record, tasks=tasks))
+
+    def stop_job(self, key: JobKey) -> bool:
+        """Note that a job shall end. Gives False when it is already ending or over: nothing is left to do."""
+        with self._lock:
+            if JobStatus.STOPPING not in JOB_MOVES.get(self.job(key).status, ()):
+                return False
+            self._move_job(key, JobStatus.STOPPING)
+            return True
+
+    def finish_job(self, key: JobKey, exit_code: int | None, message: str) -> JobRecord:
+        """Note that nothing of a job runs any more. One that was asked to stop is STOPPED, however it ended.
+
+        :param exit_code: 0: succeeded; None: it never ran
+        """
+        now = self.now()
+        with self._lock:
+            record = self.job(key)
+            if record.status is JobStatus.STOPPING:
+                status, exit_code, message = JobStatus.STOPPED, STOPPED_EXIT_CODE, "stopped by request"
+            else:
+                status = JobStatus.SUCCEEDED if exit_code == 0 else JobStatus.FAILED
+            tasks = tuple(
+                task if task.status.is_terminal else replace(task, status=JobStatus.STOPPED, finished=now)
+                for task in record.tasks
+            )
+            return self._move_job(key, status, finished=now, tasks=tasks, exit_code=exit_code, message=message)
+
+    def remove_job(self, key: JobKey) -> None:
+        """Forget a job; only the ledger keeps it. Raises Unknown when there is none."""
+        with self._lock:
+            self.job(key)
+            del self._jobs[key]
+            self._latest[key].removed = self.now()
+
+    # Servings
+
+    def create_serving(self, namespace: str, spec: ServingSpec) -> ServingRecord:
+        """Record a new serving, with an access token. Raises Conflict when its name and version are taken."""
+        key, now = ServingKey(namespace, spec.name, spec.version), self.now()
+        token = "".join(secrets.choice(_ALPHANUMERICS) for _ in range(32))
+        with self._lock:
+            self.require_free(key)
+            return self._put_serving(ServingRecord(key, spec, token, created=now, updated=now))
+
+    def serving(self, key: ServingKey) -> ServingRecord:
+        """Give a serving's record. Raises Unknown when there is none."""
+        return self._get(self._servings, key)
+
+    def servings(self, namespace: str | None = None) -> list[ServingRecord]:
+        """Give the records of one namespace or of all, newest first."""
+        return self._newest_first(self._servings.values(), namespace)
+
+    def explain_serving(self, key: ServingKey, message: str) -> None:
+        """Say what a serving waits for."""
+        with self._lock:
+            self._put_serving(replace(self.serving(key), message=message))
+
+    def launch_serving(self, key: ServingKey, url: str) -> ServingRecord:
+        """Note that a serving's program was started; it may not listen yet."""
+        # The platform floors this one time to the second, so it may come before the creation.
+        launched = self.now() // 1000 * 1000
+        return self._move_serving(key, ServingStatus.RUNNING, url=url, launched=launched, message="")
+
+    def stop_serving(self, key: ServingKey) -> bool:
+        """Note that a serving shall end. Gives False when it is already ending or over: nothing is left to do."""
+        with self._lock:
+            if ServingStatus.STOPPING not in SERVING_MOVES.get(self.serving(key).status, ()):
+                return False
+            self._move_serving(key, ServingStatus.STOPPING)
+            return True
+
+    def finish_serving(self, key: ServingKey, message: str) -> ServingRecord:
+        """Note that a serving's program is over: STOPPED when it was asked to, else FAILED with this message."""
+        now = self.now()
+        with self._lock:
+            if self.serving(key).status is ServingStatus.STOPPING:
+                return self._move_serving(key, ServingStatus.STOPPED, finished=now, message="")
+            return self._move_serving(key, ServingStatus.FAILED, finished=now, message=message)
+
+    def remove_serving(self, key: ServingKey) -> None:
+        """Forget a serving. Raises Unknown when there is none."""
+        with self._lock:
+            self.serving(key)
+            del self._servings[key]
+
+    # The ledger
+
+    def note_request(self, key: JobKey, method: str, path: str, status: int) -> None:
+        """Write down a request that concerned a job. Requests for names that never existed are not kept."""
+        with self._lock:
+            entry = self._latest.get(key)
+            if entry is not None and (method != "GET" or len(entry.requests) < _LOOKS_KEPT):
+                entry.requests.append(Asked(self.now(), method, path, status))
+
+    def ledger(self) -> list[LedgerEntry]:
+        """Give every job that ever existed, oldest first."""
+        with self._lock:
+            return [replace(entry, requests=list(entry.requests)) for entry in self._ledger]
+
+    # One place for every change
+
+    def _move_job(self, key: JobKey, status: JobStatus, **changes: Any) -> JobRecord:
+        with self._lock:
+            record = self.job(key)
+            _require_move(key, record.status, status, JOB_MOVES.get(record.status, ()))
+            return self._put_job(replace(record, status=status, updated=self.now(), **changes))
+
+    def _move_serving(self, key: ServingKey, status: ServingStatus, **changes: Any) -> ServingRecord:
+        with self._lock:
+            record = self.serving(key)
+            _require_move(key, record.status, status, SERVING_MOVES.get(record.status, ()))
+            return self._put_serving(replace(record, status=status, updated=self.now(), **changes))
+
+    def _put_job(self, record: JobRecord) -> JobRecord:
+        self._jobs[record.key] = record
+        self._latest[record.key].record = record
+        return record
+
+    def _put_serving(self, record: ServingRecord) -> ServingRecord:
+        self._servings[record.key] = record
+        return record
+
+    def _get(self, records: Mapping[K, R], key: K) -> R:
+        with self._lock:
+            if key not in records:
+                raise Unknown(f"there is no {key}")
+            return records[key]
+
+    def _newest_first(self, records: Iterable[R], namespace: str | None) -> list[R]:
+        with self._lock:
+            found = [record for record in records if namespace is None or record.key.namespace == namespace]
+        return found[::-1]
+
+
+def _require_move(key: object, old: JobStatus | ServingStatus, new: object, allowed: Iterable[object]) -> None:
+    if new not in allowed:
+        raise IllegalMoveError(f"{key} cannot go from {old} to {new}")
+    log.info("%s is %s", key, getattr(new, "value", new))

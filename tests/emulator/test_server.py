@@ -1,0 +1,114 @@
+"""The emulator as a whole, from Python and from the shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from airflow_bitahub.emulator.server import Emulator, EmulatorError
+from tests.emulator.conftest import Api, is_alive
+
+COMMAND = [sys.executable, "-c", "import sys; from airflow_bitahub.cli import main; sys.exit(main())", "emulator"]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).parents[2])
+    env = {name: value for name, value in os.environ.items() if not name.startswith("BITAHUB_")}
+    return {**env, "PYTHONPATH": os.pathsep.join(filter(None, [root, env.get("PYTHONPATH", "")]))}
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_temporary_home(images_file: Path) -> None:
+    with Emulator(images=images_file) as emulator:
+        assert httpx.get(emulator.url + "/healthz", trust_env=False).status_code == 200
+        assert emulator.is_running
+        assert emulator.storage.is_dir()
+    assert not emulator.is_running
+    assert not emulator.home.exists()
+
+
+def test_storage_elsewhere(images_file: Path, tmp_path: Path) -> None:
+    with Emulator(tmp_path / "home", images=images_file, storage=tmp_path / "nfs", token="known") as emulator:
+        assert emulator.storage == tmp_path / "nfs"
+        assert (emulator.storage / "models").is_dir()
+        assert emulator.token == "known"
+
+
+def test_port_in_use(images_file: Path, tmp_path: Path, taken_port: int) -> None:
+    with pytest.raises(EmulatorError, match=f"Port {taken_port} of 127.0.0.1 is in use"):
+        Emulator(tmp_path, images=images_file, port=taken_port).start()
+    with pytest.raises(EmulatorError, match=r"Cannot listen on 192\.0\.2\.1"):
+        Emulator(tmp_path, images=images_file, host="192.0.2.1").start()
+
+
+def test_one_emulator_per_home(images_file: Path, tmp_path: Path) -> None:
+    second = Emulator(tmp_path, images=images_file)
+    with Emulator(tmp_path, images=images_file), pytest.raises(EmulatorError, match="Another emulator uses the home"):
+        second.start()
+    with Emulator(tmp_path, images=images_file):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals) -> None:
+    home = tmp_path / "home"
+    argv = [*COMMAND, "--port", "0", "--home", str(home), "--images", str(images_file)]
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        text = ""
+        while "Ctrl-C" not in text:
+            line = process.stdout.readline()
+            assert line, text
+            text += line
+        token = (home / "token").read_text().strip()
+        assert f"token             {token}" in text
+        assert f"storage           {home}/storage" in text
+        assert "AIRFLOW_CONN_BITAHUB_DEFAULT" in text
+        url = re.search(r"http://127.0.0.1:\d+", text)
+        assert url
+
+        emulator = Emulator(tmp_path / "other", images=images_file, token=token)  # its address is all that is needed
+        emulator._port = httpx.URL(url[0]).port or 0
+        api = Api(emulator)
+        api.submit("echo $$ > /output/pid; sleep 60", code=None, datasets=[])
+        pid = api.pid_from(home / "storage/projects/u/p/outputs/1/pid")
+        process.send_signal(number)
+        assert process.wait(15) == 0
+        assert not is_alive(pid)
+        api.http.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--port", "{port}"], "Port {port} of 127.0.0.1 is in use"),
+        (["--port", "99999"], "no port 99999"),
+        (["--images", "none.toml"], "none.toml"),
+        (["--token-file", "none"], "token"),
+        (["--home", "/dev/null/home"], "/dev/null"),
+    ],
+)
+def test_trouble_is_one_sentence(
+    tmp_path: Path, environment: dict[str, str], taken_port: int, arguments: list[str], words: str
+) -> None:
+    argv = [*COMMAND, "--home", str(tmp_path), *(argument.format(port=taken_port) for argument in arguments)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert words.format(port=taken_port) in done.stderr

@@ -15,7 +15,7 @@
 | `ask` | shows the service a picture and checks its answer |
 
 **Before the first run** the connection `bitahub_default` must exist, and on the platform: the dataset `MNIST` (with
-the four files in `mnist/`), and in each of the projects `mnist-train-demo`, `mnist-infer-demo` and `mnist-eval-demo` the
+the four files in `mnist/`), and in the projects `mnist-train-demo`, `mnist-infer-demo` and `mnist-eval-demo` their
 program of `workloads/dense-mnist-tf/` in `code/dense-mnist-tf/`. `airflow-bitahub demo` prepares all of it on an
 emulator.
 
@@ -41,7 +41,7 @@ from airflow_bitahub.operators.train import BitaHubTrainOperator
 
 with DAG(
     dag_id="mnist_lifecycle",
-    # Every midnight. Without a start date and with nothing to make up for, unpausing the DAG costs no GPU hour by itself.
+    # Every midnight. There is no start date, so that unpausing the DAG runs nothing, and costs no GPU hour, by itself.
     schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta()),
     catchup=False,
     max_active_runs=4,

@@ -1,0 +1,128 @@
+"""The command ``airflow-bitahub``: ``demo`` shows the whole, ``emulator`` runs the platform's emulator.
+
+A subcommand is a function that adds its own parser and names, as `run`, what performs it. What only one subcommand
+needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_bitahub import __version__
+from airflow_bitahub.exceptions import BitaHubError
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+DEMO_HOME = Path("~/.airflow-bitahub/demo")
+EMULATOR_HOME = Path("~/.airflow-bitahub/emulator")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and give the exit code; an expected error is one sentence on stderr and code 1."""
+    parser = argparse.ArgumentParser(prog="airflow-bitahub", description="BitaHub for Apache Airflow, on a laptop.")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(metavar="command", required=True)
+    _add_demo(subparsers)
+    _add_emulator(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except (BitaHubError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+
+
+def _add_demo(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "demo",
+        help="run the MNIST lifecycle on a real Airflow and the emulator",
+        description="Run the MNIST lifecycle on a real Airflow and the emulator, both started for it.",
+    )
+    parser.add_argument(
+        "--home", type=Path, default=DEMO_HOME, help="Airflow's and the emulator's files (default: %(default)s)"
+    )
+    parser.add_argument("--mnist", type=Path, metavar="FOLDER", help="a folder with the four files of MNIST")
+    parser.add_argument("--port", type=int, default=8080, help="Airflow's (default: %(default)s)")
+    parser.add_argument("--emulator-port", type=int, default=8770, help="the emulator's (default: %(default)s)")
+    parser.add_argument("--image-cache", type=Path, metavar="FOLDER", help="built environments (default: in the home)")
+    parser.set_defaults(run=_run_demo)
+
+
+def _run_demo(args: argparse.Namespace) -> int:
+    from airflow_bitahub.demo.run import run
+
+    return run(args)
+
+
+def _add_emulator(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "emulator",
+        help="run the platform's emulator until Ctrl-C",
+        description="Run the platform's emulator until Ctrl-C. It really runs the jobs and servings it is sent.",
+        epilog="The token is taken from the environment variable BITAHUB_EMULATOR_TOKEN, else from --token-file, else "
+        "from the home, where a random one is kept.",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s); any other than the loopback lets others run commands here",
+    )
+    parser.add_argument("--port", type=int, default=8770, help="0: a free one (default: %(default)s)")
+    parser.add_argument(
+        "--home", type=Path, default=EMULATOR_HOME, help="storage, logs, built environments (default: %(default)s)"
+    )
+    parser.add_argument("--images", type=Path, metavar="FILE", help="an images.toml (default: the package's own)")
+    parser.add_argument("--image-cache", type=Path, metavar="FOLDER", help="built environments (default: in the home)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
+    parser.add_argument("--max-running", type=int, default=8, help="jobs that run at once (default: %(default)s)")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further name clients may call it by"
+    )
+    parser.set_defaults(run=_run_emulator)
+
+
+def _run_emulator(args: argparse.Namespace) -> int:
+    from airflow_bitahub.emulator.server import Emulator, choose_token, wait_for_signal
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    home: Path = args.home.expanduser()
+    emulator = Emulator(
+        home,
+        host=args.host,
+        port=args.port,
+        images=args.images,
+        image_cache=args.image_cache,
+        token=choose_token(home, args.token_file),
+        max_running=args.max_running,
+        allowed_hosts=args.allow_host,
+    )
+    with emulator:
+        connection = {
+            "conn_type": "bitahub",
+            "host": emulator.url,
+            "login": "you",
+            "password": emulator.token,
+            "extra": {"user_id": "_you", "storage_uri": emulator.storage.as_uri()},
+        }
+        print(f"BitaHub emulator  {emulator.url}")
+        print(f"storage           {emulator.storage}")
+        print(f"token             {emulator.token}")
+        print("as an Airflow connection:")
+        print(f"  export AIRFLOW_CONN_BITAHUB_DEFAULT='{json.dumps(connection)}'")
+        print("Ctrl-C ends it, and everything it runs.", flush=True)
+        wait_for_signal(emulator)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""A real Airflow on this machine: api-server, scheduler, dag-processor and triggerer in a folder of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from airflow_bitahub.exceptions import BitaHubError
+
+LOOPBACK = "127.0.0.1"
+USER = "admin"
+# Workers and triggerers serve logs on all interfaces otherwise; here the api-server reads the files themselves.
+COMPONENTS = {
+    "api-server": [],
+    "scheduler": ["--skip-serve-logs"],
+    "dag-processor": [],
+    "triggerer": ["--skip-serve-logs"],
+}
+_FINAL_STATES = ("success", "failed")
+
+
+class AirflowError(BitaHubError):
+    """This Airflow does not do what it should; the text says which part, and where its log is."""
+
+
+class LocalAirflow:
+    """Runs Airflow for as long as the block lasts, on the loopback interface only.
+
+        with LocalAirflow(home, dags) as airflow:
+            run_id = airflow.trigger("mnist_lifecycle", {"epochs": 1})
+
+    :param home: for database, logs and configuration; kept
+    :param dags: the folder of DAGs
+    :param port: of the api-server; 0: a free one
+    :param config: more settings, as ``{"section.key": "value"}``
+    """
+
+    def __init__(self, home: Path, dags: Path, *, port: int = 0, config: Mapping[str, str] | None = None) -> None:
+        self.home = home.resolve()
+        self.port = port or free_port()
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._passwords = self.home / "passwords.json"
+        settings = {
+            "core.dags_folder": str(dags.resolve()),
+            "core.load_examples": "False",
+            "core.executor": "LocalExecutor",
+            "core.parallelism": "8",
+            "core.simple_auth_manager_users": f"{USER}:admin",
+            "core.simple_auth_manager_passwords_file": str(self._passwords),
+            "core.execution_api_server_url": f"{self.url}/execution/",
+            "api.base_url": self.url,
+            "api.host": LOOPBACK,
+            "api.port": str(self.port),
+            "api.workers": "1",
+            "scheduler.scheduler_idle_sleep_time": "0.5",
+            "dag_processor.refresh_interval": "10",
+            "usage_data_collection.enabled": "False",
+            **(config or {}),
+        }
+        variables = {f"AIRFLOW__{key.upper().replace('.', '__')}": value for key, value in settings.items()}
+        # An AIRFLOW__ variable of the caller's, or one of its connections, is meant for another Airflow.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        self.environment = {**inherited, "AIRFLOW_HOME": str(self.home), **variables, "PYTHONUNBUFFERED": "1"}
+        self._client: httpx.Client | None = None
+
+    def __enter__(self) -> LocalAirflow:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def password(self) -> str:
+        """Of the user `USER`."""
+        return str(json.loads(self._passwords.read_text())[USER])
+
+    def start(self) -> None:
+        """Make the database, start every component and return once the API answers.
+
+        :raises AirflowError: a component ended, or does not answer in time
+        """
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self._passwords.exists():
+            self._passwords.touch(mode=0o600)
+            self._passwords.write_text(json.dumps({USER: secrets.token_urlsafe(9)}))
+        with self._log("db-migrate").open("wb") as log:
+            # The first command also writes airflow.cfg with the secrets that all components share.
+            migrated = subprocess.run(
+                [sys.executable, "-m", "airflow", "db", "migrate"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+        if migrated.returncode:
+            raise AirflowError(f"Airflow could not make its database; see {self._log('db-migrate')}.")
+        for component in COMPONENTS:
+            self.start_component(component)
+        self._wait_until("answer", self._is_healthy, 120)
+
+    def start_component(self, component: str) -> None:
+        """Start one component, in a process group of its own so that Ctrl-C does not reach it."""
+        with self._log(component).open("ab") as log:
+            self.processes[component] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", component, *COMPONENTS[component]],
+                env=self.environment,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def stop(self) -> None:
+        """End every component, gently first."""
+        for component in self.processes:
+            self._signal(component, signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        for component, process in self.processes.items():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, deadline - time.monotonic()))
+            self._signal(component, signal.SIGKILL)  # also what a component left behind in its group
+            process.wait()
+        self.processes.clear()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask Airflow's REST API, and give the answer. Raises AirflowError when it refuses."""
+        if self._client is None:
+            self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+            answer = self._client.post("/auth/token", json={"username": USER, "password": self.password})
+            self._client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+        answer = self._client.request(method, f"/api/v2{path}", json=body)
+        if answer.status_code >= 400:
+            raise AirflowError(f"Airflow refused {method} {path} (HTTP {answer.status_code}): {answer.text[:500]}")
+        return answer.json() if answer.content else None
+
+    def set_connection(self, connection: Mapping[str, Any]) -> None:
+        """Create a connection, or change it where it exists."""
+        path = f"/connections/{connection['connection_id']}"
+        try:
+            self.call("PATCH", path, dict(connection))
+        except AirflowError:
+            self.call("POST", "/connections", dict(connection))
+
+    def await_dag(self, dag_id: str, seconds: float = 120) -> None:
+        """Wait until a DAG is known, and unpause it. Raises AirflowError with the import error where there is one."""
+
+        def known() -> bool:
+            for error in self.call("GET", "/importErrors")["import_errors"]:
+                raise AirflowError(f"{error['filename']} cannot be imported:\n{error['stack_trace']}")
+            found = self.call("GET", f"/dags?dag_id_pattern={dag_id}")["dags"]
+            return any(dag["dag_id"] == dag_id for dag in found)
+
+        self._wait_until(f"know the DAG {dag_id}", known, seconds)
+        self.call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Start a manual run, without a logical date as the REST API and the command line do, and give its id."""
+        run = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
+        return str(run["dag_run_id"])
+
+    def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
+        """Give what Airflow knows of each task of a run; a mapped one is called ``name[index]``."""
+        found = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200")["task_instances"]
+        return {f"{ti['task_id']}[{ti['map_index']}]" if ti["map_index"] >= 0 else ti["task_id"]: ti for ti in found}
+
+    def state(self, dag_id: str, run_id: str) -> str:
+        """Give a run's state."""
+        return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
+        """Give an XCom value, or None when there is none."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        try:
+            return self.call("GET", f"{path}?deserialize=true&map_index={map_index}")["value"]
+        except AirflowError:
+            return None
+
+    def wait(
+        self,
+        dag_id: str,
+        run_id: str,
+        *,
+        seconds: float,
+        on_change: Callable[[str, str, dict[str, Any]], None] | None = None,
+    ) -> str:
+        """Wait until a run is over and give its state.
+
+        :param on_change: told the name, state and details of a task whenever its state is a new one
+        :raises AirflowError: it is not over after so many seconds, or a component ended
+        """
+        seen: dict[str, str] = {}
+
+        def over() -> bool:
+            ended = self.state(dag_id, run_id) in _FINAL_STATES
+            for name, ti in sorted(self.tasks(dag_id, run_id).items(), key=lambda item: item[1]["start_date"] or "~"):
+                state = ti["state"] or "none"
+                if seen.get(name, "none") != state:
+                    seen[name] = state
+                    if on_change is not None:
+                        on_change(name, state, ti)
+            return ended
+
+        self._wait_until(f"finish {dag_id} {run_id}", over, seconds)
+        return self.state(dag_id, run_id)
+
+    def _is_healthy(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"{self.url}/api/v2/version", timeout=5, trust_env=False).status_code == 200
+        return False
+
+    def _wait_until(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            for component, process in self.processes.items():
+                if process.poll() is not None:
+                    raise AirflowError(
+                        f"Airflow's {component} ended by itself (exit code {process.returncode}); "
+                        f"see {self._log(component)}."
+                    )
+            if time.monotonic() > deadline:
+                raise AirflowError(f"Airflow did not {what} within {seconds:.0f} s; see the logs in {self.home}.")
+            time.sleep(0.5)
+
+    def _signal(self, component: str, number: signal.Signals) -> None:
+        process = self.processes.get(component)
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, number)
+
+    def _log(self, name: str) -> Path:
+        return self.home / f"{name}.log"
+
+
+def free_port() -> int:
+    """Give a port nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def ensure_free(port: int, whose: str, variable: str) -> None:
+    """Raise AirflowError when somebody listens on a port that is needed."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise AirflowError(
+                f"Port {port}, {whose}, cannot be used ({error.strerror}). Choose another: make demo {variable}=..."
+            ) from None

@@ -1,0 +1,47 @@
+# Needs Python 3.10 to 3.13 and make. uv is used where it is present, because it installs faster.
+
+PYTHON := .venv/bin/python
+PORT := 8080
+EMULATOR_PORT := 8770
+
+.PHONY: help demo test lint clean
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+
+demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [PORT=8080] [EMULATOR_PORT=8770]
+	@$(PYTHON) -m airflow_bitahub.cli demo --home .demo --image-cache .images \
+		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)")
+
+test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow included
+	@$(PYTHON) -m pytest
+
+lint: .venv/ready ## check style and types
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+
+clean: ## remove everything the other targets made
+	rm -rf .venv .demo .images .pytest_cache .mypy_cache .ruff_cache dist
+
+.venv/ready: pyproject.toml constraints.txt
+	@set -e; \
+	for python in python3.13 python3.12 python3.11 python3.10 python3 ""; do \
+		if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then break; fi; \
+	done; \
+	if [ -z "$$python" ]; then echo "Python 3.10, 3.11, 3.12 or 3.13 is needed, and none was found." >&2; exit 1; fi; \
+	echo "Installing Airflow and the tools into .venv with $$python (only once)"; \
+	if command -v uv >/dev/null; then \
+		uv venv --quiet --clear --python "$$python" .venv; \
+		install="uv pip install --python $(PYTHON)"; \
+	else \
+		"$$python" -m venv --clear .venv >/dev/null || { \
+			echo "$$python cannot make virtual environments: install its venv module (Debian: python3-venv)." >&2; exit 1; }; \
+		install="$(PYTHON) -m pip --disable-pip-version-check install"; \
+	fi; \
+	if ! $$install --constraint constraints.txt --editable '.[dev]' >.venv/install.log 2>&1; then \
+		tail -n 3 .venv/install.log >&2; \
+		echo "The packages could not be installed. Is there a network? The whole log is .venv/install.log." >&2; exit 1; \
+	fi; \
+	touch $@

@@ -1,0 +1,331 @@
+"""What all tests share: an emulator on a real socket, an Airflow connection to it, and a task instance to run in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+# Read by Airflow when it is first imported: these tests need neither its database nor its home.
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
+os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parents[1] / ".pytest_cache" / "airflow"))
+
+from airflow_bitahub.api.auth import BearerToken
+from airflow_bitahub.api.jobs import JobStatus, stop_job
+from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.demo.platform import FOLDERS
+from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.emulator.state import JobKey, JobRecord
+from airflow_bitahub.exceptions import BitaHubError
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+
+REPOSITORY = Path(__file__).parents[1]
+IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
+_runs = count(1)
+
+T = TypeVar("T")
+
+
+class WorkerDied(BaseException):
+    """Stands for SIGKILL: raised inside an operator, it leaves without any except clause of ours seeing it."""
+
+
+def until(look: Callable[[], T], is_done: Callable[[T], bool] = bool, seconds: float = 20) -> T:
+    """Look again and again until it is so; give what was seen."""
+    deadline = time.monotonic() + seconds
+    while not is_done(seen := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"still {seen!r} after {seconds} s")
+        time.sleep(0.02)
+    return seen
+
+
+def events_of(trigger: Any) -> list[Any]:
+    """Run a trigger to its end and give the payloads of all its events."""
+
+    async def collect() -> list[Any]:
+        return [event.payload async for event in trigger.run()]
+
+    return asyncio.run(collect())
+
+
+@pytest.fixture(scope="session")
+def image_cache() -> Path:
+    """Where environments that stand for images are built, once for all test runs."""
+    return Path(os.environ.get("BITAHUB_TEST_IMAGES") or REPOSITORY / ".images")
+
+
+@pytest.fixture(scope="session")
+def tensorflow_python(image_cache: Path) -> Path:
+    """An interpreter with today's TensorFlow, Flask and Pillow: the one the emulator runs the demo's image with."""
+    import asyncio
+
+    images = Images(load_images(DEFAULT_IMAGES), image_cache)
+    return asyncio.run(images.prepare(images.find(IMAGE)))
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator in which every image stands for this interpreter, so that a job starts within milliseconds."""
+    folder = tmp_path_factory.mktemp("platform with spaces")
+    images = folder / "images.toml"
+    images.write_text(f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n')
+    with Emulator(folder / "home", images=images, grace=1.0) as emulator:
+        for path in (FOLDERS.code("demo"), FOLDERS.dataset("MNIST")[0]):
+            (emulator.storage / path.lstrip("/")).mkdir(parents=True)
+        yield emulator
+
+
+@pytest.fixture
+def client(platform: Emulator) -> Iterator[BitaHubClient]:
+    """A client that may change things on the emulator."""
+    client = BitaHubClient(platform.url, auth=BearerToken(platform.token))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def connection(platform: Emulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The Airflow connection `bitahub_default` to the emulator, under the document's user."""
+    connection = {
+        "conn_type": "bitahub",
+        "host": platform.url,
+        "login": FOLDERS.user_name,
+        "password": platform.token,
+        "extra": {
+            "user_id": FOLDERS.user_id,
+            "storage_uri": platform.storage.as_uri(),
+            "default_image": IMAGE,
+        },
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
+    return connection
+
+
+@pytest.fixture
+def hook(connection: dict[str, Any]) -> Iterator[BitaHubHook]:  # noqa: ARG001
+    """A hook on the emulator."""
+    hook = BitaHubHook()
+    yield hook
+    hook.client.close()
+
+
+class StateStore(dict[str, Any]):
+    """Stands for Airflow's task state store: what it is given survives only as JSON."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = json.loads(json.dumps(value))
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
+
+@dataclass
+class TaskRun:
+    """One task instance from try to try, as far as an operator sees it.
+
+    Every `context()` is what a fresh worker gets. `retry` and `clear` change what Airflow tells of the task instance
+    just as Airflow itself does.
+    """
+
+    retries: int = 2
+    map_index: int = -1
+    try_number: int = 1
+    max_tries: int = 2
+    clear_number: int = 0
+    run_id: str = field(default_factory=lambda: f"manual__{next(_runs)}")
+    logical_date: datetime | None = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    store: StateStore = field(default_factory=StateStore)
+    xcoms: dict[str, Any] = field(default_factory=dict)
+
+    def retry(self) -> None:
+        self.try_number += 1
+        self.xcoms.clear()
+
+    def clear(self) -> None:
+        self.max_tries = self.try_number + self.retries
+        self.try_number += 1
+        self.clear_number += 1
+        self.xcoms.clear()
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = json.loads(json.dumps(value))
+
+    def context(self) -> Any:
+        run_after = datetime(2026, 1, 2, tzinfo=timezone.utc)
+        ti = SimpleNamespace(
+            dag_id="tests",
+            task_id="task",
+            run_id=self.run_id,
+            map_index=self.map_index,
+            try_number=self.try_number,
+            max_tries=self.max_tries,
+            start_date=datetime.now(timezone.utc),
+            xcom_push=self.xcom_push,
+        )
+        dag_run = SimpleNamespace(
+            run_id=self.run_id, logical_date=self.logical_date, run_after=run_after, clear_number=self.clear_number
+        )
+        return {"ti": ti, "dag_run": dag_run, "task_state_store": self.store}
+
+
+@pytest.fixture
+def task_run() -> TaskRun:
+    """A task instance of its own."""
+    return TaskRun()
+
+
+class Submitted:
+    """The jobs that came to the emulator since the test began, whoever submitted them."""
+
+    def __init__(self, platform: Emulator) -> None:
+        self._state = platform.state
+        self._before = len(self._state.ledger())
+
+    def __call__(self) -> list[JobRecord]:
+        """Give their records, oldest first."""
+        return [entry.record for entry in self._state.ledger()[self._before :]]
+
+    @property
+    def only(self) -> JobRecord:
+        """The one job there is."""
+        [job] = self()
+        return job
+
+    def requests(self, method: str) -> list[str]:
+        """Give the job names of all such requests."""
+        entries = self._state.ledger()[self._before :]
+        return [entry.record.key.name for entry in entries for asked in entry.requests if asked.method == method]
+
+    def status(self, name: str) -> JobStatus:
+        """Give a job's status."""
+        return self._state.job(JobKey("bita-user", name)).status
+
+    def wait(self, name: str, *statuses: str) -> None:
+        """Stay until a job has one of these statuses; until it is over, when none is given."""
+        until(lambda: self.status(name), lambda status: status.value in statuses if statuses else status.is_terminal)
+
+
+@pytest.fixture
+def submitted(platform: Emulator, client: BitaHubClient) -> Iterator[Submitted]:
+    """What this test submitted; whatever of it still runs at the end is stopped."""
+    submitted = Submitted(platform)
+    yield submitted
+    for job in submitted():
+        if not job.status.is_terminal:
+            with suppress(BitaHubError):
+                client.send(stop_job(job.key.name))
+
+
+@pytest.fixture
+def task_state(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Lets Airflow say in which state any task is; None: it has no such task. Untold, it does not answer."""
+
+    def say(state: str | None) -> None:
+        def answer(dag_id: str, map_index: int | None, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
+            assert (dag_id, task_ids, map_index) == ("tests", ["task"], None)
+            return {} if state is None else {run_ids[0]: {task_ids[0]: state}}
+
+        monkeypatch.setattr(
+            "airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", staticmethod(answer)
+        )
+
+    return say
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Airflow's Variables, as the text they are stored as."""
+    stored: dict[str, str] = {}
+
+    def get(key: str, default: Any = None, deserialize_json: bool = False) -> Any:
+        if key not in stored:
+            return default
+        return json.loads(stored[key]) if deserialize_json else stored[key]
+
+    def set_(key: str, value: Any, description: str | None = None, serialize_json: bool = False) -> None:
+        assert description
+        stored[key] = json.dumps(value, indent=2) if serialize_json else str(value)
+
+    monkeypatch.setattr("airflow.sdk.Variable.get", staticmethod(get))
+    monkeypatch.setattr("airflow.sdk.Variable.set", staticmethod(set_))
+    return stored
+
+
+@pytest.fixture
+def shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No grace period: this platform shows at once what was submitted, so what it denies was never there."""
+    monkeypatch.setattr("airflow_bitahub.api.procedures.GRACE", 0.0)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it came over the wire."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Gateway:
+    """A server that writes down what it is asked and gives the answers it is told to give."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.answer: Callable[[Asked], tuple[int, Any]] = lambda _: (503, {})
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                asked = Asked(self.command, url.path, dict(parse_qsl(url.query)), dict(self.headers), body)
+                gateway.asked.append(asked)
+                status, answer = gateway.answer(asked)
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_PUT = do_DELETE = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def gateway(connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+    """A server in the emulator's stead, to which `bitahub_default` leads."""
+    gateway = Gateway()
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps({**connection, "host": gateway.url}))
+    yield gateway
+    gateway.close()

@@ -120,7 +120,7 @@ class Images:
 
     def __init__(self, images: list[Image], cache: Path, grace: float = 5.0) -> None:
         self._images = images
-        self._cache = cache
+        self._cache = cache.resolve()  # a build runs in another working directory
         self._grace = grace
         self._builds: dict[str, asyncio.Task[None]] = {}
 

@@ -118,6 +118,16 @@ def test_built_once_for_all_who_wait(tmp_path: Path) -> None:
     assert other.is_ready(other.find("bare"))
 
 
+def test_a_relative_cache_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "images.toml"
+    file.write_text('[[image]]\npattern = "bare"\nrequirements = []')
+    found = Images(load_images(file), Path("cache"))
+    python = asyncio.run(found.prepare(found.find("bare")))
+    monkeypatch.chdir("/")
+    assert python.exists()
+
+
 def test_a_killed_build_is_built_anew(tmp_path: Path) -> None:
     found = images(tmp_path, BARE)
     python = asyncio.run(found.prepare(found.find("bare")))

@@ -24,6 +24,9 @@ from airflow_bitahub.exceptions import (
 
 T = TypeVar("T")
 
+_NO_ADDRESS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
+_TROUBLE = (httpx.HTTPError, *_NO_ADDRESS)
+
 
 class BitaHubClient:
     """Performs calls and procedures against one platform.
@@ -92,7 +95,7 @@ class BitaHubClient:
             self._http = httpx.Client(**self._options())
         try:
             answer = self._http.request(**self._arguments(call.request))
-        except httpx.HTTPError as error:
+        except _TROUBLE as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(_response(answer), self.platform)
 
@@ -101,7 +104,7 @@ class BitaHubClient:
             self._ahttp = httpx.AsyncClient(**self._options())
         try:
             answer = await self._ahttp.request(**self._arguments(call.request))
-        except httpx.HTTPError as error:
+        except _TROUBLE as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(_response(answer), self.platform)
 
@@ -178,16 +181,21 @@ def _response(answer: httpx.Response) -> Response:
     return Response(answer.status_code, answer.headers, answer.content)
 
 
-def _raise_transport(request: Request, base_url: str, error: httpx.HTTPError) -> NoReturn:
+def _raise_transport(request: Request, base_url: str, error: Exception) -> NoReturn:
     where = request.operation.partition(" ")[2] if request.is_foreign else base_url
     tried = f"Could not {request.action} at {where}"
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        raise ConnectFailedError(
-            f"{tried}: no connection ({error}). Check that it is up and that the Airflow connection's host is right."
+    if isinstance(error, _NO_ADDRESS) and not request.is_foreign:
+        raise ConfigurationError(
+            f"{tried}: that is no address ({error}). Correct the host of the Airflow connection."
         ) from error
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        advice = "Check that it is up and that the Airflow connection's host is right."
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            advice = "Set 'verify' in the Airflow connection's extra to the path of a CA bundle, or to false."
+        raise ConnectFailedError(f"{tried}: no connection ({error}). {advice}") from error
     if isinstance(error, httpx.TimeoutException):
         raise RequestTimeoutError(
             f"{tried}: no answer in time ({type(error).__name__}). Raise request_timeout in the Airflow connection if "
             f"the platform is slow."
         ) from error
-    raise TransportError(f"{tried}: {error or type(error).__name__}.") from error
+    raise TransportError(f"{tried}: {str(error).rstrip('.') or type(error).__name__}.") from error

@@ -162,12 +162,14 @@ class ServingRecord:
     :param created_at: the platform's time of creation, which tells one serving of a name from the next
     :param replaces: `created_at` of the one that this one was to replace
     :param confirmed: whether the platform has shown that it has the serving
+    :param refused: whether the platform refused the creation, so that there is no such serving of ours
     """
 
     digest: str
     created_at: float | None = None
     replaces: float | None = None
     confirmed: bool = False
+    refused: bool = False
 
     @classmethod
     def from_json(cls, value: Any) -> ServingRecord | None:
@@ -182,6 +184,8 @@ class ServingRecord:
 
     def owns(self, created_at: float | None) -> bool:
         """Tell whether the serving created at that time is the one of this record, or the one it was to replace."""
+        if self.refused:
+            return False
         return not self.confirmed or self.created_at is None or created_at == self.created_at
 
     def describes(self, created_at: float | None) -> bool:

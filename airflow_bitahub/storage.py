@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from airflow_bitahub.exceptions import StorageError
 from airflow_bitahub.identity import path_part
@@ -81,7 +82,8 @@ class Storage:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri.rstrip("/")
+        # A file URI writes a space as %20; Airflow's object storage takes what follows the scheme as it is.
+        self.uri = (unquote(uri) if uri.startswith("file:") else uri).rstrip("/")
 
     def path(self, server_path: str) -> ObjectStoragePath:
         """Give a server path as a path to be opened here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,8 @@ import pytest
 # Read by Airflow when it is first imported: these tests need neither its database nor its home.
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parents[1] / ".pytest_cache" / "airflow"))
+
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobStatus, stop_job
@@ -63,6 +67,13 @@ def events_of(trigger: Any) -> list[Any]:
         return [event.payload async for event in trigger.run()]
 
     return asyncio.run(collect())
+
+
+def restored(trigger: Any) -> Any:
+    """Give the trigger another process makes of what Airflow stores of this one."""
+    path, arguments = trigger.serialize()
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
 
 
 @pytest.fixture(scope="session")
@@ -266,6 +277,19 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.setattr("airflow.sdk.Variable.get", staticmethod(get))
     monkeypatch.setattr("airflow.sdk.Variable.set", staticmethod(set_))
     return stored
+
+
+@pytest.fixture
+def time_runs_out() -> Iterator[Callable[..., object]]:
+    """Lets Airflow's execution timeout strike a moment after it is called, as Airflow itself does: by a signal."""
+
+    def strike(*_: Any) -> None:
+        raise AirflowTaskTimeout
+
+    before = signal.signal(signal.SIGALRM, strike)
+    yield lambda **_: signal.setitimer(signal.ITIMER_REAL, 0.1)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

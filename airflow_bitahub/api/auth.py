@@ -6,9 +6,12 @@ token (family).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from airflow_bitahub.exceptions import ConfigurationError
 
 
 class Auth(Protocol):
@@ -32,6 +35,14 @@ class BearerToken:
     """A fixed token."""
 
     token: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        # The HTTP library would refuse it as well, with a message that holds the token.
+        if not re.fullmatch(r"[!-~]+", self.token):
+            raise ConfigurationError(
+                "The token in the Airflow connection's password holds a blank, a line break or a character that "
+                "cannot be sent. Copy it again."
+            )
 
     def headers(self) -> Mapping[str, str]:
         """Give the Authorization header."""

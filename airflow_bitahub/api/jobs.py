@@ -6,6 +6,7 @@ shown, since the document shows no job answer at all.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -246,7 +247,7 @@ def items_of(data: Any) -> list[Any]:
     """Give the entries of a collection in any of its known shapes."""
     if isinstance(data, dict):
         for key in ("items", "list", "jobs", "servings"):
-            if isinstance(data.get(key), list):
+            if isinstance(data.get(key), list) or (key in data and data[key] is None):  # null: Go's empty list
                 data = data[key]
                 break
     if data is None:
@@ -295,7 +296,7 @@ def _first_text(*candidates: Any) -> str:
 
 def _integer(*candidates: Any) -> int | None:
     for value in candidates:
-        if isinstance(value, int | str) and str(value).lstrip("-").isdigit():
+        if isinstance(value, int | str) and re.fullmatch(r"-?[0-9]+", str(value)):
             return int(value)
     return None
 

@@ -41,6 +41,7 @@ from airflow_bitahub.exceptions import (
     ServingRefusedError,
     ServingTimeoutError,
     TransportError,
+    UnexpectedResponseError,
 )
 from airflow_bitahub.identity import JobRecord, ServingRecord, TaskIdentity, digest
 
@@ -107,23 +108,19 @@ def wait_for_job(
     :raises BitaHubError: the platform could not be asked for longer than the patience, or refuses to be asked
     """
     word: str | None = None
-    trouble_since: float | None = None
+    trouble = _Trouble(grace)
     last = "was never seen"
     while True:
         try:
             job = yield from get_job(name)
         except (*PASSING, NotFoundError) as error:
             # A failed poll says nothing about the job.
-            now = clock()
-            trouble_since = now if trouble_since is None else trouble_since
-            missing = isinstance(error, NotFoundError)
-            limit = grace if missing else PATIENCE
-            if limit is not None and now - trouble_since >= limit:
-                if missing:
+            if trouble.exceeds(error, clock()):
+                if isinstance(error, NotFoundError):
                     raise _lost(name) from error
                 raise
         else:
-            trouble_since = None
+            trouble = _Trouble(grace)
             if job.word != word:
                 word, last = job.word, str(job)
                 if on_change is not None:
@@ -134,6 +131,24 @@ def wait_for_job(
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} was not over in time; when last seen, {last}.", name)
         yield Sleep(poll_interval if deadline is None else min(poll_interval, deadline - now))
+
+
+@dataclass
+class _Trouble:
+    """For how long polls have failed in a row: unanswered, and answered with "no such thing", each for itself."""
+
+    grace: float | None
+    unanswered_since: float | None = None
+    missing_since: float | None = None
+
+    def exceeds(self, error: BitaHubError, now: float) -> bool:
+        """Note a failed poll; tell whether there have been such for too long."""
+        if isinstance(error, NotFoundError):
+            self.unanswered_since = None
+            self.missing_since = now if self.missing_since is None else self.missing_since
+            return self.grace is not None and now - self.missing_since >= self.grace
+        self.unanswered_since = now if self.unanswered_since is None else self.unanswered_since
+        return now - self.unanswered_since >= PATIENCE
 
 
 def end_job(
@@ -206,6 +221,8 @@ def ensure_job(
         return (yield from submission.send(task.first_attempt(None)))
     if task.is_new_generation(record):
         if not record.refused:
+            # Should this try die now, the next must not take the record for its own: that counts on the first only.
+            save(replace(record, max_tries=-1))
             yield from end_job(record.job_name, may_appear=not record.confirmed, clock=clock)
         return (yield from submission.send(task.first_attempt(record)))
     if record.refused:
@@ -213,23 +230,16 @@ def ensure_job(
 
     record = task.refresh(record)
     job = yield from _look(record.job_name, 0 if record.confirmed else GRACE, clock)
-    if job is None:
-        if record.confirmed:
-            raise _lost(record.job_name)
+    if job is None and not record.confirmed:
+        record = replace(record, stopped=False)
+        save(record)
         return (yield from submission.post(record))
-    record = replace(record, confirmed=True)
-    save(record)
-    if not job.status.is_terminal and record.stopped:
-        job = (yield from end_job(job.name, clock=clock)) or job  # a stop of ours that did not get through
-    if job.status.is_successful or not job.status.is_terminal:
-        return job, record
-    if job.status is JobStatus.STOPPED and not (record.stopped or resubmit_stopped):
-        raise JobStoppedError(
-            f"Job {job.name!r} was stopped by somebody else, so it is not submitted again. Clear the task to run it "
-            f"again, or set resubmit_stopped=True.",
-            job.name,
-        )
-    return (yield from submission.send(task.next_attempt(record)))
+    if job is not None:
+        record = replace(record, confirmed=True)
+        save(record)
+        if record.stopped and not job.status.is_terminal:
+            job = yield from end_job(job.name, clock=clock)  # a stop of ours that did not get through
+    return (yield from submission.resume(record, job, resubmit_stopped))
 
 
 def ensure_serving(
@@ -248,21 +258,19 @@ def ensure_serving(
     :raises ServingRefusedError: one of this name exists that is not ours, or that is not to be replaced
     """
     wanted = digest(spec.body())
-    found = yield from _look_for_serving(spec, 0 if record is None or record.confirmed else GRACE, clock)
+    unsettled = record is not None and not (record.confirmed or record.refused)
+    found = yield from _look_for_serving(spec, GRACE if unsettled else 0, clock)
     replaced: float | None = None
     if found is not None:
         if record is None or not record.owns(found.created_at):
-            raise ServingRefusedError(
-                f"A serving named {spec.name!r} (version {spec.version!r}) exists that this Airflow did not create, so "
-                f"it is left alone. Choose another serving_name, or remove it on the platform.",
-                spec.name,
-            )
+            raise _refused_serving(spec)
         same = record.digest == wanted and record.describes(found.created_at)
         usable = not found.status.is_terminal and found.status is not ServingStatus.STOPPING
         if same and usable:
             save(ServingRecord(wanted, found.created_at, confirmed=True))
             return found
-        if if_exists == "fail" and not same:
+        begun = record.replaces is not None and record.replaces == found.created_at  # an earlier try's replacement
+        if if_exists == "fail" and not (same or begun):
             raise ServingRefusedError(
                 f"Serving {spec.name!r} (version {spec.version!r}) exists with another specification, and "
                 f"if_exists='fail'. Remove it, choose another serving_name, or set if_exists='replace'.",
@@ -272,22 +280,37 @@ def ensure_serving(
     save(ServingRecord(wanted, replaces=replaced))
     if found is not None:
         yield from end_serving(spec.name, spec.version, clock=clock)
-    return (yield from _create(spec, wanted, save, clock))
+    return (yield from _create(spec, wanted, save, clock, new=found is None and not unsettled))
 
 
 def _create(
-    spec: ServingSpec, wanted: str, save: Callable[[ServingRecord], None], clock: Callable[[], float]
+    spec: ServingSpec,
+    wanted: str,
+    save: Callable[[ServingRecord], None],
+    clock: Callable[[], float],
+    *,
+    new: bool,
 ) -> Procedure[Serving]:
     for attempt in range(1, _SUBMISSIONS + 1):
+        first = new and attempt == 1
         try:
             yield from create_serving(spec)
-        except ConflictError:
-            pass  # an earlier creation of unknown outcome
+        except ConflictError as error:
+            if first:
+                # Taken between our look and our creation; otherwise it is an earlier creation of unknown outcome.
+                save(ServingRecord(wanted, refused=True))
+                raise _refused_serving(spec) from error
+        except RateLimitError:
+            raise
         except (TransportError, ServerError):
             if (yield from _look_for_serving(spec, GRACE, clock)) is None:
                 if attempt == _SUBMISSIONS:
                     raise
                 continue
+        except APIError:
+            if first or (yield from _look_for_serving(spec, 0, clock)) is None:
+                save(ServingRecord(wanted, refused=True))
+                raise
         break
     serving = yield from _look_for_serving(spec, GRACE, clock)
     if serving is None:
@@ -317,19 +340,16 @@ def wait_for_serving(
     :raises BitaHubError: the platform could not be asked for longer than the patience, or refuses to be asked
     """
     word: str | None = None
-    trouble_since: float | None = None
+    trouble = _Trouble(grace)
     last = "was never seen"
     while True:
         try:
             serving = yield from get_serving(name, version)
         except (*PASSING, NotFoundError) as error:
-            now = clock()
-            trouble_since = now if trouble_since is None else trouble_since
-            limit = grace if isinstance(error, NotFoundError) else PATIENCE
-            if limit is not None and now - trouble_since >= limit:
+            if trouble.exceeds(error, clock()):
                 raise
         else:
-            trouble_since = None
+            trouble = _Trouble(grace)
             if serving.word != word:
                 word, last = serving.word, str(serving)
                 if on_change is not None:
@@ -400,6 +420,21 @@ class _Submission:
     extra_body: Mapping[str, Any] | None
     clock: Callable[[], float]
 
+    def resume(self, record: JobRecord, job: Job | None, resubmit_stopped: bool) -> Procedure[tuple[Job, JobRecord]]:
+        """Go on from a job the platform has confirmed; None: it no longer has it."""
+        if job is None:
+            if not record.stopped:
+                raise _lost(record.job_name)
+        elif job.status.is_successful or not job.status.is_terminal:
+            return job, record
+        elif job.status is JobStatus.STOPPED and not (record.stopped or resubmit_stopped):
+            raise JobStoppedError(
+                f"Job {job.name!r} was stopped by somebody else, so it is not submitted again. Clear the task to run "
+                f"it again, or set resubmit_stopped=True.",
+                job.name,
+            )
+        return (yield from self.send(self.task.next_attempt(record)))
+
     def send(self, record: JobRecord) -> Procedure[tuple[Job, JobRecord]]:
         """Submit under a name that was never used before."""
         self.spec_for(record)  # what cannot be sent must not be written down
@@ -414,10 +449,11 @@ class _Submission:
         """Submit under a recorded name until the platform has it; an unknown outcome is settled by looking."""
         name, job = record.job_name, None
         for attempt in range(1, _SUBMISSIONS + 1):
+            first = new and attempt == 1
             try:
                 yield from submit_job(self.spec_for(record), self.extra_body)
             except ConflictError as error:
-                if new and attempt == 1 and self.task.job_name:
+                if first and self.task.job_name:
                     # Taken between our look and our submission: never ours to adopt or to stop.
                     self.save(replace(record, refused=True))
                     raise _refused(name) from error
@@ -430,14 +466,19 @@ class _Submission:
             except RateLimitError:
                 raise
             except APIError:
-                self.save(replace(record, refused=True))
-                raise
+                # an earlier submission may have got through after all, and this be a refusal of the second
+                job = None if first else (yield from _look(name, 0, self.clock))
+                if job is None:
+                    self.save(replace(record, refused=True))
+                    raise
             break
-        record = replace(record, confirmed=True)
-        self.save(record)
         job = job or (yield from _look(name, GRACE, self.clock))
         if job is None:
-            raise _lost(name)
+            raise UnexpectedResponseError(
+                f"The platform accepted job {name!r} but does not show it. The next try of the task looks for it again."
+            )
+        record = replace(record, confirmed=True)
+        self.save(record)
         return job, record
 
 
@@ -458,6 +499,14 @@ def _lost(name: str) -> JobLostError:
         f"The platform had job {name!r} and no longer knows it, so its result cannot be told. Clear the task to run "
         f"it again.",
         name,
+    )
+
+
+def _refused_serving(spec: ServingSpec) -> ServingRefusedError:
+    return ServingRefusedError(
+        f"A serving named {spec.name!r} (version {spec.version!r}) exists that this Airflow did not create, so it is "
+        f"left alone. Choose another serving_name, or remove it on the platform.",
+        spec.name,
     )
 
 

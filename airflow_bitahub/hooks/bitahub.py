@@ -90,7 +90,7 @@ class BitaHubHook(BaseHook):
     - ``workspace``, ``cluster``, ``job_namespace``, ``serving_namespace``, ``prefix``: parts of the addresses
     - ``storage_uri``: where workers see the platform's storage, such as ``file:///mnt/bitahub``
     - ``default_image``: for jobs that name none
-    - ``console_url``: address of a job in the platform's console, with ``{name}``
+    - ``console_url``: address of a job in the platform's console, with ``{name}``; ``serving_console_url`` likewise
     - ``verify``: false, or the path of a CA bundle; ``request_timeout``: seconds
     - ``deployment``: a name for this Airflow, where two share one platform account
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of `api.platform`'s tables

@@ -23,7 +23,8 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
     :param result_file: what the job writes into ``/output``: a JSON object of metrics (seed). It is read through the
         connection's ``storage_uri``
 
-    The XCom result has one more entry, ``metrics``: that object, such as ``{"accuracy": 0.903}``.
+    The XCom result has one more entry, ``metrics``: that object, such as ``{"accuracy": 0.903}``. It is missing where
+    the job was not waited for.
     """
 
     template_fields: Sequence[str] = (*BitaHubJobOperator.template_fields, "predictions", "result_file")
@@ -52,6 +53,8 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Give the result of any job, and the metrics. Raises StorageError when there are none to be read."""
+        if not job.status.is_terminal:  # wait_for_completion=False
+            return super().result(job, record)
         path = f"{record.output_path}/{self.result_file}"
         metrics = self.hook.storage.read_json(path)
         if not isinstance(metrics, dict):

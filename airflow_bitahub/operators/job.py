@@ -345,6 +345,8 @@ class BitaHubJobOperator(BaseOperator):
         folders = self.hook.folders
         if isinstance(item, str):
             return mount(*by_name(folders.fill(item)))
+        if not isinstance(item, Mapping):  # None, where the XCom of a template is missing
+            raise ConfigurationError(f"A folder is a name, or has 'path' and 'mount_path'; {item!r} is neither.")
         try:
             return mount(folders.fill(item["path"]), folders.fill(item["mount_path"]))
         except KeyError as error:

@@ -160,8 +160,12 @@ class BitaHubDeployServingOperator(BaseOperator):
         with self._settling():
             spec = self._spec()
             record = ServingRecord.from_json(Variable.get(self._variable, default=None, deserialize_json=True))
-            self._launching = context
-            serving = self.hook.run(ensure_serving(spec, record, save=self._save, if_exists=self.if_exists))
+
+            def save(record: ServingRecord) -> None:
+                self._launching = context  # from here on there is a serving of ours that may have to be stopped
+                self._save(record)
+
+            serving = self.hook.run(ensure_serving(spec, record, save=save, if_exists=self.if_exists))
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
             self.log.info("The %s", serving)
             deadline = context["ti"].start_date.timestamp() + self.launch_timeout
@@ -234,7 +238,8 @@ class BitaHubDeployServingOperator(BaseOperator):
         try:
             yield
         except AirflowTaskTimeout:
-            self._stop("execution_timeout has passed")
+            if self._launching is not None:
+                self._stop("execution_timeout has passed")
             raise
         except ServingTimeoutError:
             self._stop("it was not ready in time")
@@ -326,6 +331,7 @@ class BitaHubInvokeServingOperator(BaseOperator):
         "expected_prediction",
         "bitahub_conn_id",
     )
+    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
     ui_color = "#dff5e1"
 
     def __init__(

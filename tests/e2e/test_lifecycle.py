@@ -100,6 +100,25 @@ def test_a_retry_after_the_worker_was_killed_finds_its_job(world: World) -> None
     assert (output / "result.txt").read_text() == "done\n"
 
 
+def test_marking_tasks_as_failed_stops_their_jobs(world: World) -> None:
+    run_id = world.airflow.trigger("both_ways")
+    wait_until(lambda: states(world, "both_ways", run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
+    # Airflow tells nobody about a trigger that no triggerer has begun yet.
+    wait_until(lambda: all(len(looks(world, task)) > 3 for task in ("on-worker", "in-triggerer")))
+
+    for task in ("on-worker", "in-triggerer"):
+        path = f"/dags/both_ways/dagRuns/{run_id}/taskInstances/{task}"
+        world.airflow.call("PATCH", path, {"new_state": "failed"})
+
+    wait_until(
+        lambda: {job["state"] for task in ("on-worker", "in-triggerer") for job in world.ledger(task)} == {"STOPPED"}
+    )
+
+
+def looks(world: World, prefix: str) -> list[Any]:
+    return [request for job in world.ledger(prefix) for request in job["requests"] if request["method"] == "GET"]
+
+
 def worker_processes(world: World) -> list[psutil.Process]:
     """Give the process that runs the task of `one_job`, and the one that supervises it."""
     scheduler = psutil.Process(world.airflow.processes["scheduler"].pid)

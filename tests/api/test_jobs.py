@@ -1,0 +1,492 @@
+"""Jobs: what may be sent, and the shapes in which one may come back. The documented bodies are in `test_golden`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from airflow_bitahub.api.jobs import (
+    Job,
+    JobSpec,
+    JobStatus,
+    Mount,
+    TaskRole,
+    delete_job,
+    get_job,
+    list_jobs,
+    read_job_log,
+    stop_job,
+    submit_job,
+    to_epoch,
+)
+from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.api.protocol import Response
+from airflow_bitahub.exceptions import NotFoundError, UnexpectedResponseError
+
+PLATFORM = Platform()
+JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
+ROLE: Mapping[str, Any] = {"image": "tensorflow", "command": "true"}
+
+
+def spec(**fields: Any) -> JobSpec:
+    return JobSpec.model_validate({"job_name": "mnist-1", "task_roles": [ROLE], **fields})
+
+
+def role(**fields: Any) -> TaskRole:
+    return TaskRole.model_validate({**ROLE, **fields})
+
+
+def response(data: Any, status: int = 200) -> Response:
+    return Response(status, {}, json.dumps({"status": {"code": 0, "msg": "success"}, "data": data}).encode())
+
+
+def job_of(data: Any) -> Job:
+    return get_job("asked").read(response(data), PLATFORM)
+
+
+# What is sent ---------------------------------------------------------------------------------------------------
+
+
+def test_fields_may_be_named_as_in_python_or_as_in_the_document() -> None:
+    assert role(memoryMB=4, shmMB=2, cpuNumber=3) == role(memory_mb=4, shm_mb=2, cpu_number=3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"priority": 1}, "priority"),
+        ({"api_version": "1.0"}, "2.0"),
+        ({"task_roles": []}, "at least 1"),
+        ({"task_roles": [{**ROLE, "gpuNumber": 1}]}, "gpuNumber"),
+        ({"task_roles": [{**ROLE, "accelerators": {}}]}, "accelerators"),
+        ({"task_roles": [{"image": "x"}]}, "command"),
+        ({"task_roles": [ROLE, ROLE]}, "two task roles have the same name"),
+        ({"code": {"mountSource": {"path": "/a", "mountPath": "/b"}, "readOnly": True}}, "readOnly"),
+        ({"code": {"kind": "hdfs", "mountSource": {"path": "/a", "mountPath": "/b"}}}, "nfs"),
+    ],
+)
+def test_what_the_platform_would_not_understand_is_refused(fields: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        spec(**fields)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Mnist", "mnist_1", "-mnist", "mnist-", "mnist.1", "m n", "模型", "mnist\n", "a/b", "..", "x" * 64]
+)
+def test_names_that_kubernetes_would_refuse_are_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        spec(job_name=name)
+    with pytest.raises(ValidationError):
+        role(task_role_name=name)
+
+
+@pytest.mark.parametrize("name", ["a", "1", "mnist-train-1234", "x" * 63])
+def test_names_that_kubernetes_takes_are_taken(name: str) -> None:
+    assert spec(job_name=name).job_name == name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cpu_number": 0},
+        {"memory_mb": 0},
+        {"shm_mb": -1},
+        {"memory_mb": 1024, "shm_mb": 1025},
+        {"memory_mb": 1024},  # less than the usual shared memory
+        {"task_number": 0},
+        {"image": ""},
+        {"command": ""},
+        {"acc_device": {"device_type": "", "requests": 1}},
+        {"acc_device": {"device_type": "gtx-1080-ti", "requests": 0}},
+        {"min_failed_task_count": 0},
+    ],
+)
+def test_impossible_resources_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        role(**fields)
+
+
+def test_shared_memory_may_be_all_the_memory() -> None:
+    assert role(memory_mb=1024, shm_mb=1024).shm_mb == 1024
+
+
+@pytest.mark.parametrize("path", ["", "relative", "./x", "/projects/../secret", "/projects/u/..", "../x"])
+def test_paths_must_be_absolute_and_must_not_climb(path: str) -> None:
+    with pytest.raises(ValidationError, match="absolute path"):
+        Mount.of(path, "/code")
+    with pytest.raises(ValidationError, match="absolute path"):
+        Mount.of("/projects/u/p/code", path)
+
+
+def test_two_dots_inside_a_name_do_not_climb() -> None:
+    assert Mount.of("/datasets/u/v1..v2", "/data/u/v1..v2").mount_source.path == "/datasets/u/v1..v2"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"code": Mount.of("/a", "/code"), "output": Mount.of("/b", "/code")},
+        {"datasets": [Mount.of("/a", "/data"), Mount.of("/b", "/data/")]},
+        {"code": Mount.of("/a", "/x"), "models": [Mount.of("/b", "/x")]},
+        {"datasets": [Mount.of("/a", "/data")], "models": [Mount.of("/a", "/data")]},
+    ],
+)
+def test_two_folders_at_one_place_are_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="two folders are mounted at /"):
+        spec(**fields)
+
+
+def test_all_folders_of_a_job_are_known() -> None:
+    folders = [Mount.of(f"/server/{name}", f"/{name}") for name in ("code", "output", "data", "model")]
+    full = spec(code=folders[0], output=folders[1], datasets=[folders[2]], models=[folders[3]])
+    assert full.mounts == folders
+    assert spec().mounts == []
+
+
+def test_a_field_that_is_none_is_not_sent() -> None:
+    body = spec(code=None, models=None).body()
+    assert "code" not in body
+    assert "models" not in body
+    assert "accDevice" not in body["taskRoles"][0]
+    assert spec(models=[]).body()["models"] == []
+
+
+def test_fields_the_package_does_not_know_are_merged_last() -> None:
+    call = submit_job(spec(), {"retryCount": 2, "queue": "fast"})
+    assert call.request.json_body == {**spec().body(), "retryCount": 2, "queue": "fast"}
+
+
+@pytest.mark.parametrize(
+    ("call", "method", "path"),
+    [
+        (submit_job(spec()), "POST", f"{JOBS}/mnist-1"),
+        (get_job("mnist-1"), "GET", f"{JOBS}/mnist-1"),
+        (list_jobs(), "GET", JOBS),
+        (stop_job("mnist-1"), "DELETE", f"{JOBS}/mnist-1"),
+        (delete_job("mnist-1"), "DELETE", f"{JOBS}/mnist-1"),
+        (read_job_log("mnist-1"), "GET", f"{JOBS}/mnist-1/log"),
+    ],
+)
+def test_only_looking_may_be_repeated(call: Any, method: str, path: str) -> None:
+    assert PLATFORM.locate(call.request.operation, call.request.names) == (method, path)
+    assert call.safe_to_repeat == (method == "GET")
+
+
+def test_a_page_of_the_list_is_asked_for() -> None:
+    assert list_jobs(page=3, limit=7).request.query == {"page": "3", "limit": "7"}
+
+
+@pytest.mark.parametrize("data", [None, {}, {"jobName": "mnist-1"}, {"payload": {"jobId": 7}}, "ok"])
+def test_whatever_a_submission_is_answered_with_the_name_is_the_key(data: Any) -> None:
+    call = submit_job(spec())
+    assert call.read(response(data), PLATFORM) is None
+
+
+# What is read ---------------------------------------------------------------------------------------------------
+
+# The shapes of platform-api.md, section 3.3, each of a job of 2022-09-18 03:14:51 that was over 10 minutes later.
+FLAT = {
+    "name": "mnist-1",
+    "namespace": "bita-user",
+    "status": "SUCCEEDED",
+    "createdTime": 1663470891571,
+    "launchedTime": 1663470951000,
+    "updatedTime": 1663471491571,
+    "stopedTime": 1663471491571,
+}
+OPENPAI = {
+    "name": "mnist-1",
+    "jobStatus": {
+        "username": "_2f1fe8d0df7a48f6b471e02e054b4852",
+        "state": "STOPPED",
+        "subState": "FRAMEWORK_COMPLETED",
+        "executionType": "STOP",
+        "retries": 0,
+        "createdTime": 1663470891571,
+        "completedTime": 1663471491571,
+        "appLaunchedTime": 1663470951000,
+        "appCompletedTime": 1663471491570,
+        "appExitCode": 214,
+        "appExitDiagnostics": "killed due to StopFrameworkRequest",
+        "appExitType": "NON_TRANSIENT",
+    },
+    "taskRoles": {
+        "task1": {
+            "taskRoleStatus": {"name": "task1"},
+            "taskStatuses": [{"taskIndex": 0, "state": "RUNNING", "exitCode": 1, "finishedAt": 1}],
+        }
+    },
+}
+OCTOPUS = {
+    "version": "v1",
+    "job": {
+        "id": "j7",
+        "name": "mnist-1",
+        "type": "training",
+        "state": "failed",
+        "startAt": "2022-09-18T03:15:51Z",
+        "finishedAt": "2022-09-18T11:24:51.500+08:00",
+        "totalRetriedCount": 0,
+        "exitCode": 137,
+        "exitDiagnostics": "OOMKilled",
+    },
+    "cluster": {"identity": "hefei"},
+    "tasks": [{"name": "task1", "state": "running", "replicas": [{"index": 0, "state": "running", "exitCode": 0}]}],
+}
+VOLCANO = {
+    "apiVersion": "batch.volcano.sh/v1alpha1",
+    "kind": "Job",
+    "metadata": {"name": "mnist-1", "namespace": "bita-user", "creationTimestamp": "2022-09-18T03:14:51Z"},
+    "spec": {"queue": "default"},
+    "status": {
+        "state": {
+            "phase": "Completed",
+            "reason": "",
+            "message": "all done",
+            "lastTransitionTime": "2022-09-18T03:24:51Z",
+        },
+        "succeeded": 1,
+        "retryCount": 0,
+    },
+}
+BUSINESS = {
+    "jobName": "mnist-1",
+    "state": "SUCCEEDED",
+    "codeNo": 7,
+    "createTime": "1663470891571",
+    "completedTime": 1663471491,
+    "remark": "<b>fine</b>",
+    "config": '{"jobName": "other", "state": "FAILED"}',
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(
+            FLAT,
+            Job(
+                name="mnist-1",
+                status=JobStatus.SUCCEEDED,
+                word="SUCCEEDED",
+                created_at=1663470891.571,
+                started_at=1663470951,
+                finished_at=1663471491.571,
+            ),
+            id="A, like a serving",
+        ),
+        pytest.param(
+            OPENPAI,
+            Job(
+                name="mnist-1",
+                status=JobStatus.STOPPED,
+                word="STOPPED",
+                created_at=1663470891.571,
+                started_at=1663470951,
+                finished_at=1663471491.571,
+                exit_code=214,
+                message="killed due to StopFrameworkRequest",
+            ),
+            id="B, like OpenPAI",
+        ),
+        pytest.param(
+            OCTOPUS,
+            Job(
+                name="mnist-1",
+                status=JobStatus.FAILED,
+                word="failed",
+                started_at=1663470951,
+                finished_at=1663471491.5,
+                exit_code=137,
+                message="OOMKilled",
+            ),
+            id="C, Octopus",
+        ),
+        pytest.param(
+            VOLCANO,
+            Job(
+                name="mnist-1",
+                status=JobStatus.SUCCEEDED,
+                word="Completed",
+                created_at=1663470891,
+                message="all done",
+            ),
+            id="D, Volcano",
+        ),
+        pytest.param(
+            BUSINESS,
+            Job(
+                name="mnist-1",
+                status=JobStatus.SUCCEEDED,
+                word="SUCCEEDED",
+                created_at=1663470891.571,
+                finished_at=1663471491,
+            ),
+            id="E, business layer",
+        ),
+    ],
+)
+def test_every_shape_a_job_was_seen_in(data: dict[str, Any], expected: Job) -> None:
+    assert job_of(data) == expected
+    assert job_of({"jobDetail": data}) == expected
+
+
+def test_a_payload_is_read_like_data() -> None:
+    body = json.dumps({"code": "S000", "msg": "success", "payload": OCTOPUS}).encode()
+    assert get_job("mnist-1").read(Response(200, {}, body), PLATFORM) == job_of(OCTOPUS)
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        ({"jobStatus": {"state": "RUNNING"}, "state": "FAILED", "status": "STOPPED"}, "RUNNING"),
+        ({"state": "RUNNING", "status": "STOPPED"}, "RUNNING"),
+        ({"status": "RUNNING"}, "RUNNING"),
+        ({"state": "", "status": {"state": {"phase": "Running"}}}, "Running"),
+        ({"jobStatus": None, "state": None, "status": "RUNNING"}, "RUNNING"),
+    ],
+)
+def test_the_state_is_looked_for_in_order(data: dict[str, Any], word: str) -> None:
+    job = job_of(data)
+    assert (job.word, job.status) == (word, JobStatus.RUNNING)
+
+
+@pytest.mark.parametrize("data", [{}, {"state": 7}, {"status": {}}, {"status": {"state": "RUNNING"}}])
+def test_a_job_without_a_readable_state_is_not_over(data: dict[str, Any]) -> None:
+    job = job_of(data)
+    assert job.status is JobStatus.UNKNOWN
+    assert not job.status.is_terminal
+
+
+def test_a_shape_without_a_name_is_the_job_that_was_asked_for() -> None:
+    assert job_of({"state": "RUNNING"}).name == "asked"
+
+
+@pytest.mark.parametrize("data", [None, [], "RUNNING", 7])
+def test_an_answer_without_a_job_says_so(data: Any) -> None:
+    with pytest.raises(UnexpectedResponseError, match="'asked' holds no job"):
+        job_of(data)
+
+
+def test_a_job_the_platform_does_not_have() -> None:
+    body = b'{"status": {"code": 404, "msg": "there is no such job"}, "data": null}'
+    with pytest.raises(NotFoundError, match=r"Could not get job 'x'.*there is no such job"):
+        get_job("x").read(Response(404, {}, body), PLATFORM)
+
+
+@pytest.mark.parametrize("state", ["WAITING", "RUNNING", "STOPPING", "RESTARTING", "no such word"])
+def test_the_end_of_a_job_that_is_not_over_is_not_believed(state: str) -> None:
+    job = job_of({**FLAT, "status": state, "completedTime": 1663471491571})
+    assert job.finished_at is None
+    assert job.run_seconds is None
+
+
+@pytest.mark.parametrize("unset", [0, "0", None, "", "0001-01-01", "0001-01-01T00:00:00Z", "0001-01-01 00:00:00", -1])
+def test_what_is_not_set_is_not_a_time(unset: Any) -> None:
+    job = job_of({**FLAT, "createdTime": unset, "launchedTime": unset, "stopedTime": unset})
+    assert (job.created_at, job.started_at, job.finished_at) == (None, None, None)
+    assert (job.queue_seconds, job.run_seconds) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1663470891,
+        1663470891000,
+        "1663470891",
+        "1663470891000",
+        1663470891.0,
+        "2022-09-18T03:14:51Z",
+        "2022-09-18T03:14:51+00:00",
+        "2022-09-18T11:14:51.000+08:00",
+    ],
+)
+def test_times_are_read_in_every_form_seen(value: Any) -> None:
+    assert to_epoch(value) == 1663470891
+
+
+@pytest.mark.parametrize("value", ["yesterday", [], {}, "--5", "²", float("nan"), "2022-13-40T00:00:00Z"])
+def test_what_is_no_time_is_not_known(value: Any) -> None:
+    assert to_epoch(value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "exit_code"),
+    [
+        (0, 0),
+        ("0", 0),
+        ("137", 137),
+        (-210, -210),
+        ("-220", -220),
+        (None, None),
+        ("", None),
+        ("²", None),
+        ("--1", None),
+    ],
+)
+def test_exit_codes_may_be_text(value: Any, exit_code: int | None) -> None:
+    assert job_of({**FLAT, "exitCode": value}).exit_code == exit_code
+
+
+def test_numbers_as_text_give_the_same_job() -> None:
+    detail = OPENPAI["jobStatus"]
+    assert isinstance(detail, dict)
+    as_text = {key: str(value) if isinstance(value, int) else value for key, value in detail.items()}
+    assert job_of({**OPENPAI, "jobStatus": as_text}) == job_of(OPENPAI)
+
+
+def test_times_of_a_job() -> None:
+    job = job_of(FLAT)
+    assert job.queue_seconds == 59.429
+    assert job.run_seconds == 540.571
+
+
+def test_a_start_floored_to_before_its_submission_waited_for_no_time() -> None:
+    job = job_of({**FLAT, "createdTime": 1663470891571, "launchedTime": 1663470891000})
+    assert job.queue_seconds == 0
+
+
+@pytest.mark.parametrize(
+    "collection",
+    [
+        [FLAT, OPENPAI],
+        {"items": [FLAT, OPENPAI], "totalItems": 2},
+        {"list": [FLAT, OPENPAI], "total": "2"},
+        {"jobs": [FLAT, OPENPAI], "totalSize": 2},
+    ],
+)
+def test_every_shape_of_a_list(collection: Any) -> None:
+    assert list_jobs().read(response(collection), PLATFORM) == [job_of(FLAT), job_of(OPENPAI)]
+
+
+@pytest.mark.parametrize("collection", [None, [], {"items": []}, {"items": None, "totalItems": 0}, {"jobs": None}])
+def test_every_shape_of_an_empty_list(collection: Any) -> None:
+    assert list_jobs().read(response(collection), PLATFORM) == []
+
+
+@pytest.mark.parametrize("collection", ["jobs", 7, {"mnist-1": FLAT}, {"items": {"mnist-1": FLAT}}, [None], ["x"]])
+def test_a_list_in_no_known_shape_says_so(collection: Any) -> None:
+    with pytest.raises(UnexpectedResponseError):
+        list_jobs().read(response(collection), PLATFORM)
+
+
+@pytest.mark.parametrize(("data", "text"), [({"log": "a\nb"}, "a\nb"), ("a\nb", "a\nb"), (None, ""), ({}, "")])
+def test_a_log_is_read(data: Any, text: str) -> None:
+    call = read_job_log("x", tail_lines=7)
+    assert call.request.query == {"tailLines": "7"}
+    assert call.read(response(data), PLATFORM) == text
+
+
+def test_a_job_in_words() -> None:
+    assert str(job_of(OCTOPUS)) == "job 'mnist-1' is failed, exit code 137: OOMKilled"
+    assert str(job_of(FLAT)) == "job 'mnist-1' is SUCCEEDED"
+    assert str(Job(name="x", status=JobStatus.UNKNOWN)) == "job 'x' is UNKNOWN"
+
+
+def test_a_job_survives_json() -> None:
+    job = job_of(OPENPAI)
+    assert Job.model_validate(json.loads(json.dumps(job.model_dump(mode="json")))) == job

@@ -1,0 +1,90 @@
+"""What training and inference jobs see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_bitahub.demo.platform import FOLDERS
+from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.operators.infer import BitaHubInferOperator
+from airflow_bitahub.operators.train import BitaHubTrainOperator
+from tests.conftest import Submitted, TaskRun
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+VERSION = f"/models/{FOLDERS.user_id}/seen/20260101-abc-1"
+
+
+@pytest.fixture(autouse=True)
+def _model(platform: Emulator) -> None:
+    for version in (VERSION, FOLDERS.model("other")[0]):
+        folder = platform.storage / version.lstrip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "weights").write_text(version)
+
+
+def infer(**arguments: Any) -> BitaHubInferOperator:
+    return BitaHubInferOperator(
+        **{"task_id": "task", "project": "demo", "command": "true", "poll_interval": 0.02, **arguments}
+    )
+
+
+def test_training_sees_code_and_dataset_and_its_output_is_kept(task_run: TaskRun, platform: Emulator) -> None:
+    (platform.storage / FOLDERS.code("demo").lstrip("/") / "train.sh").write_text("cat $1 > $2/model")
+    (platform.storage / FOLDERS.dataset("MNIST")[0].lstrip("/") / "pictures").write_text("digits")
+    result = BitaHubTrainOperator(
+        task_id="task",
+        project="demo",
+        datasets=["MNIST"],
+        command="sh /code/train.sh /data/{user_name}/MNIST/pictures /output",
+        poll_interval=0.02,
+    ).execute(task_run.context())
+    assert result is not None
+    assert (platform.storage / result["output_path"].lstrip("/") / "model").read_text() == "digits"
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        pytest.param("seen", f"/models/{FOLDERS.user_id}/seen", id="by name"),
+        pytest.param(VERSION, VERSION, id="by the path of a version"),
+        pytest.param("/models/{user_id}/seen/20260101-abc-1", VERSION, id="by a path with a placeholder"),
+    ],
+)
+def test_inference_sees_the_model_under_its_name_however_it_is_given(
+    model: str, path: str, task_run: TaskRun, submitted: Submitted
+) -> None:
+    infer(model=model).execute(task_run.context())
+    [mount] = submitted.only.spec.models or []
+    assert mount.mount_source.path == path
+    assert mount.mount_source.mount_path == f"/model/{FOLDERS.user_name}/seen"
+
+
+def test_inference_reads_the_very_version_it_was_given(task_run: TaskRun, platform: Emulator) -> None:
+    result = infer(model=VERSION, command="cp /model/{user_name}/seen/weights /output").execute(task_run.context())
+    assert result is not None
+    assert (platform.storage / result["output_path"].lstrip("/") / "weights").read_text() == VERSION
+
+
+@pytest.mark.parametrize("more", [None, ["other"]])
+def test_inference_may_see_more_models_behind_the_first(
+    more: list[str] | None, task_run: TaskRun, submitted: Submitted
+) -> None:
+    infer(model=VERSION, models=more).execute(task_run.context())
+    mounts = [mount.mount_source.mount_path for mount in submitted.only.spec.models or []]
+    assert mounts == [f"/model/{FOLDERS.user_name}/{name}" for name in ["seen", *(more or [])]]
+
+
+def test_model_that_no_task_upstream_gave_fails_at_once(task_run: TaskRun, submitted: Submitted) -> None:
+    with pytest.raises(AirflowFailException, match="None is neither"):
+        infer(model=None).execute(task_run.context())
+    assert submitted() == []
+
+
+def test_model_that_was_never_saved_fails_at_once(task_run: TaskRun, submitted: Submitted) -> None:
+    with pytest.raises(AirflowFailException, match=r"model .*never-saved' does not exist"):
+        infer(model="never-saved").execute(task_run.context())
+    assert submitted() == []

@@ -1,0 +1,726 @@
+"""One job per task instance, whatever happens to the task."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import XCom
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, delete_job, get_job, stop_job, submit_job
+from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.demo.platform import FOLDERS
+from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.emulator.state import JobRecord
+from airflow_bitahub.exceptions import (
+    JobFailedError,
+    JobTimeoutError,
+    TransportError,
+)
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.links import BitaHubJobLink
+from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.triggers.job import BitaHubJobTrigger
+from tests.conftest import IMAGE, StateStore, Submitted, TaskRun, WorkerDied, events_of, restored, until
+
+pytestmark = pytest.mark.usefixtures("connection")
+
+LASTING = "until [ -e /output/go ]; do sleep 0.05; done"  # until the test lets it go
+_numbers = count(1)
+OUTPUTS = FOLDERS.outputs("demo")
+
+
+def job(**arguments: Any) -> BitaHubJobOperator:
+    """A job as a fresh worker has it: each leg of a task instance gets an operator of its own."""
+    defaults = {"task_id": "task", "project": "demo", "command": "true", "poll_interval": 0.02, "retries": 2}
+    return BitaHubJobOperator(**{**defaults, **arguments})
+
+
+def let_go(platform: Emulator, record: JobRecord) -> None:
+    (platform.storage / output_of(record).lstrip("/") / "go").touch()
+
+
+def output_of(record: JobRecord) -> str:
+    assert record.spec.output is not None
+    return record.spec.output.mount_source.path
+
+
+def die_after_submission(operator: BitaHubJobOperator, run: TaskRun) -> None:
+    """Run the first leg of a task whose worker is killed as soon as the job is submitted."""
+    context = run.context()
+
+    def die(key: str, value: Any) -> None:
+        raise WorkerDied(key, value)
+
+    context["ti"].xcom_push = die
+    with pytest.raises(WorkerDied):
+        operator.execute(context)
+
+
+def defer(operator: BitaHubJobOperator, run: TaskRun) -> BitaHubJobTrigger:
+    """Run the first leg of a deferrable task and give the trigger it leaves behind."""
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(run.context())
+    assert deferred.value.method_name == "execute_complete"
+    assert deferred.value.timeout is None, "the deadline is the trigger's, so that its report can be acted upon"
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, BitaHubJobTrigger)
+    return trigger
+
+
+class DyingStore(StateStore):
+    """A task state store whose worker is killed at the n-th record it writes: before that is kept, or just after."""
+
+    def __init__(self, kept: StateStore, dies_at: int, *, keeps_it: bool) -> None:
+        super().__init__()
+        self._kept, self._left, self._keeps_it = kept, dies_at, keeps_it
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._kept.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        self._left -= 1
+        if self._left > 0 or self._keeps_it:
+            self._kept.set(key, value)
+        if self._left == 0:
+            raise WorkerDied(key)
+
+
+def foreign_job(client: BitaHubClient, name: str) -> None:
+    """Submit a lasting job as somebody else does."""
+    client.send(submit_job(JobSpec(job_name=name, task_roles=[TaskRole(image=IMAGE, command="sleep 60")])))
+
+
+# The result ----------------------------------------------------------------------------------------------------
+
+
+def test_result_has_the_documented_entries(task_run: TaskRun, submitted: Submitted) -> None:
+    result = job(command="echo hello > /output/hello").execute(task_run.context())
+    assert result is not None
+    assert list(result) == ["job_name", "status", "output_path", "queue_seconds", "run_seconds", "exit_code"]
+    assert re.fullmatch(r"demo-20260101-[a-z2-7]{10}-1", result["job_name"])
+    assert result["output_path"] == f"{OUTPUTS}/{result['job_name'].removeprefix('demo-')}"
+    assert (result["status"], result["exit_code"]) == ("SUCCEEDED", 0)
+    assert isinstance(result["queue_seconds"], float)
+    assert isinstance(result["run_seconds"], float)
+    assert json.loads(json.dumps(result)) == result
+    assert submitted.only.key.name == result["job_name"]
+
+
+def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_otherwise() -> None:
+    assert job().multiple_outputs is True
+    assert job(multiple_outputs=False).multiple_outputs is False
+
+
+def test_job_writes_into_the_folder_the_result_names(task_run: TaskRun, platform: Emulator) -> None:
+    result = job(command="echo hello > /output/hello").execute(task_run.context())
+    assert result is not None
+    assert (platform.storage / result["output_path"].lstrip("/") / "hello").read_text() == "hello\n"
+
+
+def test_job_name_begins_with_this_deployments_marker(task_run: TaskRun, submitted: Submitted) -> None:
+    job().execute(task_run.context())
+    assert submitted.only.key.name.startswith(f"demo-20260101-{BitaHubHook().marker}")
+
+
+def test_run_without_a_logical_date_is_named_after_its_run_date(submitted: Submitted) -> None:
+    job().execute(TaskRun(logical_date=None).context())
+    assert submitted.only.key.name.startswith("demo-20260102-")
+
+
+def test_link_to_the_job_is_pushed_before_it_is_waited_for(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    context = task_run.context()
+
+    def push(key: str, value: Any) -> None:
+        task_run.xcoms[key] = (value, submitted.only.status.is_terminal)
+        let_go(platform, submitted.only)
+
+    context["ti"].xcom_push = push
+    job(command=LASTING).execute(context)
+    address, was_over = task_run.xcoms["bitahub_job_url"]
+    assert address.startswith(platform.url)
+    assert address.endswith(f"/namespaces/bita-user/jobs/{submitted.only.key.name}")
+    assert not was_over
+
+
+def test_link_is_what_the_task_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pushed: dict[str, str] = {}
+
+    def get_value(*, key: str, ti_key: object) -> str | None:
+        assert ti_key == "the task instance's key"
+        return pushed.get(key)
+
+    monkeypatch.setattr(XCom, "get_value", get_value)
+    key: Any = "the task instance's key"
+    assert BitaHubJobLink().get_link(job(), ti_key=key) == ""
+    pushed["bitahub_job_url"] = "https://platform/job"
+    assert BitaHubJobLink().get_link(job(), ti_key=key) == "https://platform/job"
+    assert job().operator_extra_links == (BitaHubJobLink(),)
+
+
+# The submission ------------------------------------------------------------------------------------------------
+
+
+def test_user_id_and_user_name_are_filled_in_everywhere(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    for folder in ("/projects/{user_id}/other/code", "/models/{user_id}/dense/v1"):
+        (platform.storage / FOLDERS.fill(folder).lstrip("/")).mkdir(parents=True, exist_ok=True)
+    job(
+        command="echo {user_id} {user_name} ${HOME} {project}",
+        code_path="/projects/{user_id}/other/code",
+        datasets=["MNIST", {"path": "/datasets/{user_id}/MNIST", "mount_path": "/data/{user_name}/again"}],
+        models=["/models/{user_id}/dense/v1"],
+    ).execute(task_run.context())
+    spec = submitted.only.spec
+    assert spec.task_roles[0].command == f"echo {FOLDERS.user_id} {FOLDERS.user_name} ${{HOME}} {{project}}"
+    assert {mount.mount_source.mount_path: mount.mount_source.path for mount in spec.mounts} == {
+        "/code": f"/projects/{FOLDERS.user_id}/other/code",
+        "/output": output_of(submitted.only),
+        f"/data/{FOLDERS.user_name}/MNIST": f"/datasets/{FOLDERS.user_id}/MNIST",
+        f"/data/{FOLDERS.user_name}/again": f"/datasets/{FOLDERS.user_id}/MNIST",
+        f"/model/{FOLDERS.user_name}/dense": f"/models/{FOLDERS.user_id}/dense/v1",
+    }
+
+
+def test_code_comes_from_the_projects_folder_or_not_at_all(submitted: Submitted) -> None:
+    job().execute(TaskRun().context())
+    job(code_path=None).execute(TaskRun().context())
+    with_code, without = submitted()
+    assert with_code.spec.code is not None
+    assert with_code.spec.code.mount_source.path == FOLDERS.code("demo")
+    assert without.spec.code is None
+
+
+def test_numbers_may_come_as_the_text_a_template_makes_of_them(task_run: TaskRun, submitted: Submitted) -> None:
+    job(cpu_number="3", memory_mb="2048", shm_mb="64", accelerator="gtx-1080-ti", accelerator_count="2").execute(
+        task_run.context()
+    )
+    [role] = submitted.only.spec.task_roles
+    assert (role.cpu_number, role.memory_mb, role.shm_mb) == (3, 2048, 64)
+    assert role.acc_device is not None
+    assert (role.acc_device.device_type, role.acc_device.requests) == ("gtx-1080-ti", 2)
+
+
+def test_empty_accelerator_means_none(task_run: TaskRun, submitted: Submitted) -> None:
+    job(accelerator="").execute(task_run.context())
+    assert submitted.only.spec.task_roles[0].acc_device is None
+
+
+def test_job_may_have_several_roles_that_differ_only_where_they_say_so(task_run: TaskRun, submitted: Submitted) -> None:
+    job(
+        command="echo $PAI_CURRENT_TASK_ROLE_NAME $PAI_TASK_INDEX >> /output/roles",
+        cpu_number=3,
+        task_roles=[{"task_role_name": "chief"}, {"task_role_name": "worker", "task_number": 2, "cpu_number": 1}],
+    ).execute(task_run.context())
+    chief, worker = submitted.only.spec.task_roles
+    assert (chief.task_number, chief.cpu_number, worker.task_number, worker.cpu_number) == (1, 3, 2, 1)
+    assert chief.command == worker.command
+    assert sorted((task.role, task.index) for task in submitted.only.tasks) == [
+        ("chief", 0),
+        ("worker", 0),
+        ("worker", 1),
+    ]
+
+
+def test_extra_body_is_sent_as_it_is(task_run: TaskRun, submitted: Submitted) -> None:
+    job(extra_body={"kind": "something-new"}, platform_queue="night").execute(task_run.context())
+    assert (submitted.only.spec.kind, submitted.only.spec.queue) == ("something-new", "night")
+
+
+def test_submission_the_platform_refuses_fails_at_once_and_leaves_nothing_to_adopt(
+    task_run: TaskRun, submitted: Submitted
+) -> None:
+    with pytest.raises(AirflowFailException, match="nonsense"):
+        job(extra_body={"nonsense": 1}).execute(task_run.context())
+    assert submitted() == []
+    task_run.clear()
+    result = job().execute(task_run.context())
+    assert result is not None
+    assert submitted.only.key.name == result["job_name"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"cpu_number": "many"}, "cpu_?[nN]umber"),
+        ({"cpu_number": 0}, "cpu_?[nN]umber"),
+        ({"memory_mb": 1024, "shm_mb": 2048}, "shmMB 2048 is more than memoryMB 1024"),
+        ({"command": ""}, "command"),
+        ({"accelerator": "gtx-1080-ti", "accelerator_count": 0}, "requests"),
+        ({"datasets": ["MNIST", "MNIST"]}, "two folders are mounted at /data/PengchengYang/MNIST"),
+        ({"datasets": ["../MNIST"]}, "dataset '../MNIST' cannot be part of a path"),
+        ({"datasets": [{"path": "/datasets/x"}]}, "lacks 'mount_path'"),
+        ({"datasets": [None]}, "A folder is a name, or has 'path' and 'mount_path'; None is neither"),
+        ({"datasets": [{"path": "MNIST", "mount_path": "/data"}]}, "'MNIST' is not an absolute path"),
+        ({"models": ["a b"]}, "model 'a b' cannot be part of a path"),
+        ({"project": "my project"}, "project 'my project' cannot be part of a path"),
+        ({"job_name": "My_Job"}, "job_?[nN]ame"),
+        ({"task_roles": [{"task_role_name": "a"}, {"task_role_name": "a"}]}, "two task roles have the same name"),
+        ({"task_roles": [{"cpus": 3}]}, "cpus"),
+        ({"datasets": ["never-uploaded"]}, "dataset .*never-uploaded' does not exist"),
+    ],
+)
+def test_wrong_argument_fails_at_once_and_submits_nothing(
+    arguments: dict[str, Any], says: str, task_run: TaskRun, submitted: Submitted
+) -> None:
+    with pytest.raises(AirflowFailException, match=says):
+        job(**arguments).execute(task_run.context())
+    assert submitted() == []
+
+
+def test_missing_image_fails_at_once_and_submits_nothing(
+    task_run: TaskRun, submitted: Submitted, connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del connection["extra"]["default_image"]
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
+    with pytest.raises(AirflowFailException, match="Give an image, or set default_image"):
+        job().execute(task_run.context())
+    assert submitted() == []
+    assert job(image=IMAGE).execute(task_run.context())
+
+
+# Retries -------------------------------------------------------------------------------------------------------
+
+
+def test_retry_adopts_the_running_job(task_run: TaskRun, submitted: Submitted, platform: Emulator) -> None:
+    die_after_submission(job(command=LASTING), task_run)
+    let_go(platform, submitted.only)
+    task_run.retry()
+    result = job(command=LASTING).execute(task_run.context())
+    assert result is not None
+    assert result["job_name"] == submitted.only.key.name
+    assert submitted.requests("POST") == [submitted.only.key.name]
+    assert "bitahub_job_url" in task_run.xcoms, "a new try starts without XComs, so the link is pushed again"
+
+
+def test_retry_adopts_the_job_that_succeeded_meanwhile(task_run: TaskRun, submitted: Submitted) -> None:
+    die_after_submission(job(), task_run)
+    submitted.wait(submitted.only.key.name, "SUCCEEDED")
+    task_run.retry()
+    result = job().execute(task_run.context())
+    assert result is not None
+    assert result["job_name"] == submitted.only.key.name
+    assert submitted.requests("POST") == [submitted.only.key.name]
+
+
+@pytest.mark.usefixtures("shown_at_once")
+@pytest.mark.parametrize(
+    ("dies_at", "keeps_it", "were_there"),
+    [
+        pytest.param(1, False, 0, id="before the name is written down"),
+        pytest.param(1, True, 0, id="between the record and the submission"),
+        pytest.param(2, False, 1, id="between the submission and its confirmation"),
+        pytest.param(2, True, 1, id="after the confirmation"),
+    ],
+)
+def test_worker_killed_at_any_instant_leaves_one_job(
+    dies_at: int, keeps_it: bool, were_there: int, task_run: TaskRun, submitted: Submitted
+) -> None:
+    context = task_run.context()
+    context["task_state_store"] = DyingStore(task_run.store, dies_at, keeps_it=keeps_it)
+    with pytest.raises(WorkerDied):
+        job().execute(context)
+    assert len(submitted()) == were_there
+    task_run.retry()
+    result = job().execute(task_run.context())
+    assert result is not None
+    assert result["job_name"] == submitted.only.key.name
+    assert result["job_name"].endswith("-1")
+
+
+def test_failed_job_is_told_with_its_exit_code_and_its_last_words(task_run: TaskRun, submitted: Submitted) -> None:
+    with pytest.raises(JobFailedError, match=r"(?s)FAILED, exit code 3.*Its last lines:\n.*the last word") as failed:
+        job(command="echo the last word; exit 3").execute(task_run.context())
+    assert failed.value.job_name == submitted.only.key.name
+
+
+def test_retry_of_a_failed_job_is_a_new_attempt_with_an_output_folder_of_its_own(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    with pytest.raises(JobFailedError):
+        job(command="echo first > /output/try; exit 3").execute(task_run.context())
+    task_run.retry()
+    result = job(command="echo second > /output/try").execute(task_run.context())
+    assert result is not None
+    first, second = submitted()
+    assert first.key.name.removesuffix("-1") == second.key.name.removesuffix("-2")
+    assert result["job_name"] == second.key.name
+    assert result["output_path"] == output_of(second)
+    words = [(platform.storage / output_of(record).lstrip("/") / "try").read_text() for record in (first, second)]
+    assert words == ["first\n", "second\n"]
+
+
+def test_job_that_somebody_stopped_is_not_submitted_again(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient
+) -> None:
+    die_after_submission(job(command="sleep 60"), task_run)
+    name = submitted.only.key.name
+    client.send(stop_job(name))
+    submitted.wait(name, "STOPPED")
+    task_run.retry()
+    with pytest.raises(AirflowFailException, match=f"{name}.* stopped by somebody else.* resubmit_stopped"):
+        job().execute(task_run.context())
+    assert submitted.requests("POST") == [name]
+
+
+def test_job_that_somebody_stops_while_it_is_waited_for_fails_the_task_at_once(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient
+) -> None:
+    context = task_run.context()
+    context["ti"].xcom_push = lambda **_: client.send(stop_job(submitted.only.key.name))
+    with pytest.raises(AirflowFailException, match="Somebody stopped it on the platform"):
+        job(command="sleep 60").execute(context)
+
+
+def test_job_that_somebody_stopped_is_submitted_again_where_that_is_wished_for(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient
+) -> None:
+    context = task_run.context()
+    context["ti"].xcom_push = lambda **_: client.send(stop_job(submitted.only.key.name))
+    with pytest.raises(JobFailedError, match="STOPPED"):
+        job(command="sleep 60", resubmit_stopped=True).execute(context)
+    task_run.retry()
+    assert job(resubmit_stopped=True).execute(task_run.context())
+    assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+def test_job_whose_record_the_platform_removed_is_lost_and_not_submitted_again(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient
+) -> None:
+    die_after_submission(job(), task_run)
+    name = submitted.only.key.name
+    submitted.wait(name)
+    client.send(delete_job(name))
+    task_run.retry()
+    with pytest.raises(AirflowFailException, match=f"had job '{name}' and no longer knows it.* Clear the task"):
+        job().execute(task_run.context())
+    assert submitted.requests("POST") == [name]
+
+
+# Clearing, mapping, several runs -------------------------------------------------------------------------------
+
+
+def test_clearing_stops_the_old_job_and_runs_a_new_one(task_run: TaskRun, submitted: Submitted) -> None:
+    die_after_submission(job(command="sleep 60"), task_run)
+    old = submitted.only
+    task_run.clear()
+    result = job().execute(task_run.context())
+    assert result is not None
+    assert submitted.status(old.key.name).value == "STOPPED"
+    _, new = submitted()
+    assert result["job_name"] == new.key.name
+    assert new.key.name.endswith("-1"), "a new generation begins with its first attempt"
+    assert new.key.name != old.key.name
+    assert output_of(new) != output_of(old)
+
+
+def test_clearing_a_task_that_succeeded_runs_it_again(task_run: TaskRun, submitted: Submitted) -> None:
+    first = job().execute(task_run.context())
+    task_run.clear()
+    second = job().execute(task_run.context())
+    assert first is not None
+    assert second is not None
+    assert first["output_path"] != second["output_path"]
+    assert len(submitted()) == 2
+    assert submitted.requests("DELETE") == [], "stopping a job that is over may erase its record"
+
+
+def test_clearing_a_neighbour_does_not_start_a_retry_afresh(task_run: TaskRun, submitted: Submitted) -> None:
+    die_after_submission(job(), task_run)
+    task_run.retry()
+    task_run.clear_number += 1
+    assert job().execute(task_run.context())
+    assert submitted.requests("POST") == [submitted.only.key.name]
+
+
+def test_mapped_task_instances_have_a_job_each(submitted: Submitted) -> None:
+    for index in range(3):
+        job().execute(TaskRun(run_id="one run", map_index=index).context())
+    assert len({record.key.name for record in submitted()}) == 3
+    assert len({output_of(record) for record in submitted()}) == 3
+
+
+# Names given by the DAG's author -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given() -> str:
+    """A job name of the test's own."""
+    return f"given-{next(_numbers)}"
+
+
+def test_given_name_and_version_are_used_as_they_are_then_counted_on(
+    task_run: TaskRun, submitted: Submitted, given: str
+) -> None:
+    names = {"job_name": given, "output_version": given}
+    with pytest.raises(JobFailedError):
+        job(command="exit 1", **names).execute(task_run.context())
+    task_run.retry()
+    assert job(**names).execute(task_run.context())
+    task_run.clear()
+    assert job(**names).execute(task_run.context())
+    assert [record.key.name for record in submitted()] == [given, f"{given}-2", f"{given}-3"]
+    assert [output_of(record) for record in submitted()] == [
+        f"{OUTPUTS}/{given}",
+        f"{OUTPUTS}/{given}-2",
+        f"{OUTPUTS}/{given}-3",
+    ]
+
+
+def test_retry_adopts_a_job_of_a_given_name(task_run: TaskRun, submitted: Submitted, given: str) -> None:
+    die_after_submission(job(job_name=given), task_run)
+    task_run.retry()
+    assert job(job_name=given).execute(task_run.context())
+    assert submitted.requests("POST") == [given]
+
+
+def test_somebody_elses_job_of_the_given_name_is_refused_and_left_alone(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient, given: str
+) -> None:
+    foreign_job(client, given)
+    submitted.wait(given, "RUNNING")
+    for attempt in range(2):
+        if attempt:
+            task_run.clear()
+        with pytest.raises(AirflowFailException, match=f"'{given}' exists, and this task did not submit it"):
+            job(job_name=given).execute(task_run.context())
+    assert submitted.requests("POST") == [given]
+    assert submitted.requests("DELETE") == []
+    assert submitted.status(given).value == "RUNNING"
+
+
+def test_given_name_that_somebody_takes_just_before_the_submission_is_refused_and_left_alone(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient, given: str
+) -> None:
+    class Race(StateStore):
+        def set(self, key: str, value: Any) -> None:
+            if not self:
+                foreign_job(client, given)
+            super().set(key, value)
+
+    task_run.store = Race()
+    with pytest.raises(AirflowFailException, match="this task did not submit it"):
+        job(job_name=given).execute(task_run.context())
+    assert submitted.requests("DELETE") == []
+    assert not submitted.only.status.is_terminal
+    task_run.clear()
+    with pytest.raises(AirflowFailException, match="this task did not submit it"):
+        job(job_name=given).execute(task_run.context())
+    assert submitted.requests("DELETE") == []
+
+
+# Waiting in the triggerer --------------------------------------------------------------------------------------
+
+
+def test_deferred_task_leaves_a_trigger_that_holds_no_secret_and_survives_storage(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    trigger = defer(job(command=LASTING, deferrable=True, cancel_on_kill=False), task_run)
+    _, arguments = trigger.serialize()
+    assert arguments["job_name"] == submitted.only.key.name
+    assert arguments["cancel_on_kill"] is False
+    assert restored(trigger).serialize() == trigger.serialize()
+    assert platform.token not in json.dumps([arguments, task_run.store, task_run.xcoms])
+
+
+def test_deferred_task_gives_the_same_result(task_run: TaskRun, submitted: Submitted, platform: Emulator) -> None:
+    trigger = defer(job(command=LASTING, deferrable=True), task_run)
+    let_go(platform, submitted.only)
+    [event] = events_of(trigger)
+    result = job(deferrable=True).execute_complete(task_run.context(), json.loads(json.dumps(event)))
+    assert list(result) == ["job_name", "status", "output_path", "queue_seconds", "run_seconds", "exit_code"]
+    assert (result["job_name"], result["output_path"]) == (submitted.only.key.name, output_of(submitted.only))
+
+
+def test_adopted_job_that_is_over_is_not_deferred_for(task_run: TaskRun, submitted: Submitted) -> None:
+    die_after_submission(job(), task_run)
+    submitted.wait(submitted.only.key.name)
+    task_run.retry()
+    assert job(deferrable=True).execute(task_run.context())
+
+
+def test_deferred_job_that_failed_is_told_with_its_last_words_and_retried_as_a_new_attempt(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    trigger = defer(job(command=f"{LASTING}; echo the last word; exit 3", deferrable=True), task_run)
+    let_go(platform, submitted.only)
+    [event] = events_of(trigger)
+    with pytest.raises(JobFailedError, match=r"(?s)exit code 3.*the last word"):
+        job(deferrable=True).execute_complete(task_run.context(), event)
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+def test_deferred_job_that_somebody_stopped_fails_at_once(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient
+) -> None:
+    trigger = defer(job(command="sleep 60", deferrable=True), task_run)
+    client.send(stop_job(submitted.only.key.name))
+    [event] = events_of(trigger)
+    with pytest.raises(AirflowFailException, match="Somebody stopped it on the platform"):
+        job(deferrable=True).execute_complete(task_run.context(), event)
+
+
+@pytest.mark.usefixtures("submitted")
+def test_deadline_is_the_start_of_the_task_plus_its_execution_timeout(task_run: TaskRun) -> None:
+    context = task_run.context()
+    started = datetime.fromisoformat("2030-01-01T00:00:00+00:00")
+    context["ti"].start_date = started
+    limited = job(command="sleep 60", deferrable=True, execution_timeout=timedelta(hours=2))
+    with pytest.raises(TaskDeferred) as deferred:
+        limited.execute(context)
+    trigger: Any = deferred.value.trigger
+    assert trigger.deadline == started.timestamp() + 7200
+    task_run.retry()
+    assert defer(job(command="sleep 60", deferrable=True), task_run).deadline is None
+
+
+def test_deferred_job_that_outlives_its_deadline_is_stopped_and_a_retry_is_a_new_attempt(
+    task_run: TaskRun, submitted: Submitted
+) -> None:
+    limit = {"execution_timeout": timedelta(seconds=0.1), "deferrable": True}
+    [event] = events_of(defer(job(command="sleep 60", **limit), task_run))
+    assert event["outcome"] == "timeout"
+    with pytest.raises(JobTimeoutError, match=r"not over in time.*execution_timeout=0:00:00\.1") as timeout:
+        job(**limit).execute_complete(task_run.context(), event)
+    assert timeout.value.job_name == submitted.only.key.name
+    assert submitted.only.status.value == "STOPPED"
+    assert task_run.store["bitahub_job"]["stopped"] is True
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+@pytest.mark.usefixtures("submitted")
+def test_deferred_job_that_is_lost_fails_at_once(task_run: TaskRun) -> None:
+    defer(job(command="sleep 60", deferrable=True), task_run)
+    with pytest.raises(AirflowFailException, match="no longer knows it"):
+        job().execute_complete(task_run.context(), {"outcome": "lost", "message": "The platform no longer knows it."})
+
+
+def test_trouble_while_waiting_leaves_the_job_to_the_next_try(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    defer(job(command=LASTING, deferrable=True), task_run)
+    with pytest.raises(TransportError, match=r"Nothing is known of job .*: no route"):
+        job().execute_complete(task_run.context(), {"outcome": "trouble", "message": "no route"})
+    assert not submitted.only.status.is_terminal
+    let_go(platform, submitted.only)
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert submitted.requests("POST") == [submitted.only.key.name]
+
+
+def test_trouble_on_the_last_try_stops_the_job(task_run: TaskRun, submitted: Submitted) -> None:
+    task_run.retry()
+    task_run.retry()
+    defer(job(command="sleep 60", deferrable=True), task_run)
+    with pytest.raises(TransportError):
+        job().execute_complete(task_run.context(), {"outcome": "trouble", "message": "no route"})
+    assert submitted.only.status.value == "STOPPED"
+
+
+def test_resuming_without_a_report_or_a_record_says_so(task_run: TaskRun) -> None:
+    with pytest.raises(AirflowFailException, match="without its job's record"):
+        job().execute_complete(task_run.context(), {"outcome": "lost", "message": ""})
+    job().execute(task_run.context())
+    with pytest.raises(AirflowFailException, match="trigger's report"):
+        job().execute_complete(task_run.context())
+
+
+# Not waiting, timing out, being killed -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_task_that_does_not_wait_succeeds_with_the_submission(
+    deferrable: bool, task_run: TaskRun, submitted: Submitted
+) -> None:
+    result = job(command="sleep 60", wait_for_completion=False, deferrable=deferrable).execute(task_run.context())
+    assert result is not None
+    assert result["job_name"] == submitted.only.key.name
+    assert result["output_path"] == output_of(submitted.only)
+    assert result["status"] in ("WAITING", "RUNNING")
+    assert result["exit_code"] is None
+    assert not submitted.only.status.is_terminal
+
+
+def test_execution_timeout_stops_the_job_and_a_retry_is_a_new_attempt(
+    task_run: TaskRun, submitted: Submitted, time_runs_out: Callable[..., object]
+) -> None:
+    context = task_run.context()
+    context["ti"].xcom_push = time_runs_out  # which is called between submitting and waiting
+    with pytest.raises(AirflowTaskTimeout):
+        job(command="sleep 60").execute(context)
+    assert submitted.only.status.value == "STOPPED"
+    assert task_run.store["bitahub_job"]["stopped"] is True
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "removed", "restarting", None])
+def test_killed_task_that_airflow_no_longer_wants_stops_its_job(
+    state: str | None, task_run: TaskRun, submitted: Submitted, task_state: Callable[[str | None], None]
+) -> None:
+    operator = job(command="sleep 60", deferrable=True)
+    defer(operator, task_run)
+    task_state(state)
+    operator.on_kill()
+    submitted.wait(submitted.only.key.name, "STOPPED")
+
+
+@pytest.mark.parametrize("state", ["running", "up_for_retry", "deferred", "queued"])
+def test_killed_task_that_airflow_still_wants_leaves_its_job_to_the_next_try(
+    state: str, task_run: TaskRun, submitted: Submitted, task_state: Callable[[str | None], None]
+) -> None:
+    operator = job(command="sleep 60", deferrable=True)
+    defer(operator, task_run)
+    task_state(state)
+    operator.on_kill()
+    assert submitted.requests("DELETE") == []
+
+
+def test_killed_task_leaves_its_job_when_airflow_does_not_answer(task_run: TaskRun, submitted: Submitted) -> None:
+    operator = job(command="sleep 60", deferrable=True)
+    defer(operator, task_run)
+    operator.on_kill()
+    assert submitted.requests("DELETE") == []
+
+
+def test_killed_task_leaves_its_job_where_that_is_wished_for(
+    task_run: TaskRun, submitted: Submitted, task_state: Callable[[str | None], None]
+) -> None:
+    operator = job(command="sleep 60", deferrable=True, cancel_on_kill=False)
+    defer(operator, task_run)
+    task_state("failed")
+    operator.on_kill()
+    assert submitted.requests("DELETE") == []
+
+
+def test_killing_a_task_that_submitted_nothing_does_nothing(task_state: Callable[[str | None], None]) -> None:
+    task_state("failed")
+    job().on_kill()
+
+
+def test_job_that_was_killed_with_its_task_is_run_again_when_the_task_is_cleared(
+    task_run: TaskRun, submitted: Submitted, client: BitaHubClient, task_state: Callable[[str | None], None]
+) -> None:
+    operator = job(command="sleep 60", deferrable=True)
+    defer(operator, task_run)
+    task_state("restarting")
+    operator.on_kill()
+    task_run.clear()
+    assert job().execute(task_run.context())
+    old, new = submitted()
+    until(lambda: client.send(get_job(old.key.name)).status.value, lambda status: status == "STOPPED")
+    assert new.status.value == "SUCCEEDED"

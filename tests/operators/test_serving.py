@@ -1,0 +1,628 @@
+"""Deploying a model as a service that answers, and asking it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+from airflow.sdk import Variable
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+
+from airflow_bitahub.api.auth import BearerToken
+from airflow_bitahub.api.servings import Model, Protocol, ServingSpec, create_serving, delete_serving, stop_serving
+from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.demo.platform import FOLDERS
+from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.emulator.state import ServingKey, ServingRecord
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    InvokeError,
+    ServingFailedError,
+    ServingTimeoutError,
+    StorageError,
+    TransportError,
+)
+from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
+from airflow_bitahub.triggers.serving import BitaHubServingTrigger
+from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
+
+_numbers = count(1)
+
+# Tells which model it serves, and what it was asked.
+PROGRAM = """
+import base64, http.server, json, os, pathlib
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.answer(503 if self.path == "/sick" else 200, pathlib.Path(__file__).with_name("weights").read_text())
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        kind = self.headers["content-type"]
+        data = {"predictions": [7], "path": self.path, "type": kind, "body": base64.b64encode(body).decode()}
+        code = {"/refuse": 1}.get(self.path, 0)
+        answer = {"data": data, "status": {"code": code, "msg": "not a picture" if code else "success"}}
+        self.answer(500 if self.path == "/broken" else 200, "hello" if self.path == "/text" else json.dumps(answer))
+
+    def answer(self, status, text):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
+"""
+START = "exec python /model/{user_name}/served/serve.py"
+
+
+def model_path(version: str) -> str:
+    return f"/models/{FOLDERS.user_id}/served/{version}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _models(platform: Emulator) -> None:
+    for version in ("v1", "v2"):
+        folder = platform.storage / model_path(version).lstrip("/")
+        folder.mkdir(parents=True)
+        (folder / "serve.py").write_text(PROGRAM)
+        (folder / "weights").write_text(version)
+
+
+@pytest.fixture
+def name(client: BitaHubClient) -> Iterator[str]:
+    """A serving's name of the test's own; the serving is gone afterwards."""
+    name = f"serving-{next(_numbers)}"
+    yield name
+    with suppress(BitaHubError):
+        client.send(delete_serving(name))
+
+
+@pytest.fixture
+def record(platform: Emulator, name: str) -> Callable[[], ServingRecord]:
+    """What the platform has of that serving."""
+    return lambda: platform.state.serving(ServingKey("inference", name, "v1"))
+
+
+def deploy(name: str, **arguments: Any) -> BitaHubDeployServingOperator:
+    return BitaHubDeployServingOperator(
+        **{
+            "task_id": "task",
+            "serving_name": name,
+            "model": model_path("v1"),
+            "commands": START,
+            "poll_interval": 0.05,
+            "launch_timeout": 30,
+            "retries": 2,
+            **arguments,
+        }
+    )
+
+
+def defer(operator: BitaHubDeployServingOperator, run: TaskRun) -> BitaHubServingTrigger:
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(run.context())
+    assert deferred.value.method_name == "execute_complete"
+    trigger = deferred.value.trigger
+    assert isinstance(trigger, BitaHubServingTrigger)
+    return trigger
+
+
+def ask(url: str) -> str:
+    return httpx.get(url, trust_env=False, verify=False).text
+
+
+# Deploying -----------------------------------------------------------------------------------------------------
+
+deploying = pytest.mark.usefixtures("connection", "variables")
+
+
+@deploying
+def test_deployed_model_answers_when_the_task_is_done(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    result = deploy(name).execute(task_run.context())
+    assert result == {
+        "serving_name": name,
+        "version": "v1",
+        "status": "RUNNING",
+        "url": record().url,
+        "model_path": model_path("v1"),
+    }
+    assert ask(result["url"]) == "v1"
+    assert task_run.xcoms["bitahub_serving_url"].endswith(f"/namespaces/inference/serving/{name}")
+
+
+def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_otherwise() -> None:
+    assert deploy("x").multiple_outputs is True
+    assert deploy("x", multiple_outputs=False).multiple_outputs is False
+    assert deploy("x").operator_extra_links == (BitaHubServingLink(),)
+
+
+def test_nothing_that_airflow_keeps_holds_a_token(
+    name: str, task_run: TaskRun, connection: dict[str, Any], variables: dict[str, str], platform: Emulator,
+    record: Callable[[], ServingRecord],
+) -> None:  # fmt: skip
+    trigger = defer(deploy(name, deferrable=True), task_run)
+    [event] = events_of(trigger)
+    result = deploy(name).execute_complete(task_run.context(), event)
+    kept = json.dumps([result, event, trigger.serialize(), task_run.xcoms, task_run.store, variables])
+    assert name in kept
+    assert record().token not in kept
+    assert connection["password"] == platform.token
+    assert platform.token not in kept
+
+
+@deploying
+def test_placeholders_are_filled_in_and_numbers_may_be_text(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    deploy(
+        name,
+        model="/models/{user_id}/served/v1",
+        envs={"MODEL_PATH": "/model/{user_name}/served"},
+        commands=["echo {user_id}", START],
+        port="8080",
+        cpu="1",
+        memory_mb="512",
+        replicas="1",
+    ).execute(task_run.context())
+    spec = record().spec
+    assert (spec.model.path, spec.model.mount_path) == (model_path("v1"), f"/model/{FOLDERS.user_name}/served")
+    assert spec.envs == {"MODEL_PATH": f"/model/{FOLDERS.user_name}/served"}
+    assert spec.commands == [f"echo {FOLDERS.user_id}", START.replace("{user_name}", FOLDERS.user_name)]
+    assert (spec.protocols[0].port, spec.resource.cpu, spec.resource.memory) == (8080, 1, 512)
+    assert (spec.image, spec.resource.acc_device) == (IMAGE, None)
+
+
+@deploying
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"serving_name": "My_Service"}, "name"),
+        ({"serving_name": "x" * 50}, "name"),
+        ({"port": 0}, "port"),
+        ({"replicas": "a few"}, "replicas"),
+        ({"commands": []}, "commands"),
+        ({"model": "a b"}, "model 'a b' cannot be part of a path"),
+        ({"model": "never-saved"}, "model .*never-saved' does not exist"),
+    ],
+)
+def test_wrong_argument_fails_at_once_and_creates_nothing(
+    arguments: dict[str, Any], says: str, name: str, task_run: TaskRun, platform: Emulator
+) -> None:
+    before = len(platform.state.servings())
+    with pytest.raises(AirflowFailException, match=says):
+        deploy(name, **arguments).execute(task_run.context())
+    assert len(platform.state.servings()) == before
+
+
+def test_unknown_way_to_treat_what_exists_is_refused_when_the_dag_is_read() -> None:
+    with pytest.raises(ValueError, match="if_exists must be 'replace' or 'fail', not 'ask'"):
+        deploy("x", if_exists="ask")
+
+
+@deploying
+@pytest.mark.parametrize("if_exists", ["replace", "fail"])
+def test_same_specification_again_leaves_the_serving_untouched(
+    if_exists: str, name: str, record: Callable[[], ServingRecord]
+) -> None:
+    first = deploy(name).execute(TaskRun().context())
+    untouched = record()
+    assert deploy(name, if_exists=if_exists).execute(TaskRun().context()) == first
+    assert record() == untouched
+
+
+@deploying
+def test_another_model_replaces_our_serving(name: str, record: Callable[[], ServingRecord]) -> None:
+    deploy(name).execute(TaskRun().context())
+    old = record()
+    result = deploy(name, model=model_path("v2")).execute(TaskRun().context())
+    assert ask(result["url"]) == "v2"
+    assert result["model_path"] == model_path("v2")
+    assert record().created > old.created
+
+
+@deploying
+def test_another_model_is_refused_where_that_is_wished_for(name: str, record: Callable[[], ServingRecord]) -> None:
+    deploy(name).execute(TaskRun().context())
+    untouched = record()
+    with pytest.raises(AirflowFailException, match="another specification, and if_exists='fail'"):
+        deploy(name, model=model_path("v2"), if_exists="fail").execute(TaskRun().context())
+    assert record() == untouched
+
+
+def foreign_serving(client: BitaHubClient, name: str) -> None:
+    """Create a serving as somebody else does, and wait until it runs."""
+    model = Model(path=model_path("v1"), mount_path=FOLDERS.model("served")[1])
+    commands = [FOLDERS.fill(START)]
+    client.send(
+        create_serving(ServingSpec(name=name, model=model, image=IMAGE, protocols=[Protocol()], commands=commands))
+    )
+
+
+@deploying
+@pytest.mark.parametrize("if_exists", ["replace", "fail"])
+def test_somebody_elses_serving_is_refused_and_left_alone(
+    if_exists: str, name: str, client: BitaHubClient, record: Callable[[], ServingRecord]
+) -> None:
+    foreign_serving(client, name)
+    until(lambda: record().status.value, lambda status: status == "RUNNING")
+    untouched = record()
+    for model in ("v1", "v2"):
+        with pytest.raises(AirflowFailException, match="this Airflow did not create"):
+            deploy(name, model=model_path(model), if_exists=if_exists).execute(TaskRun().context())
+    assert record() == untouched
+
+
+@deploying
+def test_serving_that_somebody_made_anew_under_our_name_is_somebody_elses(
+    name: str, client: BitaHubClient, record: Callable[[], ServingRecord]
+) -> None:
+    deploy(name).execute(TaskRun().context())
+    client.send(delete_serving(name))
+    foreign_serving(client, name)
+    with pytest.raises(AirflowFailException, match="this Airflow did not create"):
+        deploy(name).execute(TaskRun().context())
+    assert not record().status.is_terminal
+
+
+@deploying
+def test_serving_that_somebody_stopped_is_made_anew(
+    name: str, client: BitaHubClient, record: Callable[[], ServingRecord]
+) -> None:
+    deploy(name).execute(TaskRun().context())
+    old = record()
+    client.send(stop_serving(name))
+    until(lambda: record().status.value, lambda status: status == "STOPPED")
+    deploy(name).execute(TaskRun().context())
+    assert record().created > old.created
+
+
+@pytest.mark.usefixtures("connection", "shown_at_once")
+@pytest.mark.parametrize("dies_at", [1, 2])
+@pytest.mark.parametrize("if_exists", ["replace", "fail"])
+def test_worker_killed_around_the_creation_leaves_one_serving(
+    dies_at: int, if_exists: str, name: str, task_run: TaskRun, variables: dict[str, str], platform: Emulator,
+    monkeypatch: pytest.MonkeyPatch, record: Callable[[], ServingRecord],
+) -> None:  # fmt: skip
+    die_at_record(monkeypatch, dies_at)
+    with pytest.raises(WorkerDied):
+        deploy(name, if_exists=if_exists).execute(task_run.context())
+    [_] = variables.values()
+    created = [found.created for found in platform.state.servings() if found.key.name == name]
+    assert len(created) == dies_at - 1
+    task_run.retry()
+    result = deploy(name, if_exists=if_exists).execute(task_run.context())
+    assert ask(result["url"]) == "v1"
+    assert created in ([], [record().created]), "what was created is adopted"
+
+
+@pytest.mark.usefixtures("connection", "shown_at_once")
+@pytest.mark.parametrize("dies_at", [1, 2])
+def test_worker_killed_around_a_replacement_leaves_the_new_model(
+    dies_at: int, name: str, task_run: TaskRun, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy(name).execute(TaskRun().context())
+    with monkeypatch.context() as patch:
+        die_at_record(patch, dies_at)
+        with pytest.raises(WorkerDied):
+            deploy(name, model=model_path("v2")).execute(task_run.context())
+    assert len(variables) == 1
+    task_run.retry()
+    result = deploy(name, model=model_path("v2")).execute(task_run.context())
+    assert ask(result["url"]) == "v2"
+
+
+def die_at_record(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
+    """Let the worker be killed just after its first note is stored, or just before its second one is."""
+    store, calls = Variable.set, count(1)
+
+    def set_(*args: Any, **kwargs: Any) -> None:
+        call = next(calls)
+        if call == nth == 2:
+            raise WorkerDied
+        store(*args, **kwargs)
+        if call == nth:
+            raise WorkerDied
+
+    monkeypatch.setattr(Variable, "set", staticmethod(set_))
+
+
+@deploying
+def test_program_that_ends_fails_the_task_clearly_and_a_retry_makes_the_serving_anew(
+    name: str, task_run: TaskRun, platform: Emulator, record: Callable[[], ServingRecord]
+) -> None:
+    mended = platform.storage / model_path("v1").lstrip("/") / f"mended-{name}"
+    commands = f"[ -e /model/{{user_name}}/served/mended-{name} ] || exit 3; {START}"
+    with pytest.raises(ServingFailedError, match=f"serving '{name}' is FAILED.* Its log on the platform tells why"):
+        deploy(name, commands=commands).execute(task_run.context())
+    old = record()
+    mended.touch()
+    task_run.retry()
+    assert deploy(name, commands=commands).execute(task_run.context())["status"] == "RUNNING"
+    assert record().created > old.created
+
+
+@deploying
+def test_serving_that_is_never_ready_is_stopped(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    with pytest.raises(ServingTimeoutError, match=r"was not ready in time .*answering at '/sick'"):
+        deploy(name, readiness_path="/sick", launch_timeout=0.5).execute(task_run.context())
+    until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@deploying
+def test_execution_timeout_stops_the_serving(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord], time_runs_out: Callable[..., object]
+) -> None:
+    context = task_run.context()
+    context["ti"].xcom_push = time_runs_out  # which is called between creating and waiting
+    with pytest.raises(AirflowTaskTimeout):
+        deploy(name, readiness_path="/sick").execute(context)
+    until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@pytest.mark.usefixtures("variables")
+def test_execution_timeout_before_it_is_known_whose_the_serving_is_stops_nothing(
+    name: str, task_run: TaskRun, gateway: Gateway, time_runs_out: Callable[..., object]
+) -> None:
+    def answer(_: Asked) -> tuple[int, Any]:
+        time_runs_out()
+        return 503, {}
+
+    gateway.answer = answer
+    with pytest.raises(AirflowTaskTimeout):
+        deploy(name).execute(task_run.context())
+    assert {asked.method for asked in gateway.asked} == {"GET"}
+
+
+# Deploying, deferred -------------------------------------------------------------------------------------------
+
+
+@deploying
+def test_deferred_deployment_gives_the_same_result(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    context = task_run.context()
+    with pytest.raises(TaskDeferred) as deferred:
+        deploy(name, deferrable=True, launch_timeout=20, readiness_path="/health", cancel_on_kill=False).execute(
+            context
+        )
+    trigger = deferred.value.trigger
+    _, arguments = trigger.serialize()
+    assert arguments["deadline"] == context["ti"].start_date.timestamp() + 20
+    assert (arguments["readiness_path"], arguments["cancel_on_kill"]) == ("/health", False)
+    [event] = events_of(restored(trigger))
+    result = deploy(name).execute_complete(task_run.context(), json.loads(json.dumps(event)))
+    assert (result["serving_name"], result["status"], result["url"]) == (name, "RUNNING", record().url)
+    assert result["model_path"] == model_path("v1")
+
+
+@deploying
+def test_deferred_program_that_ends_fails_the_task(name: str, task_run: TaskRun) -> None:
+    [event] = events_of(defer(deploy(name, commands="exit 3", deferrable=True), task_run))
+    with pytest.raises(ServingFailedError, match=f"serving '{name}' is FAILED"):
+        deploy(name).execute_complete(task_run.context(), event)
+
+
+@deploying
+def test_deferred_serving_that_is_never_ready_is_stopped(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    operator = deploy(name, readiness_path="/sick", launch_timeout=0.5, deferrable=True)
+    [event] = events_of(defer(operator, task_run))
+    assert event["outcome"] == "timeout"
+    with pytest.raises(ServingTimeoutError, match="was not ready in time"):
+        deploy(name).execute_complete(task_run.context(), event)
+    until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@deploying
+@pytest.mark.parametrize("event", [{"outcome": "trouble", "message": "no route"}, None])
+def test_trouble_while_waiting_leaves_the_serving_to_the_next_try(
+    event: Any, name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    defer(deploy(name, deferrable=True), task_run)
+    created = record().created
+    with pytest.raises(TransportError, match=f"Nothing is known of serving '{name}'"):
+        deploy(name).execute_complete(task_run.context(), event)
+    task_run.retry()
+    deploy(name).execute(task_run.context())
+    assert record().created == created
+
+
+@deploying
+@pytest.mark.parametrize("state", ["failed", "restarting", None])
+def test_killed_deployment_that_airflow_no_longer_wants_stops_its_serving(
+    state: str | None, name: str, task_run: TaskRun, record: Callable[[], ServingRecord],
+    task_state: Callable[[str | None], None],
+) -> None:  # fmt: skip
+    operator = deploy(name, deferrable=True)
+    defer(operator, task_run)
+    task_state(state)
+    operator.on_kill()
+    until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@deploying
+@pytest.mark.parametrize(
+    ("state", "cancel_on_kill"), [("running", True), ("up_for_retry", True), ("no answer", True), ("failed", False)]
+)
+def test_killed_deployment_leaves_its_serving_where_it_is_still_wanted(
+    state: str, cancel_on_kill: bool, name: str, task_run: TaskRun, record: Callable[[], ServingRecord],
+    task_state: Callable[[str | None], None],
+) -> None:  # fmt: skip
+    operator = deploy(name, deferrable=True, cancel_on_kill=cancel_on_kill)
+    defer(operator, task_run)
+    if state != "no answer":
+        task_state(state)
+    operator.on_kill()
+    assert record().status.value in ("WAITING", "RUNNING")
+
+
+@deploying
+def test_killed_deployment_that_was_refused_leaves_somebody_elses_serving_alone(
+    name: str, client: BitaHubClient, task_run: TaskRun, record: Callable[[], ServingRecord],
+    task_state: Callable[[str | None], None],
+) -> None:  # fmt: skip
+    foreign_serving(client, name)
+    operator = deploy(name)
+    with pytest.raises(AirflowFailException):
+        operator.execute(task_run.context())
+    task_state("failed")
+    operator.on_kill()
+    assert record().status.value in ("WAITING", "RUNNING")
+
+
+# Asking --------------------------------------------------------------------------------------------------------
+
+PICTURE = b"\x89PNG, more or less"
+
+
+@pytest.fixture(scope="module")
+def served(platform: Emulator) -> Iterator[str]:
+    """The name of a serving that answers."""
+    client = BitaHubClient(platform.url, auth=BearerToken(platform.token))
+    name = f"served-{next(_numbers)}"
+    foreign_serving(client, name)
+    url = until(lambda: platform.state.serving(ServingKey("inference", name, "v1")).url)
+
+    def answers() -> bool:
+        with suppress(httpx.HTTPError):
+            return ask(url) == "v1"
+        return False
+
+    until(answers)
+    yield name
+    client.send(delete_serving(name))
+    client.close()
+
+
+def invoke(name: str, **arguments: Any) -> BitaHubInvokeServingOperator:
+    return BitaHubInvokeServingOperator(**{"task_id": "task", "serving_name": name, **arguments})
+
+
+def form_of(answer: Any) -> dict[str, str]:
+    assert answer["type"] == "application/x-www-form-urlencoded"
+    return dict(parse_qsl(base64.b64decode(answer["body"]).decode()))
+
+
+@pytest.mark.usefixtures("connection")
+def test_picture_is_given_by_its_address(served: str, task_run: TaskRun) -> None:
+    answer = invoke(served, image_url="https://example.com/7.png?a=1&b=2").execute(task_run.context())
+    assert answer["path"] == "/image"
+    assert form_of(answer) == {"urls": "https://example.com/7.png?a=1&b=2"}
+
+
+@pytest.mark.usefixtures("connection")
+def test_picture_is_given_as_base64(served: str, task_run: TaskRun) -> None:
+    text = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
+    assert form_of(invoke(served, image_base64=text).execute(task_run.context())) == {"base64": text}
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("where", ["on the platform", "on this worker", "behind an address"])
+def test_picture_is_given_as_a_file(
+    where: str, served: str, task_run: TaskRun, platform: Emulator, tmp_path: Path
+) -> None:
+    server_path = f"{FOLDERS.dataset('MNIST')[0]}/seven.png"
+    for file in (platform.storage / server_path.lstrip("/"), tmp_path / "seven.png"):
+        file.write_bytes(PICTURE)
+    picture = {
+        "on the platform": server_path.replace(FOLDERS.user_id, "{user_id}"),
+        "on this worker": str(tmp_path / "seven.png"),
+        "behind an address": f"file://{tmp_path}/seven.png",
+    }[where]
+    answer = invoke(served, image_file=picture).execute(task_run.context())
+    body = base64.b64decode(answer["body"])
+    assert answer["type"].startswith("multipart/form-data")
+    assert b'name="files"; filename="seven.png"' in body
+    assert PICTURE in body
+
+
+@pytest.mark.usefixtures("connection")
+def test_path_and_field_belong_to_the_program(served: str, task_run: TaskRun) -> None:
+    answer = invoke(served, image_url="u", path="v2/predict", field="picture").execute(task_run.context())
+    assert (answer["path"], form_of(answer)) == ("/v2/predict", {"picture": "u"})
+
+
+@pytest.mark.usefixtures("connection")
+def test_link_leads_to_the_serving(served: str, task_run: TaskRun, platform: Emulator) -> None:
+    invoke(served, image_url="u").execute(task_run.context())
+    url = platform.state.serving(ServingKey("inference", served, "v1")).url
+    assert task_run.xcoms == {"bitahub_serving_url": url}
+    assert invoke(served).operator_extra_links == (BitaHubServingLink(),)
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("expected", [7, "7", None, ""])
+def test_answer_may_be_checked(expected: Any, served: str, task_run: TaskRun) -> None:
+    answer = invoke(served, image_url="u", expected_prediction=expected).execute(task_run.context())
+    assert answer["predictions"] == [7]
+
+
+@pytest.mark.usefixtures("connection")
+def test_wrong_prediction_fails(served: str, task_run: TaskRun) -> None:
+    with pytest.raises(InvokeError, match="said 7 where 8 was expected"):
+        invoke(served, image_url="u", expected_prediction=8).execute(task_run.context())
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/refuse", r"It said: not a picture \(code 1, HTTP 200\)"),
+        ("/broken", r"code 0, HTTP 500"),
+        ("/text", r"It said: hello \(code None, HTTP 200\)"),
+    ],
+)
+def test_programs_error_fails_the_task_even_inside_http_200(
+    path: str, says: str, served: str, task_run: TaskRun
+) -> None:
+    with pytest.raises(InvokeError, match=says):
+        invoke(served, image_url="u", path=path).execute(task_run.context())
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize(
+    "pictures",
+    [{}, {"image_url": ""}, {"image_url": "u", "image_file": "f"}, {"image_url": "u", "image_base64": "Zg=="}],
+)
+def test_anything_but_exactly_one_picture_is_refused(pictures: dict[str, str], task_run: TaskRun) -> None:
+    with pytest.raises(AirflowFailException, match="exactly one of image_url, image_file and image_base64"):
+        invoke("never-asked", **pictures).execute(task_run.context())
+
+
+@pytest.mark.usefixtures("connection")
+def test_text_that_is_not_base64_is_refused(task_run: TaskRun) -> None:
+    with pytest.raises(AirflowFailException, match="image_base64 is not base64"):
+        invoke("never-asked", image_base64="seven!").execute(task_run.context())
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("path", ["/datasets/{user_id}/MNIST/none.png", "/nowhere/none.png"])
+def test_missing_picture_is_told_in_a_sentence(path: str, task_run: TaskRun) -> None:
+    with pytest.raises(StorageError, match=r"none\.png (is not there|cannot be read)"):
+        invoke("never-asked", image_file=path).execute(task_run.context())
+
+
+@pytest.mark.usefixtures("connection")
+def test_serving_that_does_not_exist_fails_at_once(task_run: TaskRun) -> None:
+    with pytest.raises(AirflowFailException, match="there is no serving 'never-created'"):
+        invoke("never-created", image_url="u").execute(task_run.context())
+
+
+def test_serving_without_an_address_is_told_clearly(gateway: Gateway, task_run: TaskRun) -> None:
+    serving = {"name": "x", "status": "WAITING", "hosts": ""}
+    gateway.answer = lambda _: (200, {"status": {"code": 0}, "data": serving})
+    with pytest.raises(ServingFailedError, match="'x' is WAITING: it has no address to be asked at"):
+        invoke("x", image_url="u").execute(task_run.context())

@@ -1,0 +1,579 @@
+"""The client, blocking and async, over real sockets: the emulator's, and a scripted server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import pickle
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from airflow_bitahub import exceptions
+from airflow_bitahub.api.auth import BearerToken
+from airflow_bitahub.api.jobs import (
+    Job,
+    JobSpec,
+    JobStatus,
+    TaskRole,
+    get_job,
+    list_jobs,
+    read_job_log,
+    stop_job,
+    submit_job,
+)
+from airflow_bitahub.api.platform import ENDPOINTS, Platform
+from airflow_bitahub.api.procedures import Retry, wait_for_job
+from airflow_bitahub.api.protocol import Call, Procedure, Sleep
+from airflow_bitahub.api.servings import Serving, ServingStatus, invoke_serving, probe_serving
+from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.exceptions import (
+    APIError,
+    AuthenticationError,
+    BitaHubError,
+    ConfigurationError,
+    ConflictError,
+    ConnectFailedError,
+    InvalidRequestError,
+    JobError,
+    NotFoundError,
+    RateLimitError,
+    RequestTimeoutError,
+    ServerError,
+    ServingError,
+    TransportError,
+    UnexpectedResponseError,
+)
+
+T = TypeVar("T")
+JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
+TOKEN = "s3cret-token"
+AT_ONCE = Retry(attempts=3, first=0)
+ONCE = Retry(attempts=1)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the two ways to use a client."""
+
+    name: str
+    send: Callable[[BitaHubClient, Call[Any]], Any]
+    run: Callable[[BitaHubClient, Procedure[Any]], Any]
+
+
+def in_loop(client: BitaHubClient, doing: Callable[[], Awaitable[T]]) -> T:
+    async def main() -> T:
+        try:
+            return await doing()
+        finally:
+            await client.aclose()
+
+    return asyncio.run(main())
+
+
+WAYS = [
+    Way("blocking", lambda client, call: client.send(call), lambda client, steps: client.run(steps)),
+    Way(
+        "async",
+        lambda client, call: in_loop(client, lambda: client.asend(call)),
+        lambda client, steps: in_loop(client, lambda: client.arun(steps)),
+    ),
+]
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.name)
+def way(request: pytest.FixtureRequest) -> Way:
+    """Both ways: every test that takes it runs twice."""
+    way: Way = request.param
+    return way
+
+
+@dataclass
+class Asked:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class ScriptedServer:
+    """Answers with what `script` holds, one after the other, and then with the last for ever.
+
+    An entry is (status, headers, body), or a word: "silence" says nothing, "reset" closes the connection.
+    """
+
+    script: list[Any] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+    def answers(self, *script: Any) -> None:
+        self.script[:] = script
+
+    def next(self) -> Any:
+        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
+
+
+def answer(data: Any = b"null", status: int = 200, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    return status, headers, b'{"status": {"code": 0, "msg": "success"}, "data": ' + data + b"}"
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[[ssl.SSLContext | None], ScriptedServer]]:
+    """Give a function that starts a scripted server, with TLS where told how."""
+    running: list[tuple[ThreadingHTTPServer, threading.Thread, ScriptedServer]] = []
+
+    def make(tls: ssl.SSLContext | None) -> ScriptedServer:
+        scripted = ScriptedServer()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                length = int(self.headers.get("content-length", 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                scripted.asked.append(Asked(self.command, self.path, headers, self.rfile.read(length)))
+                step = scripted.next()
+                if isinstance(step, str):
+                    if step == "silence":
+                        scripted.released.wait(30)
+                    self.close_connection = True
+                    return
+                status, headers, body = step
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = _answer
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                pass
+
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):  # the client went away, as some of these tests want it to
+                    super().handle()
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        if tls is not None:
+            # the handshake in the thread of the connection, so that a refused one does not end the server
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        scripted.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        running.append((server, thread, scripted))
+        return scripted
+
+    yield make
+    for server, thread, scripted in running:
+        scripted.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def server(make_server: Callable[[ssl.SSLContext | None], ScriptedServer]) -> ScriptedServer:
+    """A scripted server without TLS."""
+    return make_server(None)
+
+
+@pytest.fixture
+def make_client() -> Iterator[Callable[..., BitaHubClient]]:
+    """Give a function that makes clients, which are closed at the end."""
+    clients: list[BitaHubClient] = []
+
+    def make(url: str, **options: Any) -> BitaHubClient:
+        clients.append(BitaHubClient(url, **{"retry": AT_ONCE, "verify": False, **options}))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+MakeClient = Callable[..., BitaHubClient]
+
+
+def spec(name: str, command: str = "true") -> JobSpec:
+    role = TaskRole(image="python", command=command, memory_mb=64, shm_mb=64)
+    return JobSpec(job_name=name, task_roles=[role])
+
+
+# Against the emulator -------------------------------------------------------------------------------------------
+
+
+def test_a_jobs_life(way: Way, platform: Emulator, make_client: MakeClient) -> None:
+    client = make_client(platform.url, auth=BearerToken(platform.token))
+    name = f"client-life-{way.name}"
+    way.send(client, submit_job(spec(name, "echo hello; exit 3")))
+    seen: list[str] = []
+    job = way.run(client, wait_for_job(name, poll_interval=0.05, on_change=lambda job: seen.append(job.word)))
+    assert (job.status, job.exit_code) == (JobStatus.FAILED, 3)
+    assert seen[-1] == "FAILED"
+    assert way.send(client, get_job(name)) == job
+    assert job in way.send(client, list_jobs())
+    assert way.send(client, read_job_log(name)).strip() == "hello"
+
+
+def test_what_the_emulator_refuses(way: Way, platform: Emulator, make_client: MakeClient) -> None:
+    client = make_client(platform.url, auth=BearerToken(platform.token))
+    name = f"client-refused-{way.name}"
+    way.send(client, submit_job(spec(name)))
+    with pytest.raises(ConflictError, match=f"Could not submit job '{name}'.*exists already"):
+        way.send(client, submit_job(spec(name)))
+    with pytest.raises(NotFoundError, match="Could not get job 'no-such-job'"):
+        way.send(client, get_job("no-such-job"))
+    with pytest.raises(InvalidRequestError, match="retryCount"):
+        way.send(client, submit_job(spec(f"{name}-2"), {"retryCount": 1}))
+
+
+def test_who_has_no_token_may_not_change_anything(way: Way, platform: Emulator, make_client: MakeClient) -> None:
+    for auth in (None, BearerToken("wrong-token")):
+        with pytest.raises(AuthenticationError, match=r"Unauthorized.*password") as caught:
+            way.send(make_client(platform.url, auth=auth), submit_job(spec("client-nobody")))
+        assert "wrong-token" not in str(caught.value)
+
+
+def test_both_ways_may_be_used_on_one_client(platform: Emulator, make_client: MakeClient) -> None:
+    client = make_client(platform.url)
+    for way in (*WAYS, *WAYS):
+        way.send(client, list_jobs())
+
+
+# What goes out --------------------------------------------------------------------------------------------------
+
+
+def test_a_request_as_it_goes_out(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers(answer())
+    client = make_client(server.url + "/", auth=BearerToken(TOKEN))
+    way.send(client, submit_job(spec("mnist-1")))
+    (asked,) = server.asked
+    assert (asked.method, asked.path) == ("POST", f"{JOBS}/mnist-1")
+    assert asked.headers["authorization"] == f"Bearer {TOKEN}"
+    assert asked.headers["content-type"] == "application/json"
+    assert asked.body.startswith(b'{"jobName":"mnist-1"')
+
+
+def test_query_and_name_are_quoted(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers(answer(b'{"state": "RUNNING"}'), answer(b"[]"))
+    client = make_client(server.url)
+    way.send(client, get_job("a/b c?d"))
+    way.send(client, list_jobs(page=2, limit=5))
+    assert [asked.path for asked in server.asked] == [f"{JOBS}/a%2Fb%20c%3Fd", f"{JOBS}?page=2&limit=5"]
+
+
+def test_without_a_token_no_credentials_are_sent(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers(answer(b"[]"))
+    way.send(make_client(server.url), list_jobs())
+    assert "authorization" not in server.asked[0].headers
+
+
+def test_a_served_program_never_gets_the_platforms_token(
+    way: Way, server: ScriptedServer, make_client: MakeClient
+) -> None:
+    client = make_client(server.url, auth=BearerToken(TOKEN))
+    serving = Serving(name="mnist", status=ServingStatus.RUNNING, url=f"{server.url}/served")
+    server.answers(answer(b"[7]"))
+    assert way.send(client, probe_serving(serving, "/health")) is True
+    assert way.send(client, invoke_serving(serving, "image", form={"urls": "http://x/7.png?a=b&c"})) == [7]
+    assert way.send(client, invoke_serving(serving, "image", files={"files": ("7.png", b"\x89PNG")})) == [7]
+    probe, form, files = server.asked
+    assert [(asked.method, asked.path) for asked in server.asked] == [
+        ("GET", "/served/health"),
+        ("POST", "/served/image"),
+        ("POST", "/served/image"),
+    ]
+    assert parse_qs(form.body.decode()) == {"urls": ["http://x/7.png?a=b&c"]}
+    assert files.headers["content-type"].startswith("multipart/form-data")
+    assert b"\x89PNG" in files.body
+    for asked in (probe, form, files):
+        assert TOKEN not in repr(asked)
+
+
+def test_addresses_follow_the_platform(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers(answer())
+    endpoints = {**ENDPOINTS, "stop_job": "put /v2/{job_namespace}/{name}/stop"}
+    client = make_client(server.url, platform=Platform(endpoints=endpoints))
+    way.send(client, stop_job("x"))
+    assert (server.asked[0].method, server.asked[0].path) == ("PUT", "/v2/bita-user/x/stop")
+    assert client.url_of("get_job", {"name": "x"}) == f"{server.url}{JOBS}/x"
+
+
+def test_a_redirect_is_not_followed_with_the_token(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers((302, {"location": "/elsewhere"}, b""))
+    with pytest.raises(UnexpectedResponseError, match="HTTP 302"):
+        way.send(make_client(server.url, auth=BearerToken(TOKEN), retry=ONCE), list_jobs())
+    assert len(server.asked) == 1
+
+
+# Trouble --------------------------------------------------------------------------------------------------------
+
+
+def test_silence_is_a_timeout(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers("silence")
+    with pytest.raises(RequestTimeoutError, match=r"Could not submit job 'x' at .*request_timeout"):
+        way.send(make_client(server.url, request_timeout=0.05), submit_job(spec("x")))
+    assert len(server.asked) == 1
+
+
+def test_a_call_may_bring_its_own_patience(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers("silence")
+    serving = Serving(name="mnist", status=ServingStatus.RUNNING, url=server.url)
+    with pytest.raises(RequestTimeoutError, match=f"reach serving 'mnist' at {server.url}/"):
+        way.send(make_client(server.url, request_timeout=3600), probe_serving(serving, timeout=0.05))
+
+
+def test_a_refused_connection_is_told_apart(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    nobody = "http://127.0.0.1:1"
+    with pytest.raises(ConnectFailedError, match=f"Could not submit job 'x' at {nobody}.*host"):
+        way.send(make_client(nobody), submit_job(spec("x")))
+    serving = Serving(name="mnist", status=ServingStatus.RUNNING, url=nobody)
+    with pytest.raises(ConnectFailedError, match=f"reach serving 'mnist' at {nobody}/"):
+        way.send(make_client(server.url), probe_serving(serving))
+
+
+def test_a_connection_that_breaks_is_a_transport_error(
+    way: Way, server: ScriptedServer, make_client: MakeClient
+) -> None:
+    server.answers("reset")
+    with pytest.raises(TransportError, match="Could not submit job 'x'") as caught:
+        way.send(make_client(server.url), submit_job(spec("x")))
+    assert type(caught.value) is TransportError
+    assert len(server.asked) == 1
+
+
+def test_a_look_is_repeated_until_it_is_answered(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers("reset", (503, {}, b"busy"), answer(b'{"state": "RUNNING"}'))
+    assert way.send(make_client(server.url), get_job("x")).word == "RUNNING"
+    assert len(server.asked) == 3
+
+
+def test_repeating_ends(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers((502, {}, b"bad gateway"))
+    with pytest.raises(ServerError, match="bad gateway"):
+        way.send(make_client(server.url), get_job("x"))
+    assert len(server.asked) == AT_ONCE.attempts
+
+
+def test_a_submission_is_repeated_only_where_it_had_no_effect(
+    way: Way, server: ScriptedServer, make_client: MakeClient
+) -> None:
+    server.answers((429, {"retry_after": "0"}, b"slow down"), answer())
+    way.send(make_client(server.url), submit_job(spec("x")))
+    assert len(server.asked) == 2
+    server.answers((503, {}, b"busy"), answer())
+    with pytest.raises(ServerError):
+        way.send(make_client(server.url), submit_job(spec("x")))
+    assert len(server.asked) == 3
+
+
+def test_retry_after_is_read_whatever_its_case(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers((429, {"Retry-After": "17"}, b""))
+    with pytest.raises(RateLimitError) as caught:
+        way.send(make_client(server.url, retry=ONCE), get_job("x"))
+    assert caught.value.retry_after == 17
+
+
+def test_an_answer_that_lies_about_its_encoding(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers((200, {"content-encoding": "gzip"}, b"not gzip"))
+    with pytest.raises(TransportError):
+        way.send(make_client(server.url), get_job("x"))
+
+
+@pytest.mark.parametrize("url", ["http://host:port", "ftp://host", "host", ""])
+def test_a_base_url_that_is_none_is_a_mistake_of_the_connection(way: Way, url: str, make_client: MakeClient) -> None:
+    with pytest.raises(ConfigurationError, match=r"Could not list jobs.*host of the Airflow connection"):
+        way.send(make_client(url), list_jobs())
+
+
+@pytest.mark.parametrize("url", ["", "host", "http://host:port", "http://x..y"])
+def test_a_serving_without_a_usable_address_may_get_one_later(way: Way, url: str, make_client: MakeClient) -> None:
+    serving = Serving(name="mnist", status=ServingStatus.RUNNING, url=url)
+    with pytest.raises(TransportError, match="Could not reach serving 'mnist'"):
+        way.send(make_client("http://127.0.0.1:1", retry=ONCE), probe_serving(serving))
+
+
+# Procedures -----------------------------------------------------------------------------------------------------
+
+
+def test_a_procedure_gets_answers_sleeps_and_errors(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers(answer(b'{"state": "RUNNING"}'), (403, {}, b"no"), answer(b'{"state": "FAILED"}'))
+
+    def procedure() -> Procedure[list[str]]:
+        seen = [(yield from get_job("x")).word]
+        slept = yield Sleep(0)
+        seen.append(str(slept))
+        try:
+            yield from get_job("x")
+        except BitaHubError as error:
+            seen.append(type(error).__name__)
+        seen.append((yield from get_job("x")).word)
+        return seen
+
+    expected = ["RUNNING", "None", "PermissionDeniedError", "FAILED"]
+    assert way.run(make_client(server.url), procedure()) == expected
+
+
+def test_a_procedure_without_steps(way: Way, make_client: MakeClient) -> None:
+    def procedure() -> Procedure[int]:
+        yield from ()
+        return 7
+
+    assert way.run(make_client("http://127.0.0.1:1"), procedure()) == 7
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_a_procedure_is_closed_however_it_ends(
+    way: Way, server: ScriptedServer, make_client: MakeClient, error: type[BaseException]
+) -> None:
+    server.answers(answer())
+    closed: list[bool] = []
+
+    def read(*_: Any) -> None:
+        raise error
+
+    def procedure() -> Procedure[None]:
+        try:
+            yield Call(get_job("x").request, read)
+        finally:
+            closed.append(True)
+
+    with pytest.raises(error):
+        way.run(make_client(server.url), procedure())
+    assert closed == [True]
+
+
+def test_an_error_a_procedure_does_not_want_is_the_callers(
+    way: Way, server: ScriptedServer, make_client: MakeClient
+) -> None:
+    server.answers((403, {}, b"no"))
+    with pytest.raises(exceptions.PermissionDeniedError):
+        way.run(make_client(server.url), wait_for_job("x", poll_interval=0))
+
+
+# TLS ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    file = tmp_path_factory.mktemp("tls") / "both.pem"
+    file.write_bytes(
+        certificate.public_bytes(pem)
+        + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return file
+
+
+@pytest.fixture
+def secure_server(certificate: Path, make_server: Callable[[ssl.SSLContext | None], ScriptedServer]) -> ScriptedServer:
+    """A scripted server with a certificate that nobody vouches for."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    server = make_server(tls)
+    server.answers(answer(b"[]"))
+    return server
+
+
+def test_a_self_signed_certificate_is_refused(way: Way, secure_server: ScriptedServer, make_client: MakeClient) -> None:
+    client = make_client(secure_server.url, verify=True, auth=BearerToken(TOKEN), retry=ONCE)
+    with pytest.raises(ConnectFailedError, match=r"CERTIFICATE_VERIFY_FAILED.*Set 'verify'"):
+        way.send(client, list_jobs())
+    assert secure_server.asked == []
+
+
+def test_a_self_signed_certificate_is_taken_if_so_told(
+    way: Way, secure_server: ScriptedServer, certificate: Path, make_client: MakeClient
+) -> None:
+    for verify in (False, str(certificate)):
+        assert way.send(make_client(secure_server.url, verify=verify), list_jobs()) == []
+
+
+def test_a_bundle_that_cannot_be_read_is_named(way: Way, tmp_path: Path, make_client: MakeClient) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.touch()
+    for file in (tmp_path / "none.pem", empty, tmp_path):
+        with pytest.raises(ConfigurationError, match=f"CA bundle '{file}'"):
+            way.send(make_client("https://127.0.0.1:1", verify=str(file)), list_jobs())
+
+
+# Errors ---------------------------------------------------------------------------------------------------------
+
+
+def errors(root: type[BitaHubError] = BitaHubError) -> Iterator[type[BitaHubError]]:
+    yield root
+    for kind in root.__subclasses__():
+        if kind.__module__ == exceptions.__name__:
+            yield from errors(kind)
+
+
+@pytest.mark.parametrize("kind", list(errors()))
+def test_every_error_survives_pickling(kind: type[BitaHubError]) -> None:
+    if issubclass(kind, APIError):
+        error: BitaHubError = kind(429, "20003", "Could not do it. 稍后", "get_job", 7.0)
+    elif issubclass(kind, JobError | ServingError):
+        error = kind("Could not do it. 稍后", "mnist-1")
+    else:
+        error = kind("Could not do it. 稍后")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error) == "Could not do it. 稍后"
+    assert vars(again) == vars(error)
+    assert again.args == error.args
+
+
+def test_every_error_is_drawn_in_the_tree() -> None:
+    drawn = (exceptions.__doc__ or "").split("Arguments are positional")[0]
+    assert {kind.__name__ for kind in errors()} == {word for word in drawn.split() if word.endswith("Error")}
+
+
+def test_no_token_in_any_words(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    client = make_client(server.url, auth=BearerToken(TOKEN), retry=ONCE, request_timeout=0.05)
+    script: list[Any] = ["silence", "reset", (401, {}, b"no"), (500, {}, b"no")]
+    for step in script:
+        server.answers(step)
+        with pytest.raises(BitaHubError) as caught:
+            way.send(client, list_jobs())
+        assert TOKEN not in f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
+    assert TOKEN not in f"{client!r} {client} {get_job('x')!r}"
+
+
+def test_a_job_comes_back_as_a_value(server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers(answer(b'{"name": "x", "state": "RUNNING"}'))
+    job = make_client(server.url).send(get_job("x"))
+    assert job == Job(name="x", status=JobStatus.RUNNING, word="RUNNING")

@@ -96,6 +96,7 @@ class Stage:
         raise NotImplementedError
 
     def perform(self, step: Call[Any] | Sleep) -> Any:
+        assert len(self.done) < 5000, "it never ends"
         if isinstance(step, Sleep):
             assert step.seconds >= 0
             self.done.append(step.seconds)
@@ -756,10 +757,13 @@ def test_a_submission_whose_answer_was_lost_is_found(lag: float) -> None:
 
 
 @pytest.mark.parametrize("error", [CONFLICT, INVALID, refusal(APIError)], ids=repr)
-def test_a_submission_that_got_through_very_late_is_found_whatever_the_second_is_called(error: BitaHubError) -> None:
+@pytest.mark.parametrize("task", [TASK, NAMED], ids=["own name", "given name"])
+def test_a_submission_that_got_through_very_late_is_found_whatever_the_second_is_called(
+    task: TaskIdentity, error: BitaHubError
+) -> None:
     # The platform's word for "exists already" is not known.
     world = Jobs(lost=[1], lag=GRACE + 1, answers={2: error})
-    world.ensure(TASK)
+    world.ensure(task)
     assert world.attempts == 2
     assert len(world.submitted) == 1
 
@@ -1242,6 +1246,20 @@ def test_a_creation_that_got_through_very_late_is_found(error: BitaHubError) -> 
     world = Servings(lost=[1], lag=GRACE + 1, answers={2: error})
     world.ensure()
     assert len(world.created) == 1
+
+
+def test_a_creation_the_last_try_may_have_made_is_waited_for_before_another() -> None:
+    world = Servings(lag=20, saved=[ServingRecord(digest(WANTED.body()))])
+    world.put(WANTED.image)
+    world.ensure()
+    assert world.attempts == 0
+
+
+def test_a_creation_the_last_try_made_is_found_even_if_it_shows_very_late() -> None:
+    world = Servings(lag=GRACE + 1, saved=[ServingRecord(digest(WANTED.body()))])
+    world.put(WANTED.image)
+    world.ensure()
+    assert (world.attempts, world.created) == (1, [])
 
 
 def test_creating_ends() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -109,17 +110,7 @@ class BitaHubClient:
         return call.read(_response(answer), self.platform)
 
     def _options(self) -> dict[str, Any]:
-        return {"timeout": self._timeout, "verify": self._tls()}
-
-    def _tls(self) -> bool | ssl.SSLContext:
-        if isinstance(self._verify, bool):
-            return self._verify
-        try:
-            return ssl.create_default_context(cafile=self._verify)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"Cannot read the CA bundle {self._verify!r} of the Airflow connection: {error}"
-            ) from error
+        return {"timeout": self._timeout, "verify": _tls(self._verify)}
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.is_foreign:
@@ -137,6 +128,17 @@ class BitaHubClient:
         }
         given = {key: value for key, value in optional.items() if value is not None}
         return {"method": method, "url": url, "headers": headers, **given}
+
+
+@functools.cache
+def _tls(verify: bool | str) -> ssl.SSLContext:
+    """Give the one TLS context for all clients: making one takes tens of milliseconds, and a trigger must not block."""
+    try:
+        return httpx.create_ssl_context(
+            ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
+        )
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(f"Cannot read the CA bundle {verify!r} of the Airflow connection: {error}") from error
 
 
 def _drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:

@@ -32,9 +32,16 @@ Arguments are positional, so that every error survives pickling.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class BitaHubError(Exception):
-    """Root of all errors of this package. Its text says what was attempted, what came back and what to do."""
+    """Root of all errors of this package. Its text says what was attempted, what came back and what to do.
+
+    `is_final`: trying again gives the same answer, or does what somebody did not want.
+    """
+
+    is_final: ClassVar[bool] = False
 
 
 class APIError(BitaHubError):
@@ -68,17 +75,25 @@ class AuthenticationError(APIError):
 class PermissionDeniedError(APIError):
     """The platform knows who asks, and says no."""
 
+    is_final = True
+
 
 class NotFoundError(APIError):
     """The platform itself says that it has no such thing."""
+
+    is_final = True
 
 
 class ConflictError(APIError):
     """The platform already has something of that name."""
 
+    is_final = True
+
 
 class InvalidRequestError(APIError):
     """The platform cannot accept what was sent."""
+
+    is_final = True
 
 
 class RateLimitError(APIError):
@@ -128,6 +143,8 @@ class JobFailedError(JobError):
 class JobStoppedError(JobError):
     """Somebody stopped the job."""
 
+    is_final = True
+
 
 class JobTimeoutError(JobError):
     """The job was not over in time."""
@@ -136,9 +153,13 @@ class JobTimeoutError(JobError):
 class JobLostError(JobError):
     """The platform had the job and no longer knows it."""
 
+    is_final = True
+
 
 class JobRefusedError(JobError):
     """A job of this name exists and this task did not submit it."""
+
+    is_final = True
 
 
 class ServingError(BitaHubError):
@@ -168,6 +189,8 @@ class ServingTimeoutError(ServingError):
 class ServingRefusedError(ServingError):
     """A serving of this name exists and must not be touched."""
 
+    is_final = True
+
 
 class InvokeError(ServingError):
     """The served program refused the request, or its answer was not the expected one."""
@@ -179,3 +202,5 @@ class StorageError(BitaHubError):
 
 class ConfigurationError(BitaHubError):
     """The Airflow connection or an operator's argument is incomplete or wrong."""
+
+    is_final = True

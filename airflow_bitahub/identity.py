@@ -19,12 +19,14 @@ import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from airflow_bitahub.exceptions import ConfigurationError
 
 MAX_NAME = 40
+MAX_GIVEN_NAME = 58  # a counter may follow, and Kubernetes takes 63
 _MARKER, _RANDOM = 3, 7
+_CLOCK_SKEW, _LONGEST_CREATION = 60, 600  # seconds, between the platform's clock and ours
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"  # base32: letters and digits that Kubernetes accepts in names
 
 
@@ -58,6 +60,7 @@ class JobRecord:
     :param confirmed: whether the platform has shown that it has the job
     :param stopped: whether we stopped it ourselves
     :param refused: whether the platform refused the submission, so that there is no such job of ours
+    :param closed: whether its generation is over, and the next has begun to end its job
     """
 
     job_name: str
@@ -70,6 +73,7 @@ class JobRecord:
     confirmed: bool = False
     stopped: bool = False
     refused: bool = False
+    closed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Give the record as Airflow's task state store keeps it."""
@@ -77,10 +81,8 @@ class JobRecord:
 
     @classmethod
     def from_json(cls, value: Any) -> JobRecord | None:
-        """Read a stored record; None when there is none."""
-        if not isinstance(value, Mapping):
-            return None
-        return cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
+        """Read a stored record; None when there is none. Raises ConfigurationError when it is something else."""
+        return _from_json(cls, value)
 
     @property
     def version(self) -> str:
@@ -119,7 +121,7 @@ class TaskIdentity:
         run's `clear_number`; but that also moves when only a neighbour was cleared, so it counts on the first try of
         a generation only.
         """
-        if self.max_tries != record.max_tries:
+        if record.closed or self.max_tries != record.max_tries:
             return True
         first_try = self.try_number == self.max_tries - self.retries + 1
         return first_try and self.clear_number != record.clear_number
@@ -140,7 +142,14 @@ class TaskIdentity:
         unique = f"{self.run_date}-{token}-{attempt}"
         room = MAX_NAME - len(unique) - 1
         project = slug(self.project)[:room].rstrip("-")
-        version = _counted(self.output_version, submission) if self.output_version else unique
+        version = (
+            _counted(path_part("output_version", self.output_version), submission) if self.output_version else unique
+        )
+        if self.job_name and len(self.job_name) > MAX_GIVEN_NAME:
+            raise ConfigurationError(
+                f"job_name {self.job_name!r} is longer than {MAX_GIVEN_NAME} characters, so that there is no room for "
+                f"the counter of a later attempt."
+            )
         return JobRecord(
             job_name=_counted(self.job_name, submission) if self.job_name else f"{project}-{unique}",
             output_path=f"{self.output_root}/{version}",
@@ -158,44 +167,56 @@ class ServingRecord:
 
     The platform tells neither model nor image of a serving, so this is how our own is known again.
 
-    :param digest: of the whole specification
-    :param created_at: the platform's time of creation, which tells one serving of a name from the next
-    :param replaces: `created_at` of the one that this one was to replace
-    :param confirmed: whether the platform has shown that it has the serving
-    :param refused: whether the platform refused the creation, so that there is no such serving of ours
+    :param digest: of the specification that was created last, or is being created; "" when that is not known
+    :param created_at: the platform's time of creation of the one that is surely ours
+    :param since: since when the creation of another one has been on its way, by our clock; None: none is
     """
 
     digest: str
     created_at: float | None = None
-    replaces: float | None = None
-    confirmed: bool = False
-    refused: bool = False
+    since: float | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> ServingRecord | None:
-        """Read a stored record; None when there is none."""
-        if not isinstance(value, Mapping):
-            return None
-        return cls(**{field.name: value[field.name] for field in fields(cls) if field.name in value})
+        """Read a stored record; None when there is none. Raises ConfigurationError when it is something else."""
+        return _from_json(cls, value)
 
     def to_json(self) -> dict[str, Any]:
         """Give the record as it is stored."""
         return asdict(self)
 
     def owns(self, created_at: float | None) -> bool:
-        """Tell whether the serving created at that time is the one of this record, or the one it was to replace."""
-        if self.refused:
-            return False
-        return not self.confirmed or self.created_at is None or created_at == self.created_at
+        """Tell whether the serving created at that time is ours."""
+        return created_at == self.created_at or self._is_on_its_way(created_at)
 
     def describes(self, created_at: float | None) -> bool:
-        """Tell whether the serving created at that time has this record's specification."""
-        return self.owns(created_at) and (self.replaces is None or created_at != self.replaces)
+        """Tell whether the serving created at that time is ours and has this record's specification."""
+        return self._is_on_its_way(created_at) if self.since is not None else created_at == self.created_at
+
+    def _is_on_its_way(self, created_at: float | None) -> bool:
+        if self.since is None:
+            return False
+        if created_at is None:
+            return True  # a platform that tells no times
+        # A stranger's, of any other time, must not become ours just because our own creation was cut off.
+        return created_at != self.created_at and -_CLOCK_SKEW <= created_at - self.since <= _LONGEST_CREATION
 
 
 def digest(body: Mapping[str, Any]) -> str:
     """Give a short text that differs for different specifications."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+R = TypeVar("R", "JobRecord", "ServingRecord")
+
+
+def _from_json(record: type[R], value: Any) -> R | None:
+    if value is None:
+        return None
+    try:
+        return record(**{field.name: value[field.name] for field in fields(record) if field.name in value})
+    except TypeError as error:
+        raise ConfigurationError(f"What Airflow has kept is no {record.__name__}: {value!r} ({error}).") from error
 
 
 def _next_submission(record: JobRecord) -> int:

@@ -8,11 +8,12 @@ Server paths (seed): ``/projects/{user_id}/{project}/code`` and ``.../outputs/{n
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from airflow_bitahub.exceptions import StorageError
+from airflow_bitahub.exceptions import ConfigurationError, StorageError
 from airflow_bitahub.identity import path_part
 
 if TYPE_CHECKING:
@@ -59,14 +60,20 @@ class Folders:
             return self.model(model)
         parts = model.split("/")
         if not model.startswith("/models/") or len(parts) < 4 or ".." in parts:
-            raise StorageError(
+            raise ConfigurationError(
                 f"{model!r} is not a model: give its name, or a path like /models/<user>/<model>/<version>."
             )
         return model, f"/model/{self.user_name}/{parts[3]}"
 
     def fill(self, text: str) -> str:
-        """Put user id and name where `text` says ``{user_id}`` and ``{user_name}``; other braces stay."""
-        return text.replace("{user_id}", self.user_id).replace("{user_name}", self.user_name)
+        """Put user id and name where `text` says ``{user_id}`` and ``{user_name}``; a shell's ``${user_id}`` stays.
+
+        :raises ConfigurationError: it is no text, as where the XCom that a template asks for is missing
+        """
+        if not isinstance(text, str):
+            raise ConfigurationError(f"{text!r} was given where text is needed. Did the task it comes from give none?")
+        values = {"user_id": self.user_id, "user_name": self.user_name}
+        return re.sub(r"(?<!\$)\{(user_id|user_name)\}", lambda match: values[match[1]], text)
 
 
 def is_server_path(path: str) -> bool:
@@ -90,26 +97,37 @@ class Storage:
         from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
 
         if not is_server_path(server_path) or ".." in server_path.split("/"):
-            raise StorageError(f"{server_path!r} is not below /projects, /datasets or /models.")
+            raise ConfigurationError(f"{server_path!r} is not below /projects, /datasets or /models.")
         return ObjectStoragePath(self.uri) / server_path.lstrip("/")
 
     def read_bytes(self, server_path: str) -> bytes:
         """Read a file. Raises StorageError when it is not there or cannot be read."""
         path = self.path(server_path)
         try:
-            content: bytes = path.read_bytes()
+            return read_bytes(path)
         except FileNotFoundError as error:
             raise StorageError(
                 f"{server_path} is not there (looked at {path}). Check that the job wrote it, and that storage_uri of "
                 f"the Airflow connection shows the platform's storage."
             ) from error
-        except OSError as error:
-            raise StorageError(f"{server_path} cannot be read (at {path}): {error}") from error
-        return content
 
     def read_json(self, server_path: str) -> Any:
-        """Read a JSON file. Raises StorageError when it is not there, cannot be read or is not JSON."""
+        """Read a JSON file; NaN and infinities, which JSON does not know and XCom refuses, become None.
+
+        :raises StorageError: it is not there, cannot be read or is not JSON
+        """
         try:
-            return json.loads(self.read_bytes(server_path))
+            return json.loads(self.read_bytes(server_path), parse_constant=lambda _: None)
         except ValueError as error:
             raise StorageError(f"{server_path} is not JSON: {error}") from error
+
+
+def read_bytes(path: ObjectStoragePath) -> bytes:
+    """Read a file anywhere. Raises FileNotFoundError, or StorageError when it cannot be read."""
+    try:
+        content: bytes = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # every kind of storage has its own errors
+        raise StorageError(f"{path} cannot be read: {error}") from error
+    return content

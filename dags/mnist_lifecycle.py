@@ -10,7 +10,7 @@
 | `infer` | predicts the test pictures with that version |
 | `evaluate` | compares the predictions with the labels |
 | `gate` | stops here unless the accuracy is good enough |
-| `newest_only` | stops here in a backfill: an old date must not replace today's model |
+| `newest_only` | stops here in a backfill or a late scheduled run: an old date must not replace today's model |
 | `deploy` | serves the version, replacing the one of an earlier run |
 | `ask` | shows the service a picture and checks its answer |
 
@@ -154,6 +154,7 @@ with DAG(
         envs={"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"},
         commands="cd /mnist-serving; python serving.py",
         readiness_path="/health",
+        max_active_tis_per_dag=1,  # one name, one deployment at a time
     )
 
     ask = BitaHubInvokeServingOperator(

@@ -214,14 +214,16 @@ def test_a_job_record_survives_json(record: JobRecord) -> None:
 
 
 def test_a_serving_record_survives_json() -> None:
-    record = ServingRecord("abc", 1.5, replaces=0.5, confirmed=True, refused=True)
+    record = ServingRecord("abc", 1.5, since=2.5)
     assert ServingRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
-@pytest.mark.parametrize("stored", [None, "", "text", 7, []])
-def test_what_is_no_record_is_none(stored: object) -> None:
-    assert JobRecord.from_json(stored) is None
-    assert ServingRecord.from_json(stored) is None
+@pytest.mark.parametrize("stored", ["", "text", 7, [], {"colour": "red"}])
+@pytest.mark.parametrize("record", [JobRecord, ServingRecord])
+def test_what_is_no_record_says_so(record: type[JobRecord] | type[ServingRecord], stored: object) -> None:
+    assert record.from_json(None) is None
+    with pytest.raises(ConfigurationError, match=f"is no {record.__name__}"):
+        record.from_json(stored)
 
 
 def test_records_of_other_versions_of_this_package_are_read() -> None:
@@ -235,14 +237,17 @@ def test_records_of_other_versions_of_this_package_are_read() -> None:
 @pytest.mark.parametrize(
     ("record", "created_at", "owns", "describes"),
     [
-        pytest.param(ServingRecord("d", 5.0, confirmed=True), 5.0, True, True, id="the one we saw"),
-        pytest.param(ServingRecord("d", 5.0, confirmed=True), 6.0, False, False, id="a later one"),
-        pytest.param(ServingRecord("d", 5.0, confirmed=True), None, False, False, id="one of no known time"),
-        pytest.param(ServingRecord("d", None, confirmed=True), 5.0, True, True, id="ours had no known time"),
-        pytest.param(ServingRecord("d"), 5.0, True, True, id="our creation may have got through"),
-        pytest.param(ServingRecord("d", replaces=5.0), 5.0, True, False, id="the one to be replaced"),
-        pytest.param(ServingRecord("d", replaces=5.0), 6.0, True, True, id="the one that replaced it"),
-        pytest.param(ServingRecord("d", refused=True), 5.0, False, False, id="our creation was refused"),
+        pytest.param(ServingRecord("d", 5.0), 5.0, True, True, id="the one we saw"),
+        pytest.param(ServingRecord("d", 5.0), 6.0, False, False, id="a later one"),
+        pytest.param(ServingRecord("d", 5.0), None, False, False, id="one of no known time"),
+        pytest.param(ServingRecord("d"), 5.0, False, False, id="ours had no known time"),
+        pytest.param(ServingRecord("d"), None, True, True, id="nobody tells times"),
+        pytest.param(ServingRecord("d", since=1000), 1001, True, True, id="our creation may have got through"),
+        pytest.param(ServingRecord("d", since=1000), 970, True, True, id="likewise, by a clock that is late"),
+        pytest.param(ServingRecord("d", since=1000), 900, False, False, id="from before our creation"),
+        pytest.param(ServingRecord("d", since=1000), 9000, False, False, id="from long after our creation"),
+        pytest.param(ServingRecord("d", 990, since=1000), 990, True, False, id="the one to be replaced"),
+        pytest.param(ServingRecord("d", 990, since=1000), 1002, True, True, id="the one that replaced it"),
     ],
 )
 def test_a_serving_is_known_again_by_its_time_of_creation(

@@ -58,7 +58,14 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
     except ValueError:
         body = None
     verdict = _verdict(body)
-    if response.status < 400:
+    if 300 <= response.status < 400:
+        raise UnexpectedResponseError(
+            f"Could not {request.action}: the answer (HTTP {response.status}) leads elsewhere, to "
+            f"{response.headers.get('location', 'nowhere')}. Check the base URL of the Airflow connection."
+        )
+    if response.status < 300:
+        if verdict is None and isinstance(body, dict | list) and not _is_gateways(body):
+            return body  # some relatives, a bare Volcano job for one, come without an envelope
         if verdict is None:
             raise UnexpectedResponseError(
                 f"Could not {request.action}: the answer (HTTP {response.status}) is not the platform's: "
@@ -93,7 +100,7 @@ def accept(response: Response, request: Request, platform: Platform) -> None:
 
 def _verdict(body: Any) -> _Verdict | None:
     """Read any of the known envelopes; None when it is not one."""
-    if not isinstance(body, dict) or body.get("kind") == "Status":
+    if not isinstance(body, dict) or _is_gateways(body):
         return None
     for key in ("status", "message"):
         inner = body.get(key)
@@ -103,6 +110,11 @@ def _verdict(body: Any) -> _Verdict | None:
         message = str(body.get("msg") or body.get("message") or "")
         return _Verdict(str(body["code"]), message, body.get("data", body.get("payload")))
     return None
+
+
+def _is_gateways(body: Any) -> bool:
+    """Tell whether it is a Kubernetes ``Status`` object, which only the gateway uses."""
+    return isinstance(body, dict) and body.get("kind") == "Status"
 
 
 def _error(kind: str, response: Response, request: Request, verdict: _Verdict | None, body: Any) -> APIError:

@@ -272,9 +272,12 @@ def _read_job(data: Any, platform: Platform, name: str = "") -> Job:
     metadata = metadata if isinstance(metadata, dict) else {}
 
     word = _first_text(detail.get("state"), data.get("state"), status, volcano.get("phase"))
+    if not word:
+        raise UnexpectedResponseError(f"The platform's answer about job {name!r} tells no state.")
     job_status = platform.job_status(word)
     return Job(
-        name=_first_text(data.get("jobName"), data.get("name"), metadata.get("name"), name),
+        # What was asked for comes first: OpenPAI, for one, answers with "user~name".
+        name=_first_text(name, data.get("jobName"), data.get("name"), metadata.get("name")),
         status=job_status,
         word=word,
         created_at=_time(detail, data, metadata, keys=("createdTime", "createTime", "creationTimestamp")),

@@ -80,7 +80,8 @@ def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.r
             return (yield from call)
         except BitaHubError as error:
             harmless = isinstance(error, _NO_EFFECT) or (call.safe_to_repeat and isinstance(error, PASSING))
-            if not harmless or attempt >= retry.attempts:
+            # Whether a served program answers is the very question when it is probed.
+            if call.request.is_foreign or not harmless or attempt >= retry.attempts:
                 raise
             pause = min(retry.longest, retry.first * 2 ** (attempt - 1)) * (1 - jitter() / 2)
             asked = getattr(error, "retry_after", None)
@@ -222,14 +223,14 @@ def ensure_job(
     if task.is_new_generation(record):
         if not record.refused:
             # Should this try die now, the next must not take the record for its own: that counts on the first only.
-            save(replace(record, max_tries=-1))
+            save(replace(record, closed=True))
             yield from end_job(record.job_name, may_appear=not record.confirmed, clock=clock)
         return (yield from submission.send(task.first_attempt(record)))
     if record.refused:
         return (yield from submission.send(task.next_attempt(record)))
 
     record = task.refresh(record)
-    job = yield from _look(record.job_name, 0 if record.confirmed else GRACE, clock)
+    job = yield from _look(get_job(record.job_name), 0 if record.confirmed else GRACE, clock)
     if job is None and not record.confirmed:
         record = replace(record, stopped=False)
         save(record)
@@ -244,81 +245,103 @@ def ensure_job(
 
 def ensure_serving(
     spec: ServingSpec,
-    record: ServingRecord | None,
     *,
+    load: Callable[[], ServingRecord | None],
     save: Callable[[ServingRecord], None],
     if_exists: Literal["replace", "fail"] = "replace",
     clock: Callable[[], float] = time.time,
-) -> Procedure[Serving]:
-    """Give the serving of a specification: our own where it runs already, a new one otherwise.
+) -> Procedure[tuple[Serving, bool]]:
+    """Give the serving of a specification, our own where it runs already, and whether it was created for this task.
 
-    :param record: what was written down when this deployment last created a serving of this name, if ever
-    :param save: writes a record down; called before anything is sent
+    :param load: gives what was written down when this deployment last created a serving of this name, if ever
+    :param save: writes that down; called before anything is sent
     :param if_exists: what to do with our own serving of the same name but another specification
     :raises ServingRefusedError: one of this name exists that is not ours, or that is not to be replaced
+    :raises ServingFailedError: somebody else created one at the same moment
     """
-    wanted = digest(spec.body())
-    unsettled = record is not None and not (record.confirmed or record.refused)
-    found = yield from _look_for_serving(spec, GRACE if unsettled else 0, clock)
-    replaced: float | None = None
+    record, wanted = load(), digest(spec.body())
+    unsettled = record is not None and record.since is not None
+    looking = get_serving(spec.name, spec.version)
+    found = yield from _look(looking, GRACE if unsettled else 0, clock)
     if found is not None:
         if record is None or not record.owns(found.created_at):
-            raise _refused_serving(spec)
+            raise ServingRefusedError(
+                f"A serving named {spec.name!r} (version {spec.version!r}) exists that this Airflow did not create, so "
+                f"it is left alone. Choose another serving_name, or remove it on the platform.",
+                spec.name,
+            )
         same = record.digest == wanted and record.describes(found.created_at)
-        usable = not found.status.is_terminal and found.status is not ServingStatus.STOPPING
-        if same and usable:
-            save(ServingRecord(wanted, found.created_at, confirmed=True))
-            return found
-        begun = record.replaces is not None and record.replaces == found.created_at  # an earlier try's replacement
+        if same and not found.status.is_terminal and found.status is not ServingStatus.STOPPING:
+            save(ServingRecord(wanted, found.created_at))
+            return found, unsettled
+        begun = unsettled and not record.describes(found.created_at)  # an earlier try was about to replace it
         if if_exists == "fail" and not (same or begun):
             raise ServingRefusedError(
                 f"Serving {spec.name!r} (version {spec.version!r}) exists with another specification, and "
                 f"if_exists='fail'. Remove it, choose another serving_name, or set if_exists='replace'.",
                 spec.name,
             )
-        replaced = found.created_at
-    save(ServingRecord(wanted, replaces=replaced))
+    intent = ServingRecord(wanted, found.created_at if found else None, since=clock())
+    save(intent)
     if found is not None:
         yield from end_serving(spec.name, spec.version, clock=clock)
-    return (yield from _create(spec, wanted, save, clock, new=found is None and not unsettled))
+    creation = _Creation(spec, intent, load, save, clock)
+    return (yield from creation.post(new=not unsettled)), True
 
 
-def _create(
-    spec: ServingSpec,
-    wanted: str,
-    save: Callable[[ServingRecord], None],
-    clock: Callable[[], float],
-    *,
-    new: bool,
-) -> Procedure[Serving]:
-    for attempt in range(1, _SUBMISSIONS + 1):
-        first = new and attempt == 1
-        try:
-            yield from create_serving(spec)
-        except ConflictError as error:
-            if first:
-                # Taken between our look and our creation; otherwise it is an earlier creation of unknown outcome.
-                save(ServingRecord(wanted, refused=True))
-                raise _refused_serving(spec) from error
-        except RateLimitError:
-            raise
-        except (TransportError, ServerError):
-            if (yield from _look_for_serving(spec, GRACE, clock)) is None:
-                if attempt == _SUBMISSIONS:
-                    raise
-                continue
-        except APIError:
-            if first or (yield from _look_for_serving(spec, 0, clock)) is None:
-                save(ServingRecord(wanted, refused=True))
+@dataclass(frozen=True)
+class _Creation:
+    """The part of `ensure_serving` that sends."""
+
+    spec: ServingSpec
+    intent: ServingRecord
+    load: Callable[[], ServingRecord | None]
+    save: Callable[[ServingRecord], None]
+    clock: Callable[[], float]
+
+    def post(self, *, new: bool) -> Procedure[Serving]:
+        """Create until the platform has it; an unknown outcome is settled by looking."""
+        looking = get_serving(self.spec.name, self.spec.version)
+        for attempt in range(1, _SUBMISSIONS + 1):
+            first = new and attempt == 1
+            try:
+                yield from create_serving(self.spec)
+            except ConflictError as error:
+                if first:
+                    raise self._overtaken() from error
+            except RateLimitError:
                 raise
-        break
-    serving = yield from _look_for_serving(spec, GRACE, clock)
-    if serving is None:
-        raise ServingFailedError(
-            f"The platform accepted serving {spec.name!r} but does not show it. Try again later.", spec.name
+            except (APIError, TransportError) as error:
+                if (yield from _look(looking, _settling(error), self.clock)) is None:
+                    if not _is_unsettled(error):
+                        self._amend(digest="", since=None)
+                        raise
+                    if attempt == _SUBMISSIONS:
+                        raise
+                    continue
+            break
+        serving = yield from _look(looking, GRACE, self.clock)
+        if serving is None:
+            raise ServingFailedError(
+                f"The platform accepted serving {self.spec.name!r} but does not show it. Try again later.",
+                self.spec.name,
+            )
+        if not self.intent.describes(serving.created_at):
+            raise self._overtaken()
+        self.save(ServingRecord(self.intent.digest, serving.created_at))
+        return serving
+
+    def _overtaken(self) -> ServingFailedError:
+        self._amend(digest="")  # whatever stands there now is not what this task wanted
+        return ServingFailedError(
+            f"Serving {self.spec.name!r} was created by somebody else at the same moment. The next try looks again.",
+            self.spec.name,
         )
-    save(ServingRecord(wanted, serving.created_at, confirmed=True))
-    return serving
+
+    def _amend(self, **changes: Any) -> None:
+        """Change our note, unless another task has overwritten it: then it tells of that one's serving."""
+        if self.load() == self.intent:
+            self.save(replace(self.intent, **changes))
 
 
 def wait_for_serving(
@@ -327,6 +350,7 @@ def wait_for_serving(
     *,
     poll_interval: float,
     readiness_path: str = "/",
+    created_at: float | None = None,
     deadline: float | None = None,
     grace: float | None = GRACE,
     on_change: Callable[[Serving], None] | None = None,
@@ -334,8 +358,9 @@ def wait_for_serving(
 ) -> Procedure[Serving]:
     """Wait until the platform says RUNNING *and* the served program answers, since either may come first.
 
-    :param readiness_path: where the program is asked; any answer below HTTP 500 will do
-    :raises ServingFailedError: the platform says that it failed or was stopped
+    :param readiness_path: where the program is asked; see `probe_serving`
+    :param created_at: which of several servings that had this name one after the other is meant; None: any
+    :raises ServingFailedError: the platform says that it failed or was stopped, or it was replaced by another
     :raises ServingTimeoutError: it was not ready by the deadline
     :raises BitaHubError: the platform could not be asked for longer than the patience, or refuses to be asked
     """
@@ -354,6 +379,8 @@ def wait_for_serving(
                 word, last = serving.word, str(serving)
                 if on_change is not None:
                     on_change(serving)
+            if created_at is not None and serving.created_at != created_at:
+                raise ServingFailedError(f"Serving {name!r} was replaced by another deployment while it started.", name)
             if serving.status.is_terminal:
                 raise ServingFailedError(f"The {serving}. Its log on the platform tells why.", name)
             if serving.status is ServingStatus.RUNNING and (yield from _answers(serving, readiness_path)):
@@ -376,13 +403,19 @@ def end_serving(
     :raises ServingTimeoutError: it is still there after `timeout` seconds
     """
     start = clock()
+    removing = False
     while True:
         try:
             yield from get_serving(name, version)
-            yield from delete_serving(name, version)
+            if not removing:
+                yield from delete_serving(name, version)
+                removing = True
         except NotFoundError:
             return
-        except PASSING as error:
+        except (AuthenticationError, PermissionDeniedError):
+            raise
+        except (APIError, TransportError) as error:
+            # Whether the removal took effect is unknown; the next look tells.
             if clock() - start >= timeout:
                 raise ServingTimeoutError(f"Serving {name!r} could not be removed: {error}", name) from error
         if clock() - start >= timeout:
@@ -397,17 +430,6 @@ def _answers(serving: Serving, path: str) -> Procedure[bool]:
         return (yield from probe_serving(serving, path))
     except TransportError:
         return False
-
-
-def _look_for_serving(spec: ServingSpec, grace: float, clock: Callable[[], float]) -> Procedure[Serving | None]:
-    start = clock()
-    while True:
-        try:
-            return (yield from get_serving(spec.name, spec.version))
-        except NotFoundError:
-            if clock() - start >= grace:
-                return None
-        yield Sleep(2)
 
 
 @dataclass(frozen=True)
@@ -439,7 +461,7 @@ class _Submission:
         """Submit under a name that was never used before."""
         self.spec_for(record)  # what cannot be sent must not be written down
         if self.task.job_name:
-            found = yield from _look(record.job_name, 0, self.clock)
+            found = yield from _look(get_job(record.job_name), 0, self.clock)
             if found is not None:
                 raise _refused(record.job_name)
         self.save(record)
@@ -457,22 +479,19 @@ class _Submission:
                     # Taken between our look and our submission: never ours to adopt or to stop.
                     self.save(replace(record, refused=True))
                     raise _refused(name) from error
-            except (TransportError, ServerError):
-                job = yield from _look(name, GRACE, self.clock)
+            except RateLimitError:
+                raise
+            except (APIError, TransportError) as error:
+                job = yield from _look(get_job(name), _settling(error), self.clock)
                 if job is None:
+                    if not _is_unsettled(error):
+                        self.save(replace(record, refused=True))
+                        raise
                     if attempt == _SUBMISSIONS:
                         raise
                     continue
-            except RateLimitError:
-                raise
-            except APIError:
-                # an earlier submission may have got through after all, and this be a refusal of the second
-                job = None if first else (yield from _look(name, 0, self.clock))
-                if job is None:
-                    self.save(replace(record, refused=True))
-                    raise
             break
-        job = job or (yield from _look(name, GRACE, self.clock))
+        job = job or (yield from _look(get_job(name), GRACE, self.clock))
         if job is None:
             raise UnexpectedResponseError(
                 f"The platform accepted job {name!r} but does not show it. The next try of the task looks for it again."
@@ -482,16 +501,29 @@ class _Submission:
         return job, record
 
 
-def _look(name: str, grace: float, clock: Callable[[], float]) -> Procedure[Job | None]:
-    """Give the job, or None once the platform has denied it for the whole grace period."""
+def _look(call: Call[T], grace: float, clock: Callable[[], float]) -> Procedure[T | None]:
+    """Give what a query finds, or None once the platform has denied it for the whole grace period."""
     start = clock()
     while True:
         try:
-            return (yield from get_job(name))
+            return (yield from call)
         except NotFoundError:
             if clock() - start >= grace:
                 return None
         yield Sleep(2)
+
+
+def _is_unsettled(error: BitaHubError) -> bool:
+    """Tell whether a request may have taken effect although it was answered like this.
+
+    That includes a code nobody knows: the document does not show how success of a submission is told.
+    """
+    return isinstance(error, TransportError | ServerError) or type(error) is APIError
+
+
+def _settling(error: BitaHubError) -> float:
+    """Give the seconds to look for what a failed request, or an earlier one, may have made."""
+    return GRACE if _is_unsettled(error) and not isinstance(error, ConnectFailedError) else 0
 
 
 def _lost(name: str) -> JobLostError:
@@ -502,17 +534,9 @@ def _lost(name: str) -> JobLostError:
     )
 
 
-def _refused_serving(spec: ServingSpec) -> ServingRefusedError:
-    return ServingRefusedError(
-        f"A serving named {spec.name!r} (version {spec.version!r}) exists that this Airflow did not create, so it is "
-        f"left alone. Choose another serving_name, or remove it on the platform.",
-        spec.name,
-    )
-
-
 def _refused(name: str) -> JobRefusedError:
     return JobRefusedError(
         f"A job named {name!r} exists, and this task did not submit it. Choose another job_name (a template such as "
-        f"'...-{{{{ ts_nodash | lower }}}}' makes it unique), or leave job_name out.",
+        f"'...-{{{{ dag_run.run_after | ts_nodash | lower }}}}' makes it unique), or leave job_name out.",
         name,
     )

@@ -134,9 +134,14 @@ def delete_serving(name: str, version: str = "v1") -> Call[None]:
 
 
 def probe_serving(serving: Serving, path: str = "/", timeout: float = 10) -> Call[bool]:
-    """Ask whether the served program answers at all. An answer below HTTP 500 is one; its path need not exist."""
+    """Ask whether the served program answers.
+
+    Anything below HTTP 500 is an answer at ``/``, which need not exist; any other path must be there (below HTTP 400),
+    since a gateway whose program has not started yet may answer 404 for it.
+    """
+    limit = 500 if path.strip("/") == "" else 400
     request = Request(f"reach serving {serving.name!r}", f"GET {join(serving.url, path)}", timeout=timeout)
-    return Call(request, lambda response, _platform: response.status < 500)
+    return Call(request, lambda response, _platform: response.status < limit)
 
 
 def invoke_serving(
@@ -182,7 +187,9 @@ def join(url: str, path: str) -> str:
 def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
     if not isinstance(data, dict):
         raise UnexpectedResponseError(f"The platform's answer about serving {name!r} holds no serving.")
-    word = str(data.get("status") or data.get("state") or "")
+    word = data.get("status") or data.get("state")
+    if not isinstance(word, str):
+        raise UnexpectedResponseError(f"The platform's answer about serving {name!r} tells no status.")
     hosts = data.get("hosts")
     if isinstance(hosts, list):  # a string in the seed, despite its plural
         hosts = hosts[0] if hosts else ""

@@ -74,6 +74,8 @@ class LocalAirflow:
         variables = {f"AIRFLOW__{key.upper().replace('.', '__')}": value for key, value in settings.items()}
         # An AIRFLOW__ variable of the caller's, or one of its connections, is meant for another Airflow.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        # Everything here talks to the loopback interface, which no proxy can reach.
+        inherited["NO_PROXY"] = inherited["no_proxy"] = f"{LOOPBACK},localhost"
         self.environment = {**inherited, "AIRFLOW_HOME": str(self.home), **variables, "PYTHONUNBUFFERED": "1"}
         self._client: httpx.Client | None = None
 
@@ -150,21 +152,28 @@ class LocalAirflow:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Ask Airflow's REST API, and give the answer. Raises AirflowError when it refuses."""
-        if self._client is None:
-            self._client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
-            answer = self._client.post("/auth/token", json={"username": USER, "password": self.password})
-            self._client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
-        answer = self._client.request(method, f"/api/v2{path}", json=body)
+        try:
+            answer = self._session().request(method, f"/api/v2{path}", json=body)
+        except httpx.HTTPError as error:
+            raise AirflowError(f"Airflow did not answer {method} {path}: {error or type(error).__name__}") from error
         if answer.status_code >= 400:
             raise AirflowError(f"Airflow refused {method} {path} (HTTP {answer.status_code}): {answer.text[:500]}")
         return answer.json() if answer.content else None
 
+    def _session(self) -> httpx.Client:
+        if self._client is None:
+            client = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+            answer = client.post("/auth/token", json={"username": USER, "password": self.password})
+            client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
+            self._client = client
+        return self._client
+
     def set_connection(self, connection: Mapping[str, Any]) -> None:
         """Create a connection, or change it where it exists."""
-        path = f"/connections/{connection['connection_id']}"
-        try:
-            self.call("PATCH", path, dict(connection))
-        except AirflowError:
+        known = self.call("GET", "/connections?limit=1000")["connections"]
+        if any(other["connection_id"] == connection["connection_id"] for other in known):
+            self.call("PATCH", f"/connections/{connection['connection_id']}", dict(connection))
+        else:
             self.call("POST", "/connections", dict(connection))
 
     def await_dag(self, dag_id: str, seconds: float = 120) -> None:

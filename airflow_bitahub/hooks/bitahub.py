@@ -42,6 +42,8 @@ class Settings:
             raise ConfigurationError(f"{where} has no host: set it to the platform's address, such as https://host.")
         if "://" not in host:
             host = f"{connection.schema or 'https'}://{host}"
+        if "@" in host:
+            raise ConfigurationError(f"{where} has a user or password in its host: they belong in login and password.")
         if not host.startswith(("http://", "https://")):
             raise ConfigurationError(f"{where} has the host {host!r}: it must begin with http:// or https://.")
         if connection.port:
@@ -245,4 +247,4 @@ class BitaHubHook(BaseHook):
 def _verify(value: Any) -> bool | str:
     if value in (None, "", True) or str(value).lower() == "true":
         return True
-    return False if str(value).lower() == "false" else str(value)
+    return False if str(value).lower() in ("false", "0") else str(value)

@@ -53,7 +53,7 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Give the result of any job, and the metrics. Raises StorageError when there are none to be read."""
-        if not job.status.is_terminal:  # wait_for_completion=False
+        if not self.wait_for_completion:
             return super().result(job, record)
         path = f"{record.output_path}/{self.result_file}"
         metrics = self.hook.storage.read_json(path)

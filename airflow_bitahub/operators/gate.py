@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.skipmixin import SkipMixin
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
 from airflow_bitahub.exceptions import ConfigurationError
 
@@ -36,7 +38,8 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
     :param metrics: such as the ``metrics`` of an evaluation's result
     :param conditions: one such as ``accuracy >= 0.9``, or several that must all hold; with ``>=``, ``>``, ``<=``, ``<``
     :param on_closed: ``skip`` succeeds and skips the tasks directly downstream, whatever their trigger rule, except
-        teardowns; ``fail`` fails without using up retries
+        teardowns; ``fail`` fails without using up retries. A mapped gate skips the tasks of its own index in the same
+        mapped task group, and unmapped ones as soon as one of its instances is closed
     """
 
     template_fields: Sequence[str] = ("metrics", "conditions")
@@ -74,10 +77,31 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
             return result
         if self.on_closed == "fail":
             raise AirflowFailException(f"The gate is closed: {'; '.join(reasons)}")
-        ti = context["ti"]
-        ti.xcom_push(key="return_value", value=result)  # skipping ends the task by an exception
-        self.skip(ti, [task for task in self.get_direct_relatives(upstream=False) if not task.is_teardown])
+        context["ti"].xcom_push(key="return_value", value=result)  # skipping ends the task by an exception
+        self._skip_downstream(context["ti"])
         return result
+
+    def _skip_downstream(self, ti: Any) -> None:
+        downstream = [task for task in self.get_direct_relatives(upstream=False) if not task.is_teardown]
+        if ti.map_index < 0:
+            self.skip(ti, downstream)
+            return
+        # Airflow's own way of skipping does nothing for mapped tasks: their deployments would go ahead.
+        group = self.get_closest_mapped_task_group()
+        skipped: list[str | tuple[str, int]] = []
+        for task in downstream:
+            theirs = task.get_closest_mapped_task_group()
+            if group is not None and theirs is not None and theirs.group_id == group.group_id:
+                skipped.append((task.task_id, ti.map_index))
+            elif theirs is None and not task.is_mapped:
+                skipped.append((task.task_id, -1))
+            else:
+                raise AirflowFailException(
+                    f"The gate is closed, and {task.task_id!r}, which is mapped by itself, cannot be skipped. Put both "
+                    f"into one mapped task group, or set on_closed='fail'."
+                )
+        if skipped:
+            raise DownstreamTasksSkipped(tasks=skipped)
 
 
 def judge(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
@@ -102,8 +126,8 @@ def judge(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
 def _as_mapping(metrics: Any) -> Mapping[str, Any]:
     """Take metrics also as the text a template makes of them; whatever is no mapping holds no metric."""
     if isinstance(metrics, str):
-        try:
-            metrics = json.loads(metrics)
-        except ValueError:
-            return {}
+        for read in (json.loads, ast.literal_eval):  # the second for what Jinja makes of a mapping
+            with suppress(ValueError, SyntaxError):
+                metrics = read(metrics)
+                break
     return metrics if isinstance(metrics, Mapping) else {}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from airflow_bitahub import storage
 from airflow_bitahub.exceptions import (
@@ -24,12 +20,11 @@ from airflow_bitahub.exceptions import (
     JobTimeoutError,
     TransportError,
 )
-from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.identity import JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.failures import FINAL, airflow_error
+from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubOperator
+from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.triggers.job import BitaHubJobTrigger, JobEvent
-from airflow_bitahub.triggers.task_state import is_wanted
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -38,11 +33,8 @@ if TYPE_CHECKING:
 
 _RECORD = "bitahub_job"  # key in Airflow's task state store; renaming it would orphan running jobs
 
-# Airflow kills a task process 5 seconds after its SIGTERM.
-KILL_BUDGET = 4.0
 
-
-class BitaHubJobOperator(BaseOperator):
+class BitaHubJobOperator(BitaHubOperator):
     """Runs one job on BitaHub, and exactly one, whatever dies on the way.
 
     A retry finds the job its predecessor submitted and waits on; clearing the task stops that job and runs a new one.
@@ -60,8 +52,8 @@ class BitaHubJobOperator(BaseOperator):
             "exit_code": 0,
         }
 
-    In all text, ``{user_id}`` and ``{user_name}`` stand for the connection's. All parameters but those that say how
-    to wait are templated.
+    In commands, paths and names of datasets and models, ``{user_id}`` and ``{user_name}`` stand for the connection's.
+    All parameters but those that say how to wait are templated.
 
     :param project: the BitaHub project; its name begins the job's
     :param command: one shell line
@@ -80,7 +72,8 @@ class BitaHubJobOperator(BaseOperator):
     :param task_roles: for a job of several roles: fields of `api.jobs.TaskRole`, each over the ones above
     :param platform_queue: the platform's queue; ``queue`` is Airflow's own parameter
     :param job_name: use exactly this name, with a counter appended on later attempts; default: a unique one
-    :param output_version: likewise, the name of the output folder
+    :param output_version: likewise, the name of the output folder; it must then differ from run to run, or an old
+        result is taken for a new one
     :param extra_body: fields of the submission that this package does not know, sent as they are
     :param wait_for_completion: False: succeed as soon as the job is submitted
     :param poll_interval: seconds between two looks at the job
@@ -142,11 +135,12 @@ class BitaHubJobOperator(BaseOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = True,
         resubmit_stopped: bool = False,
-        bitahub_conn_id: str = BitaHubHook.default_conn_name,
         multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
+        if poll_interval <= 0:
+            raise ValueError(f"poll_interval must be more than 0 seconds, not {poll_interval!r}")
         self.project = project
         self.command = command
         self.image = image
@@ -168,14 +162,8 @@ class BitaHubJobOperator(BaseOperator):
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self.resubmit_stopped = resubmit_stopped
-        self.bitahub_conn_id = bitahub_conn_id
         self._context: Context | None = None
         self._record: JobRecord | None = None
-
-    @cached_property
-    def hook(self) -> BitaHubHook:
-        """The hook this operator talks through."""
-        return BitaHubHook(self.bitahub_conn_id)
 
     # What subclasses say differently ---------------------------------------------------------------------------
 
@@ -189,8 +177,10 @@ class BitaHubJobOperator(BaseOperator):
         code = folders.fill(self.code_path).replace("{project}", self.project) if self.code_path else None
         return {
             "code": mount(code, storage.CODE) if code else None,
-            "datasets": [self._folder(item, folders.dataset) for item in self.datasets],
-            "models": None if self.models is None else [self._folder(m, folders.model_mount) for m in self.models],
+            "datasets": [self._folder(item, folders.dataset) for item in _listed("datasets", self.datasets)],
+            "models": None
+            if self.models is None
+            else [self._folder(item, folders.model_mount) for item in _listed("models", self.models)],
         }
 
     def output_mount(self, record: JobRecord) -> Mount:
@@ -225,7 +215,7 @@ class BitaHubJobOperator(BaseOperator):
                     self._identity(context),
                     self._load(),
                     spec_for=self._spec,
-                    save=self._save,
+                    save=self._save_if_wanted,
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
                 )
@@ -235,7 +225,7 @@ class BitaHubJobOperator(BaseOperator):
             if not self.wait_for_completion:
                 return self.result(job, record)
             if not job.status.is_terminal and self.deferrable:
-                self._defer(job)
+                self._defer(context, job)
             if not job.status.is_terminal:
                 waiting = wait_for_job(
                     job.name,
@@ -264,32 +254,29 @@ class BitaHubJobOperator(BaseOperator):
                     )
                 case "lost":
                     raise JobLostError(message, record.job_name)
+                case _ if event.get("is_final"):
+                    raise AirflowFailException(message)
                 case _:
                     raise TransportError(f"Nothing is known of job {record.job_name!r}: {message}")
 
     def on_kill(self) -> None:
-        """Stop the job if somebody marked, cleared or deleted the task.
-
-        This also runs when a worker is merely drained. Then the job lives on, and the next try finds it.
-        """
-        if self._context is None or self._record is None or not self.cancel_on_kill:
+        """Stop the job if somebody marked, cleared or deleted the task."""
+        record = self._record
+        if self._context is None or record is None or record.refused or not self.cancel_on_kill:
             return
-        # In a thread with a time limit: this is a signal handler, and what it interrupted may hold the lock of the
-        # channel to Airflow, which would never be released while we wait for it here.
-        killer = threading.Thread(target=self._stop_if_unwanted, args=(self._context, self._record), daemon=True)
-        killer.start()
-        killer.join(KILL_BUDGET)
+
+        def stop() -> None:
+            from airflow_bitahub.api.procedures import end_job
+
+            with suppress(Exception):  # Airflow may no longer take anything from this task
+                self._save(replace(record, stopped=True))
+            # what is interrupted may be the submission, so that the job is still to appear
+            ending = end_job(record.job_name, wait=False, may_appear=not record.confirmed, timeout=KILL_BUDGET)
+            self.hook.new_client().run(ending)
+
+        self.stop_if_unwanted(self._context, f"job {record.job_name}", stop)
 
     # How -------------------------------------------------------------------------------------------------------
-
-    def _stop_if_unwanted(self, context: Context, record: JobRecord) -> None:
-        from airflow_bitahub.api.procedures import end_job
-
-        if is_wanted(context["ti"]):
-            self.log.info("Job %s lives on: its task still waits for it", record.job_name)
-            return
-        self.log.info("Stopping job %s: its task no longer waits for it", record.job_name)
-        self.hook.new_client().run(end_job(record.job_name, wait=False, timeout=KILL_BUDGET))
 
     def _identity(self, context: Context) -> TaskIdentity:
         ti, dag_run = context["ti"], context["dag_run"]
@@ -313,32 +300,36 @@ class BitaHubJobOperator(BaseOperator):
 
         from airflow_bitahub.api.jobs import JobSpec
 
+        if self.extra_body is not None and (not isinstance(self.extra_body, Mapping) or "jobName" in self.extra_body):
+            raise ConfigurationError("extra_body must be a mapping of fields, without jobName: the name is job_name.")
         try:
-            spec = JobSpec.model_validate(
+            return JobSpec.model_validate(
                 {
                     "job_name": record.job_name,
                     **self.job_mounts(),
                     "output": self.output_mount(record),
-                    "task_roles": [{**self._role(record), **role} for role in self.task_roles or [{}]],
+                    "task_roles": [self._role(record, role) for role in _listed("task_roles", self.task_roles or [{}])],
                     "queue": self.platform_queue,
                 }
             )
         except ValidationError as error:
             raise ConfigurationError(explain(error)) from error
-        return spec
 
-    def _role(self, record: JobRecord) -> dict[str, Any]:
-        image = self.image or self.hook.default_image
+    def _role(self, record: JobRecord, fields: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(fields, Mapping):
+            raise ConfigurationError(f"A task role is a mapping of fields, not {fields!r}.")
+        image = fields.get("image") or self.image or self.hook.default_image
         if not image:
             raise ConfigurationError("Give an image, or set default_image in the extra of the Airflow connection.")
         device = {"device_type": self.accelerator, "requests": self.accelerator_count} if self.accelerator else None
         return {
-            "image": image,
-            "command": self.hook.folders.fill(self.job_command(record)),
             "cpu_number": self.cpu_number,
             "memory_mb": self.memory_mb,
             "shm_mb": self.shm_mb,
             "acc_device": device,
+            **fields,
+            "image": image,
+            "command": self.hook.folders.fill(fields.get("command") or self.job_command(record)),
         }
 
     def _folder(self, item: str | Mapping[str, str], by_name: Any) -> Mount:
@@ -352,12 +343,11 @@ class BitaHubJobOperator(BaseOperator):
         except KeyError as error:
             raise ConfigurationError(f"A folder needs 'path' and 'mount_path'; {dict(item)} lacks {error}.") from error
 
-    def _defer(self, job: Job) -> None:
+    def _defer(self, context: Context, job: Job) -> None:
         deadline = None
         if self.execution_timeout is not None:
             # Airflow does not enforce it while a task is deferred, and starts it anew when the task resumes.
-            started = self._context["ti"].start_date.timestamp() if self._context else time.time()
-            deadline = started + self.execution_timeout.total_seconds()
+            deadline = (context["ti"].start_date + self.execution_timeout).timestamp()
         self.defer(
             trigger=BitaHubJobTrigger(
                 bitahub_conn_id=self.bitahub_conn_id,
@@ -408,7 +398,8 @@ class BitaHubJobOperator(BaseOperator):
 
     def _is_last_try(self, error: Exception) -> bool:
         ti = self._context["ti"] if self._context else None
-        return isinstance(error, FINAL) or ti is None or ti.try_number > ti.max_tries
+        is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
+        return is_final or ti is None or ti.try_number > ti.max_tries
 
     def _stop(self, why: str) -> None:
         from airflow_bitahub.api.procedures import end_job
@@ -419,7 +410,7 @@ class BitaHubJobOperator(BaseOperator):
         self.log.info("Stopping job %s: %s", record.job_name, why)
         self._save(replace(record, stopped=True))
         try:
-            self.hook.new_client().run(end_job(record.job_name, timeout=60))
+            self.hook.new_client().run(end_job(record.job_name, may_appear=not record.confirmed, timeout=60))
         except BitaHubError as error:
             self.log.error("%s", error)
 
@@ -428,6 +419,10 @@ class BitaHubJobOperator(BaseOperator):
             return None
         self._record = JobRecord.from_json(self._context["task_state_store"].get(_RECORD))
         return self._record
+
+    def _save_if_wanted(self, record: JobRecord) -> None:
+        self.check_still_wanted()
+        self._save(record)
 
     def _save(self, record: JobRecord) -> None:
         if self._context is not None:
@@ -440,6 +435,12 @@ def mount(path: str, mount_path: str) -> Mount:
     from airflow_bitahub.api.jobs import Mount
 
     return Mount.of(path, mount_path)
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigurationError(f"{name} must be a list, not {value!r}.")
+    return list(value)
 
 
 def explain(error: Any) -> str:

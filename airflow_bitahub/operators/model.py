@@ -22,7 +22,8 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
     A version never changes once it is there, and a reader never sees half of one: the copy goes into a temporary
     folder beside it, which is then renamed. Saving again makes another version.
 
-    Parameters are those of `BitaHubJobOperator`, except:
+    Parameters are those of `BitaHubJobOperator` without ``command``, ``datasets``, ``models``, ``code_path`` and
+    ``task_roles``, and:
 
     :param model: the model's name; its versions are the folders of ``/models/{user_id}/{model}``
     :param source: server path of a job's output, such as the ``output_path`` in its result
@@ -38,7 +39,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         *(
             name
             for name in BitaHubJobOperator.template_fields
-            if name not in ("command", "datasets", "models", "code_path")
+            if name not in ("command", "datasets", "models", "code_path", "task_roles")
         ),
         "model",
         "source",
@@ -57,6 +58,8 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         shm_mb: int | str = 64,
         **kwargs: Any,
     ) -> None:
+        if wrong := {"command", "datasets", "models", "code_path", "task_roles"} & kwargs.keys():
+            raise TypeError(f"BitaHubSaveModelOperator makes its own job and takes no {', '.join(sorted(wrong))}")
         super().__init__(
             project=project, command="", cpu_number=cpu_number, memory_mb=memory_mb, shm_mb=shm_mb, **kwargs
         )
@@ -81,11 +84,14 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         version = shlex.quote(path_part("output_version", record.version))
         folder = shlex.quote(path_part("source_folder", self.source_folder))
         half = f".{version}.partial"
+        by = f"{half}/.saved-by"
         return (
             f"set -e; cd {_TARGET}; "
-            f"if [ -e {version} ]; then echo {version} is already complete; exit 0; fi; "
-            f"rm -rf {half}; mkdir {half}; cp -R {_SOURCE}/{folder} {half}/; mv {half} {version}; "
-            f"echo saved {version}"
+            # a version that is there is this job's own, from before an eviction, or somebody else's model
+            f'if [ "$(cat {version}/.saved-by 2>/dev/null)" = {record.job_name} ]; then echo saved before; exit 0; fi; '
+            f"if [ -e {version} ]; then echo version {version} exists, and another job made it >&2; exit 1; fi; "
+            f"rm -rf {half}; mkdir {half}; cp -R {_SOURCE}/{folder} {half}/; echo {record.job_name} > {by}; "
+            f"mv {half} {version}; echo saved {version}"
         )
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:

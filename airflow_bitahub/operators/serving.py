@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cached_property
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import BaseOperator, Variable
+from airflow.sdk import Variable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
@@ -23,14 +21,13 @@ from airflow_bitahub.exceptions import (
     StorageError,
     TransportError,
 )
-from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.identity import ServingRecord
 from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.operators.job import KILL_BUDGET, explain
-from airflow_bitahub.storage import is_server_path
+from airflow_bitahub.operators.job import explain
+from airflow_bitahub.storage import is_server_path, read_bytes
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger, ServingEvent
-from airflow_bitahub.triggers.task_state import is_wanted
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -38,12 +35,16 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving, ServingSpec
 
 
-class BitaHubDeployServingOperator(BaseOperator):
+class BitaHubDeployServingOperator(BitaHubOperator):
     """Makes a model answer under a name; succeeds once the platform says RUNNING *and* the program answers.
 
     A serving this Airflow created is known again (by a note kept as an Airflow Variable,
-    ``bitahub_serving.{connection}.{name}.{version}``): with the same specification it is left as it is, with another
-    it is replaced or refused. A serving somebody else created is never touched. The XCom result is
+    ``bitahub_serving.{connection}.{name}.{version}``): with the same specification it is left as it is, also when the
+    task is cleared; with another it is replaced or refused. Replacing removes the old one first, so that the service
+    is away until the new one answers. A serving somebody else created is never touched. Give the path of a model's
+    version rather than its name: the same name is the same specification, whatever the folder holds by now.
+
+    The XCom result is
 
     .. code-block:: python
 
@@ -55,7 +56,7 @@ class BitaHubDeployServingOperator(BaseOperator):
             "model_path": "/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1",
         }
 
-    In all text, ``{user_id}`` and ``{user_name}`` stand for the connection's.
+    In model, environment and commands, ``{user_id}`` and ``{user_name}`` stand for the connection's.
 
     :param serving_name: at most 49 characters, DNS-1123
     :param model: the model's name, or the server path of one of its versions; seen at ``/model/{user_name}/{model}``
@@ -70,8 +71,10 @@ class BitaHubDeployServingOperator(BaseOperator):
     :param accelerator_count: per replica
     :param version: the serving's version on the platform; the document always sends ``v1``
     :param if_exists: ``replace`` or ``fail``, when our own serving of this name has another specification
-    :param readiness_path: where the program is asked whether it answers; anything below HTTP 500 is an answer
-    :param launch_timeout: seconds until it must be ready; it is stopped otherwise
+    :param readiness_path: where the program is asked whether it answers: at ``/`` anything below HTTP 500 is an answer,
+        anywhere else only what is below HTTP 400
+    :param launch_timeout: seconds until it must be ready, counted from the start of the try; what this task created is
+        stopped otherwise. ``execution_timeout`` counts only while the task occupies a worker
     :param poll_interval: seconds between two looks
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param cancel_on_kill: stop the serving when the task is marked, cleared or deleted before it is ready
@@ -120,13 +123,14 @@ class BitaHubDeployServingOperator(BaseOperator):
         poll_interval: float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = True,
-        bitahub_conn_id: str = BitaHubHook.default_conn_name,
         multiple_outputs: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
         if if_exists not in ("replace", "fail"):
             raise ValueError(f"if_exists must be 'replace' or 'fail', not {if_exists!r}")
+        if poll_interval <= 0 or launch_timeout <= 0:
+            raise ValueError("poll_interval and launch_timeout must be more than 0 seconds")
         self.serving_name = serving_name
         self.model = model
         self.commands = commands
@@ -145,58 +149,44 @@ class BitaHubDeployServingOperator(BaseOperator):
         self.poll_interval = poll_interval
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
-        self.bitahub_conn_id = bitahub_conn_id
-        self._launching: Context | None = None
-
-    @cached_property
-    def hook(self) -> BitaHubHook:
-        """The hook this operator talks through."""
-        return BitaHubHook(self.bitahub_conn_id)
+        self._context: Context | None = None
+        self._is_creator = False
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Create the serving or find it again, and wait until it answers."""
         from airflow_bitahub.api.procedures import ensure_serving, wait_for_serving
 
-        with self._settling():
+        self._context = context
+        with self._settling(context):
             spec = self._spec()
-            record = ServingRecord.from_json(Variable.get(self._variable, default=None, deserialize_json=True))
-
-            def save(record: ServingRecord) -> None:
-                self._launching = context  # from here on there is a serving of ours that may have to be stopped
-                self._save(record)
-
-            serving = self.hook.run(ensure_serving(spec, record, save=save, if_exists=self.if_exists))
+            creating = ensure_serving(spec, load=self._load, save=self._save_if_wanted, if_exists=self.if_exists)
+            serving, self._is_creator = self.hook.run(creating)
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
             self.log.info("The %s", serving)
             deadline = context["ti"].start_date.timestamp() + self.launch_timeout
-            if self.deferrable:
-                self.defer(
-                    trigger=BitaHubServingTrigger(
-                        bitahub_conn_id=self.bitahub_conn_id,
-                        serving_name=self.serving_name,
-                        version=self.version,
-                        poll_interval=self.poll_interval,
-                        readiness_path=self.readiness_path,
-                        deadline=deadline,
-                        cancel_on_kill=self.cancel_on_kill,
-                    ),
-                    method_name="execute_complete",
-                )
-            waiting = wait_for_serving(
+            wait = partial(
+                wait_for_serving,
                 self.serving_name,
                 self.version,
                 poll_interval=self.poll_interval,
                 readiness_path=self.readiness_path,
-                deadline=deadline,
+                created_at=serving.created_at,
                 on_change=lambda seen: self.log.info("The %s", seen),
             )
-            return self._result(self.hook.run(waiting))
+            if self.deferrable:
+                with suppress(ServingTimeoutError):  # one look, since most servings found again are ready
+                    return self._result(self.hook.run(wait(deadline=0)))
+                self._defer(serving, deadline)
+            return self._result(self.hook.run(wait(deadline=deadline)))
 
-    def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(
+        self, context: Context, event: ServingEvent | None = None, is_creator: bool = False
+    ) -> dict[str, Any]:
         """Take up the trigger's report."""
         from airflow_bitahub.api.servings import Serving
 
-        with self._settling():
+        self._is_creator = is_creator
+        with self._settling(context):
             event = event or {}
             message = event.get("message", "")
             match event.get("outcome"):
@@ -206,46 +196,63 @@ class BitaHubDeployServingOperator(BaseOperator):
                     raise ServingFailedError(message, self.serving_name)
                 case "timeout":
                     raise ServingTimeoutError(message, self.serving_name)
+                case _ if event.get("is_final"):
+                    raise AirflowFailException(message)
                 case _:
                     raise TransportError(f"Nothing is known of serving {self.serving_name!r}: {message}")
 
     def on_kill(self) -> None:
         """Stop the serving if somebody marked, cleared or deleted the task before it was ready."""
-        if self._launching is None or not self.cancel_on_kill:
-            return
-        # In a thread with a time limit, for the reason given in BitaHubJobOperator.on_kill.
-        killer = threading.Thread(target=self._stop_if_unwanted, args=(self._launching,), daemon=True)
-        killer.start()
-        killer.join(KILL_BUDGET)
+        if self._context is not None and self._is_creator and self.cancel_on_kill:
+            self.stop_if_unwanted(self._context, f"serving {self.serving_name}", self._stop)
 
-    def _stop_if_unwanted(self, context: Context) -> None:
-        if is_wanted(context["ti"]):
-            self.log.info("Serving %s lives on: its task still waits for it", self.serving_name)
-        else:
-            self._stop("its task no longer waits for it")
-
-    def _stop(self, why: str) -> None:
-        from airflow_bitahub.api.servings import stop_serving
-
-        self.log.info("Stopping serving %s: %s", self.serving_name, why)
-        try:
-            self.hook.new_client().send(stop_serving(self.serving_name, self.version))
-        except BitaHubError as error:
-            self.log.error("%s", error)
+    def _defer(self, serving: Serving, deadline: float) -> None:
+        self.defer(
+            trigger=BitaHubServingTrigger(
+                bitahub_conn_id=self.bitahub_conn_id,
+                serving_name=self.serving_name,
+                version=self.version,
+                poll_interval=self.poll_interval,
+                readiness_path=self.readiness_path,
+                created_at=serving.created_at,
+                deadline=deadline,
+                cancel_on_kill=self.cancel_on_kill and self._is_creator,
+            ),
+            method_name="execute_complete",
+            kwargs={"is_creator": self._is_creator},
+        )
 
     @contextmanager
-    def _settling(self) -> Iterator[None]:
+    def _settling(self, context: Context) -> Iterator[None]:
+        """Leave no serving of this task's behind that never got ready, and tell Airflow what is worth another try."""
         try:
             yield
         except AirflowTaskTimeout:
-            if self._launching is not None:
-                self._stop("execution_timeout has passed")
+            self._stop_own("execution_timeout has passed")
             raise
-        except ServingTimeoutError:
-            self._stop("it was not ready in time")
+        except Exception as error:
+            is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
+            is_last = is_final or context["ti"].try_number > context["ti"].max_tries
+            if isinstance(error, ServingTimeoutError) or is_last:
+                self._stop_own(
+                    "it was not ready in time" if isinstance(error, ServingTimeoutError) else "the task fails"
+                )
+            if isinstance(error, BitaHubError):
+                raise airflow_error(error) from error
             raise
-        except BitaHubError as error:
-            raise airflow_error(error) from error
+
+    def _stop_own(self, why: str) -> None:
+        if self._is_creator:
+            self.log.info("Stopping serving %s: %s", self.serving_name, why)
+            try:
+                self._stop()
+            except BitaHubError as error:
+                self.log.error("%s", error)
+
+    def _stop(self) -> None:
+        from airflow_bitahub.api.servings import stop_serving
+
+        self.hook.new_client().send(stop_serving(self.serving_name, self.version))
 
     def _spec(self) -> ServingSpec:
         """Give the creation's body. Raises ConfigurationError for arguments the platform could not accept."""
@@ -281,7 +288,13 @@ class BitaHubDeployServingOperator(BaseOperator):
     def _variable(self) -> str:
         return f"bitahub_serving.{self.bitahub_conn_id}.{self.serving_name}.{self.version}"
 
-    def _save(self, record: ServingRecord) -> None:
+    def _load(self) -> ServingRecord | None:
+        return ServingRecord.from_json(Variable.get(self._variable, default=None, deserialize_json=True))
+
+    def _save_if_wanted(self, record: ServingRecord) -> None:
+        self.check_still_wanted()
+        if record.since is not None and record.digest:
+            self._is_creator = True  # from here on there may be a serving of this task's that has to be stopped
         Variable.set(
             self._variable,
             record.to_json(),
@@ -300,7 +313,7 @@ class BitaHubDeployServingOperator(BaseOperator):
         }
 
 
-class BitaHubInvokeServingOperator(BaseOperator):
+class BitaHubInvokeServingOperator(BitaHubOperator):
     """Asks a served model about one picture, and gives its answer as the XCom result.
 
     With the document's demo (seed) that is ``{"predictions": [7], "probabilities": [[...]]}``. The answer's own status
@@ -346,7 +359,6 @@ class BitaHubInvokeServingOperator(BaseOperator):
         field: str | None = None,
         expected_prediction: Any = None,
         request_timeout: float = 60,
-        bitahub_conn_id: str = BitaHubHook.default_conn_name,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -359,12 +371,6 @@ class BitaHubInvokeServingOperator(BaseOperator):
         self.field = field
         self.expected_prediction = expected_prediction
         self.request_timeout = request_timeout
-        self.bitahub_conn_id = bitahub_conn_id
-
-    @cached_property
-    def hook(self) -> BitaHubHook:
-        """The hook this operator talks through."""
-        return BitaHubHook(self.bitahub_conn_id)
 
     def execute(self, context: Context) -> Any:
         """Ask, and check the answer."""
@@ -400,9 +406,10 @@ class BitaHubInvokeServingOperator(BaseOperator):
         if kind == "files":
             return {"files": {field: (value.rsplit("/", 1)[-1], self._read(value))}}
         if kind == "base64":
+            value = "".join(value.split())  # the command base64 wraps its lines
             try:
                 base64.b64decode(value.rpartition(",")[2], validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise AirflowFailException(f"image_base64 is not base64: {error}") from error
         return {"form": {field: value}}
 
@@ -412,10 +419,9 @@ class BitaHubInvokeServingOperator(BaseOperator):
         from airflow.sdk import ObjectStoragePath
 
         try:
-            content: bytes = ObjectStoragePath(path).read_bytes()
-        except OSError as error:
-            raise StorageError(f"The picture {path} cannot be read: {error}") from error
-        return content
+            return read_bytes(ObjectStoragePath(path))
+        except FileNotFoundError as error:
+            raise StorageError(f"The picture {path} is not there.") from error
 
     def _check(self, answer: Any) -> None:
         if self.expected_prediction in (None, ""):

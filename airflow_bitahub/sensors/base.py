@@ -79,6 +79,8 @@ class BitaHubSensor(BaseSensorOperator):
             event = event or {}
             if event.get("outcome") == "timeout":
                 raise AirflowSensorTimeout(event["message"])
+            if event.get("is_final"):
+                raise AirflowFailException(event["message"])
             if event.get("outcome") == "trouble" or not event:
                 raise TransportError(f"Asking failed for too long: {event.get('message', 'no report')}")
             return self.read(event)
@@ -94,7 +96,8 @@ class BitaHubSensor(BaseSensorOperator):
     def _skipping(self) -> Iterator[None]:
         try:
             yield
-        except (AirflowFailException, AirflowSensorTimeout) as error:
-            if self.soft_fail or self.never_fail:
+        except Exception as error:
+            is_end = isinstance(error, AirflowFailException | AirflowSensorTimeout)
+            if self.never_fail or (self.soft_fail and is_end):
                 raise AirflowSkipException(str(error)) from error
             raise

@@ -22,7 +22,8 @@ class BitaHubServingSensor(BitaHubSensor):
 
     :param serving_name: the serving
     :param version: its version
-    :param readiness_path: where the program is asked; any answer below HTTP 500 will do
+    :param readiness_path: where the program is asked: at ``/`` anything below HTTP 500 is an answer, anywhere else only
+        what is below HTTP 400
     :param poke_interval: seconds between two looks
     :param timeout: seconds after which the sensor fails
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``

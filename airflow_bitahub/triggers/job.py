@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_bitahub.exceptions import JobLostError, JobTimeoutError
+from airflow_bitahub.exceptions import BitaHubError, JobLostError, JobTimeoutError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.triggers.task_state import is_wanted
 
@@ -17,12 +17,14 @@ class JobEvent(TypedDict, total=False):
     """What the trigger reports, once.
 
     ``over``: `job` is the job as the platform tells it, however it ended. ``timeout``: the deadline passed.
-    ``lost``: the platform no longer knows the job. ``trouble``: nothing is known of it; asking failed for too long.
+    ``lost``: the platform no longer knows the job. ``trouble``: nothing is known of it; asking failed for too long, or
+    `is_final`: will always fail.
     """
 
     outcome: Literal["over", "timeout", "lost", "trouble"]
     job: dict[str, Any]
     message: str
+    is_final: bool
 
 
 class BitaHubJobTrigger(BaseTrigger):
@@ -85,10 +87,12 @@ class BitaHubJobTrigger(BaseTrigger):
             return {"outcome": "timeout", "message": str(error)}
         except JobLostError as error:
             return {"outcome": "lost", "message": str(error)}
+        except BitaHubError as error:
+            return {"outcome": "trouble", "message": str(error), "is_final": error.is_final}
         except Exception as error:
             # An exception that left a trigger would lose everything the waiting task knows (TaskDeferralError).
             self.log.exception("Cannot wait for job %s any longer", self.job_name)
-            return {"outcome": "trouble", "message": f"{type(error).__name__}: {error}"}
+            return {"outcome": "trouble", "message": f"{type(error).__name__}: {error}", "is_final": False}
         return {"outcome": "over", "job": job.model_dump(mode="json")}
 
     async def on_kill(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError
+from airflow_bitahub.exceptions import BitaHubError, ServingFailedError, ServingTimeoutError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.triggers.task_state import is_wanted
 
@@ -17,12 +17,14 @@ class ServingEvent(TypedDict, total=False):
     """What the trigger reports, once.
 
     ``ready``: `serving` runs and answers. ``failed``: the platform says that it does not run. ``timeout``: the
-    deadline passed. ``trouble``: nothing is known of it; asking failed for too long.
+    deadline passed. ``trouble``: nothing is known of it; asking failed for too long, or
+    `is_final`: will always fail.
     """
 
     outcome: Literal["ready", "failed", "timeout", "trouble"]
     serving: dict[str, Any]
     message: str
+    is_final: bool
 
 
 class BitaHubServingTrigger(BaseTrigger):
@@ -33,6 +35,7 @@ class BitaHubServingTrigger(BaseTrigger):
     :param version: its version
     :param poll_interval: seconds between two looks
     :param readiness_path: where the served program is asked
+    :param created_at: which of several servings that had this name is meant; None: any
     :param deadline: seconds since the epoch; None: no limit
     :param grace: seconds for which the platform may deny the serving before that is believed; None: for ever
     :param cancel_on_kill: stop the serving when somebody marks or clears the waiting task
@@ -45,6 +48,7 @@ class BitaHubServingTrigger(BaseTrigger):
         version: str,
         poll_interval: float,
         readiness_path: str = "/",
+        created_at: float | None = None,
         deadline: float | None = None,
         grace: float | None = 30,
         cancel_on_kill: bool = True,
@@ -55,6 +59,7 @@ class BitaHubServingTrigger(BaseTrigger):
         self.version = version
         self.poll_interval = poll_interval
         self.readiness_path = readiness_path
+        self.created_at = created_at
         self.deadline = deadline
         self.grace = grace
         self.cancel_on_kill = cancel_on_kill
@@ -67,6 +72,7 @@ class BitaHubServingTrigger(BaseTrigger):
             "version": self.version,
             "poll_interval": self.poll_interval,
             "readiness_path": self.readiness_path,
+            "created_at": self.created_at,
             "deadline": self.deadline,
             "grace": self.grace,
             "cancel_on_kill": self.cancel_on_kill,
@@ -84,6 +90,7 @@ class BitaHubServingTrigger(BaseTrigger):
             self.version,
             poll_interval=self.poll_interval,
             readiness_path=self.readiness_path,
+            created_at=self.created_at,
             deadline=self.deadline,
             grace=self.grace,
             on_change=lambda serving: self.log.info("The %s", serving),
@@ -95,10 +102,12 @@ class BitaHubServingTrigger(BaseTrigger):
             return {"outcome": "failed", "message": str(error)}
         except ServingTimeoutError as error:
             return {"outcome": "timeout", "message": str(error)}
+        except BitaHubError as error:
+            return {"outcome": "trouble", "message": str(error), "is_final": error.is_final}
         except Exception as error:
             # An exception that left a trigger would lose everything the waiting task knows (TaskDeferralError).
             self.log.exception("Cannot wait for serving %s any longer", self.serving_name)
-            return {"outcome": "trouble", "message": f"{type(error).__name__}: {error}"}
+            return {"outcome": "trouble", "message": f"{type(error).__name__}: {error}", "is_final": False}
         return {"outcome": "ready", "serving": serving.model_dump(mode="json")}
 
     async def on_kill(self) -> None:

@@ -1125,7 +1125,8 @@ class Servings(Stage):
                 raise Died
 
     def ensure(self, spec: ServingSpec = WANTED, **options: Any) -> Serving:
-        return self.run(ensure_serving(spec, self.record, save=self.saved.append, clock=self.clock, **options))
+        load, save = (lambda: self.record), self.saved.append
+        return self.run(ensure_serving(spec, load=load, save=save, clock=self.clock, **options))[0]
 
 
 def deployed(spec: ServingSpec, **options: Any) -> Servings:
@@ -1141,7 +1142,7 @@ def test_a_new_serving_is_created_and_remembered() -> None:
     created = world.ensure()
     assert world.created == [WANTED.image]
     assert [record.confirmed for record in world.saved] == [False, True]
-    assert world.record == ServingRecord(digest(WANTED.body()), created.created_at, confirmed=True)
+    assert world.record == ServingRecord(digest(WANTED.body()), created.created_at)
 
 
 @pytest.mark.parametrize("word", ["WAITING", "DEPLOYING", "RUNNING", "HIBERNATING"])
@@ -1249,14 +1250,14 @@ def test_a_creation_that_got_through_very_late_is_found(error: BitaHubError) -> 
 
 
 def test_a_creation_the_last_try_may_have_made_is_waited_for_before_another() -> None:
-    world = Servings(lag=20, saved=[ServingRecord(digest(WANTED.body()))])
+    world = Servings(lag=20, saved=[ServingRecord(digest(WANTED.body()), since=1000)])
     world.put(WANTED.image)
     world.ensure()
     assert world.attempts == 0
 
 
 def test_a_creation_the_last_try_made_is_found_even_if_it_shows_very_late() -> None:
-    world = Servings(lag=GRACE + 1, saved=[ServingRecord(digest(WANTED.body()))])
+    world = Servings(lag=GRACE + 1, saved=[ServingRecord(digest(WANTED.body()), since=1000)])
     world.put(WANTED.image)
     world.ensure()
     assert (world.attempts, world.created) == (1, [])
@@ -1305,7 +1306,7 @@ def test_a_worker_may_die_at_any_step_of_a_deployment(before: str, options: dict
         assert world.created[already:] == [WANTED.image], (deaths, world.created)
         assert world.current is not None
         assert (world.current.image, world.current.delete_asked) == (WANTED.image, None)
-        assert world.record == ServingRecord(digest(WANTED.body()), world.current.created, confirmed=True)
+        assert world.record == ServingRecord(digest(WANTED.body()), world.current.created)
         return died
 
     every_death(attempt)

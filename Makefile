@@ -32,8 +32,7 @@ clean: ## remove everything the other targets made
 	done; \
 	if [ -z "$$python" ]; then echo "Python 3.10, 3.11, 3.12 or 3.13 is needed, and none was found." >&2; exit 1; fi; \
 	echo "Installing Airflow and the tools into .venv with $$python (only once)"; \
-	if command -v uv >/dev/null; then \
-		uv venv --quiet --clear --python "$$python" .venv; \
+	if command -v uv >/dev/null && uv venv --quiet --clear --python "$$python" .venv; then \
 		install="uv pip install --python $(PYTHON)"; \
 	else \
 		"$$python" -m venv --clear .venv >/dev/null || { \

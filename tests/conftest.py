@@ -76,6 +76,12 @@ def restored(trigger: Any) -> Any:
     return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the fast tests first."""
+    slow = ["workloads", "e2e"]
+    items.sort(key=lambda item: max((slow.index(part) + 1 for part in item.path.parts if part in slow), default=0))
+
+
 @pytest.fixture(scope="session")
 def image_cache() -> Path:
     """Where environments that stand for images are built, once for all test runs."""

@@ -57,6 +57,19 @@ def test_a_threshold_that_cannot_be_met_leaves_nothing_deployed(world: World) ->
     assert "closed" not in world.servings()
 
 
+def test_a_closed_gate_closes_whatever_its_downstream_wants(world: World) -> None:
+    run_id = world.airflow.trigger("gates")
+
+    assert world.airflow.wait("gates", run_id, seconds=SECONDS) == "success"
+    after = states(world, "gates", run_id)
+    assert {name: after.pop(name) for name in ("candidate.deploy[0]", "candidate.deploy[1]")} == {
+        "candidate.deploy[0]": "skipped",
+        "candidate.deploy[1]": "success",
+    }
+    assert {state for name, state in after.items() if name.startswith("after_")} == {"skipped"}
+    assert after["clean_up"] == "success"
+
+
 def test_a_backfill_runs_side_by_side_and_deploys_once_at_most(world: World) -> None:
     before = world.model_versions()
     today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)

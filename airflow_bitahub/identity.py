@@ -167,7 +167,7 @@ class ServingRecord:
 
     The platform tells neither model nor image of a serving, so this is how our own is known again.
 
-    :param digest: of the specification that was created last, or is being created; "" when that is not known
+    :param digest: of the specification that was created last, or is being created; "": none, so that nothing is ours
     :param created_at: the platform's time of creation of the one that is surely ours
     :param since: since when the creation of another one has been on its way, by our clock; None: none is
     """
@@ -187,11 +187,13 @@ class ServingRecord:
 
     def owns(self, created_at: float | None) -> bool:
         """Tell whether the serving created at that time is ours."""
-        return created_at == self.created_at or self._is_on_its_way(created_at)
+        return bool(self.digest) and (created_at == self.created_at or self._is_on_its_way(created_at))
 
     def describes(self, created_at: float | None) -> bool:
         """Tell whether the serving created at that time is ours and has this record's specification."""
-        return self._is_on_its_way(created_at) if self.since is not None else created_at == self.created_at
+        if self.since is None:
+            return bool(self.digest) and created_at == self.created_at
+        return self._is_on_its_way(created_at)
 
     def _is_on_its_way(self, created_at: float | None) -> bool:
         if self.since is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,13 +59,20 @@ def test_a_model_is_given_by_name_or_by_the_path_of_a_version(model: str, path: 
 
 @pytest.mark.parametrize("model", ["/models", "/models/u", "/datasets/u/m", "/models/u/../v/m", "/models/u/m/..", "/"])
 def test_a_path_that_is_no_models_is_refused(model: str) -> None:
-    with pytest.raises(StorageError, match="is not a model"):
+    with pytest.raises(ConfigurationError, match="is not a model"):
         FOLDERS.model_mount(model)
 
 
 def test_only_the_users_own_braces_are_filled() -> None:
-    text = "{user_name}: ls /datasets/{user_id} | awk '{print $1}' > {project} {}"
-    assert FOLDERS.fill(text) == "PengchengYang: ls /datasets/_2f1fe8d0 | awk '{print $1}' > {project} {}"
+    text = "{user_name}: ls /datasets/{user_id} ${user_id} | awk '{print $1}' > {project} {}"
+    filled = "PengchengYang: ls /datasets/_2f1fe8d0 ${user_id} | awk '{print $1}' > {project} {}"
+    assert FOLDERS.fill(text) == filled
+
+
+@pytest.mark.parametrize("value", [None, 7, ["a"]])
+def test_what_is_no_text_cannot_be_filled(value: Any) -> None:
+    with pytest.raises(ConfigurationError, match="Did the task it comes from give none"):
+        FOLDERS.fill(value)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +117,12 @@ def test_a_folder_cannot_be_read_as_a_file(root: Path) -> None:
         Storage(root.as_uri()).read_bytes("/projects/u/demo/outputs/1")
 
 
+def test_numbers_that_json_does_not_know_are_no_numbers(root: Path) -> None:
+    (root / "projects/u/demo/outputs/1/odd.json").write_text('{"accuracy": NaN, "loss": -Infinity, "f1": 0.5}')
+    read = Storage(root.as_uri()).read_json("/projects/u/demo/outputs/1/odd.json")
+    assert read == {"accuracy": None, "loss": None, "f1": 0.5}
+
+
 @pytest.mark.parametrize("name", ["broken.json", "binary.json"])
 def test_a_file_that_is_not_json(root: Path, name: str) -> None:
     with pytest.raises(StorageError, match=f"{name} is not JSON"):
@@ -117,5 +131,5 @@ def test_a_file_that_is_not_json(root: Path, name: str) -> None:
 
 @pytest.mark.parametrize("path", ["/secret", "/projects/../secret", "secret", "", "/projects", "file:///etc/passwd"])
 def test_nothing_outside_the_platforms_folders_is_read(root: Path, path: str) -> None:
-    with pytest.raises(StorageError, match="is not below /projects, /datasets or /models"):
+    with pytest.raises(ConfigurationError, match="is not below /projects, /datasets or /models"):
         Storage(root.as_uri()).read_bytes(path)

@@ -71,6 +71,11 @@ class ServingStatus(str, Enum):
         """Whether it will never run again by itself."""
         return self in (ServingStatus.FAILED, ServingStatus.STOPPED)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is terminal or about to be."""
+        return self.is_terminal or self is ServingStatus.STOPPING
+
 
 def _words(status: str, words: str) -> dict[str, str]:
     return dict.fromkeys(words.split(), status)

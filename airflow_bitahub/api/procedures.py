@@ -22,6 +22,7 @@ from airflow_bitahub.api.servings import (
     delete_serving,
     get_serving,
     probe_serving,
+    stop_serving,
 )
 from airflow_bitahub.exceptions import (
     APIError,
@@ -250,8 +251,10 @@ def ensure_serving(
     save: Callable[[ServingRecord], None],
     if_exists: Literal["replace", "fail"] = "replace",
     clock: Callable[[], float] = time.time,
-) -> Procedure[tuple[Serving, bool]]:
-    """Give the serving of a specification, our own where it runs already, and whether it was created for this task.
+) -> Procedure[tuple[Serving, ServingRecord | None]]:
+    """Give the serving of a specification, our own where it runs already.
+
+    With it comes what was written down, if it was created for this task; None when it was there before.
 
     :param load: gives what was written down when this deployment last created a serving of this name, if ever
     :param save: writes that down; called before anything is sent
@@ -263,6 +266,8 @@ def ensure_serving(
     unsettled = record is not None and record.since is not None
     looking = get_serving(spec.name, spec.version)
     found = yield from _look(looking, GRACE if unsettled else 0, clock)
+    if load() != record:
+        raise _overtaken(spec.name)
     if found is not None:
         if record is None or not record.owns(found.created_at):
             raise ServingRefusedError(
@@ -271,9 +276,10 @@ def ensure_serving(
                 spec.name,
             )
         same = record.digest == wanted and record.describes(found.created_at)
-        if same and not found.status.is_terminal and found.status is not ServingStatus.STOPPING:
-            save(ServingRecord(wanted, found.created_at))
-            return found, unsettled
+        if same and not found.status.is_ending:
+            own = ServingRecord(wanted, found.created_at)
+            save(own)
+            return found, own if unsettled else None
         begun = unsettled and not record.describes(found.created_at)  # an earlier try was about to replace it
         if if_exists == "fail" and not (same or begun):
             raise ServingRefusedError(
@@ -284,9 +290,9 @@ def ensure_serving(
     intent = ServingRecord(wanted, found.created_at if found else None, since=clock())
     save(intent)
     if found is not None:
-        yield from end_serving(spec.name, spec.version, clock=clock)
+        yield from end_serving(found, spec.version, clock=clock)
     creation = _Creation(spec, intent, load, save, clock)
-    return (yield from creation.post(new=not unsettled)), True
+    return (yield from creation.post(new=not unsettled))
 
 
 @dataclass(frozen=True)
@@ -299,22 +305,23 @@ class _Creation:
     save: Callable[[ServingRecord], None]
     clock: Callable[[], float]
 
-    def post(self, *, new: bool) -> Procedure[Serving]:
+    def post(self, *, new: bool) -> Procedure[tuple[Serving, ServingRecord]]:
         """Create until the platform has it; an unknown outcome is settled by looking."""
         looking = get_serving(self.spec.name, self.spec.version)
         for attempt in range(1, _SUBMISSIONS + 1):
-            first = new and attempt == 1
+            accepted = False
             try:
                 yield from create_serving(self.spec)
+                accepted = True
             except ConflictError as error:
-                if first:
-                    raise self._overtaken() from error
+                if new and attempt == 1:
+                    raise self._give_up() from error
             except RateLimitError:
                 raise
             except (APIError, TransportError) as error:
                 if (yield from _look(looking, _settling(error), self.clock)) is None:
                     if not _is_unsettled(error):
-                        self._amend(digest="", since=None)
+                        self._forget()
                         raise
                     if attempt == _SUBMISSIONS:
                         raise
@@ -326,22 +333,21 @@ class _Creation:
                 f"The platform accepted serving {self.spec.name!r} but does not show it. Try again later.",
                 self.spec.name,
             )
-        if not self.intent.describes(serving.created_at):
-            raise self._overtaken()
-        self.save(ServingRecord(self.intent.digest, serving.created_at))
-        return serving
+        own = ServingRecord(self.intent.digest, serving.created_at)
+        is_own = accepted or self.intent.describes(serving.created_at)
+        if not is_own or self.load() not in (self.intent, own):
+            raise self._give_up()
+        self.save(own)
+        return serving, own
 
-    def _overtaken(self) -> ServingFailedError:
-        self._amend(digest="")  # whatever stands there now is not what this task wanted
-        return ServingFailedError(
-            f"Serving {self.spec.name!r} was created by somebody else at the same moment. The next try looks again.",
-            self.spec.name,
-        )
+    def _give_up(self) -> ServingFailedError:
+        self._forget()
+        return _overtaken(self.spec.name)
 
-    def _amend(self, **changes: Any) -> None:
-        """Change our note, unless another task has overwritten it: then it tells of that one's serving."""
+    def _forget(self) -> None:
+        """Note that nothing there is ours, unless another task has overwritten our note with one of its serving."""
         if self.load() == self.intent:
-            self.save(replace(self.intent, **changes))
+            self.save(ServingRecord(digest=""))
 
 
 def wait_for_serving(
@@ -395,18 +401,38 @@ def wait_for_serving(
         yield Sleep(poll_interval if deadline is None else min(poll_interval, deadline - now))
 
 
-def end_serving(
-    name: str, version: str, *, timeout: float = 120, clock: Callable[[], float] = time.time
+def stop_own_serving(
+    name: str,
+    version: str,
+    is_own: Callable[[float | None], bool],
+    *,
+    grace: float = 0,
+    clock: Callable[[], float] = time.time,
 ) -> Procedure[None]:
-    """Remove a serving and wait until the platform no longer has it.
+    """Stop a serving, unless somebody else's stands in its place by now.
+
+    :param is_own: tells by the time of its creation whether it is the one that is meant
+    :param grace: seconds to wait for one whose creation may still be on its way
+    """
+    found = yield from _look(get_serving(name, version), grace, clock)
+    if found is not None and not found.status.is_ending and is_own(found.created_at):
+        yield from stop_serving(name, version)
+
+
+def end_serving(
+    serving: Serving, version: str, *, timeout: float = 120, clock: Callable[[], float] = time.time
+) -> Procedure[None]:
+    """Remove a serving and wait until the platform no longer has it, or has another in its place.
 
     :raises ServingTimeoutError: it is still there after `timeout` seconds
     """
-    start = clock()
+    start, name = clock(), serving.name
     removing = False
     while True:
         try:
-            yield from get_serving(name, version)
+            found = yield from get_serving(name, version)
+            if found.created_at != serving.created_at:
+                return
             if not removing:
                 yield from delete_serving(name, version)
                 removing = True
@@ -524,6 +550,12 @@ def _is_unsettled(error: BitaHubError) -> bool:
 def _settling(error: BitaHubError) -> float:
     """Give the seconds to look for what a failed request, or an earlier one, may have made."""
     return GRACE if _is_unsettled(error) and not isinstance(error, ConnectFailedError) else 0
+
+
+def _overtaken(name: str) -> ServingFailedError:
+    return ServingFailedError(
+        f"Serving {name!r} was created by somebody else at the same moment. The next try looks again.", name
+    )
 
 
 def _lost(name: str) -> JobLostError:

@@ -23,7 +23,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.identity import ServingRecord
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.base import BitaHubOperator
+from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.job import explain
 from airflow_bitahub.storage import is_server_path, read_bytes
@@ -150,7 +150,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self._context: Context | None = None
-        self._is_creator = False
+        self._own: ServingRecord | None = None  # our note of the serving this task created
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Create the serving or find it again, and wait until it answers."""
@@ -160,7 +160,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         with self._settling(context):
             spec = self._spec()
             creating = ensure_serving(spec, load=self._load, save=self._save_if_wanted, if_exists=self.if_exists)
-            serving, self._is_creator = self.hook.run(creating)
+            serving, self._own = self.hook.run(creating)
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
             self.log.info("The %s", serving)
             deadline = context["ti"].start_date.timestamp() + self.launch_timeout
@@ -180,12 +180,12 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             return self._result(self.hook.run(wait(deadline=deadline)))
 
     def execute_complete(
-        self, context: Context, event: ServingEvent | None = None, is_creator: bool = False
+        self, context: Context, event: ServingEvent | None = None, own: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Take up the trigger's report."""
         from airflow_bitahub.api.servings import Serving
 
-        self._is_creator = is_creator
+        self._own = ServingRecord.from_json(own)
         with self._settling(context):
             event = event or {}
             message = event.get("message", "")
@@ -203,8 +203,11 @@ class BitaHubDeployServingOperator(BitaHubOperator):
 
     def on_kill(self) -> None:
         """Stop the serving if somebody marked, cleared or deleted the task before it was ready."""
-        if self._context is not None and self._is_creator and self.cancel_on_kill:
-            self.stop_if_unwanted(self._context, f"serving {self.serving_name}", self._stop)
+        if self._context is not None and self._own is not None and self.cancel_on_kill:
+            # what is interrupted may be the creation, so that the serving is still to appear
+            grace = KILL_BUDGET / 2 if self._own.since is not None else 0
+            stop = partial(self._stop, self._own, grace)
+            self.stop_if_unwanted(self._context, f"serving {self.serving_name}", stop)
 
     def _defer(self, serving: Serving, deadline: float) -> None:
         self.defer(
@@ -216,10 +219,10 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                 readiness_path=self.readiness_path,
                 created_at=serving.created_at,
                 deadline=deadline,
-                cancel_on_kill=self.cancel_on_kill and self._is_creator,
+                cancel_on_kill=self.cancel_on_kill and self._own is not None,
             ),
             method_name="execute_complete",
-            kwargs={"is_creator": self._is_creator},
+            kwargs={"own": self._own and self._own.to_json()},
         )
 
     @contextmanager
@@ -242,17 +245,19 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             raise
 
     def _stop_own(self, why: str) -> None:
-        if self._is_creator:
+        if self._own is not None:
             self.log.info("Stopping serving %s: %s", self.serving_name, why)
             try:
-                self._stop()
+                self._stop(self._own)
             except BitaHubError as error:
                 self.log.error("%s", error)
 
-    def _stop(self) -> None:
-        from airflow_bitahub.api.servings import stop_serving
+    def _stop(self, own: ServingRecord, grace: float = 0) -> None:
+        from airflow_bitahub.api.procedures import stop_own_serving
 
-        self.hook.new_client().send(stop_serving(self.serving_name, self.version))
+        if self._load() == own:  # otherwise another task has taken over
+            stopping = stop_own_serving(self.serving_name, self.version, own.describes, grace=grace)
+            self.hook.new_client().run(stopping)
 
     def _spec(self) -> ServingSpec:
         """Give the creation's body. Raises ConfigurationError for arguments the platform could not accept."""
@@ -293,8 +298,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
 
     def _save_if_wanted(self, record: ServingRecord) -> None:
         self.check_still_wanted()
-        if record.since is not None and record.digest:
-            self._is_creator = True  # from here on there may be a serving of this task's that has to be stopped
+        if record.since is not None or self._own is not None:
+            self._own = record  # from here on there may be a serving of this task's that has to be stopped
         Variable.set(
             self._variable,
             record.to_json(),

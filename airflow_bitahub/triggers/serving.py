@@ -112,7 +112,7 @@ class BitaHubServingTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Stop the serving if the task was marked or cleared; Airflow also comes here when a trigger is moved."""
-        from airflow_bitahub.api.servings import stop_serving
+        from airflow_bitahub.api.procedures import stop_own_serving
 
         if not self.cancel_on_kill:
             return
@@ -121,4 +121,5 @@ class BitaHubServingTrigger(BaseTrigger):
             return
         self.log.info("Stopping serving %s: its task no longer waits for it", self.serving_name)
         async with BitaHubHook.connected(self.bitahub_conn_id) as hook:
-            await hook.asend(stop_serving(self.serving_name, self.version))
+            stopping = stop_own_serving(self.serving_name, self.version, lambda at: self.created_at in (None, at))
+            await hook.arun(stopping)

@@ -187,17 +187,26 @@ def test_a_404_that_is_not_the_platforms_own_means_a_wrong_address(body: bytes) 
         b"",
         b"success",
         b"\xff\xfe",
-        b"[1, 2]",
-        b'{"name": "x"}',
+        b"7",
         json.dumps(kubernetes_status(200, "Success")).encode(),
     ],
 )
-@pytest.mark.parametrize("status", [200, 302])
-def test_what_is_in_no_known_envelope_is_not_the_platforms(status: int, body: bytes) -> None:
-    with pytest.raises(UnexpectedResponseError, match=f"HTTP {status}") as caught:
-        unwrap(response(status, body), REQUEST, PLATFORM)
+def test_what_is_no_answer_of_an_api_is_not_the_platforms(body: bytes) -> None:
+    with pytest.raises(UnexpectedResponseError, match="HTTP 200") as caught:
+        unwrap(response(200, body), REQUEST, PLATFORM)
     assert isinstance(caught.value, TransportError)
     assert "base URL" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [{"name": "x", "status": {"state": {"phase": "Running"}}}, [{"name": "x"}], {}])
+def test_an_answer_without_an_envelope_is_the_data(data: Any) -> None:
+    assert unwrap(response(200, data), REQUEST, PLATFORM) == data
+
+
+@pytest.mark.parametrize("body", [b"", b"<a href='/login'>Sign in</a>", b'{"status": {"code": 0}, "data": 1}'])
+def test_a_redirection_is_no_answer_and_shows_where_it_leads(body: bytes) -> None:
+    with pytest.raises(UnexpectedResponseError, match=r"HTTP 302.*leads elsewhere, to /login.*base URL"):
+        unwrap(Response(302, {"location": "/login"}, body), REQUEST, PLATFORM)
 
 
 @pytest.mark.parametrize(("status", "expected"), [(400, InvalidRequestError), (500, ServerError), (502, ServerError)])

@@ -44,8 +44,8 @@ def response(data: Any, status: int = 200) -> Response:
     return Response(status, {}, json.dumps({"status": {"code": 0, "msg": "success"}, "data": data}).encode())
 
 
-def job_of(data: Any) -> Job:
-    return get_job("asked").read(response(data), PLATFORM)
+def job_of(data: Any, name: str = "asked") -> Job:
+    return get_job(name).read(response(data), PLATFORM)
 
 
 # What is sent ---------------------------------------------------------------------------------------------------
@@ -331,13 +331,23 @@ BUSINESS = {
     ],
 )
 def test_every_shape_a_job_was_seen_in(data: dict[str, Any], expected: Job) -> None:
-    assert job_of(data) == expected
-    assert job_of({"jobDetail": data}) == expected
+    assert job_of(data, "mnist-1") == expected
+    assert job_of({"jobDetail": data}, "mnist-1") == expected
+    assert list_jobs().read(response([data]), PLATFORM) == [expected]
+
+
+def test_a_job_keeps_the_name_it_was_asked_for_under() -> None:
+    assert job_of({**FLAT, "name": "user~mnist-1"}, "mnist-1").name == "mnist-1"
 
 
 def test_a_payload_is_read_like_data() -> None:
     body = json.dumps({"code": "S000", "msg": "success", "payload": OCTOPUS}).encode()
-    assert get_job("mnist-1").read(Response(200, {}, body), PLATFORM) == job_of(OCTOPUS)
+    assert get_job("mnist-1").read(Response(200, {}, body), PLATFORM) == job_of(OCTOPUS, "mnist-1")
+
+
+def test_a_job_without_an_envelope_is_read_like_data() -> None:
+    body = json.dumps(VOLCANO).encode()
+    assert get_job("mnist-1").read(Response(200, {}, body), PLATFORM) == job_of(VOLCANO, "mnist-1")
 
 
 @pytest.mark.parametrize(
@@ -356,9 +366,14 @@ def test_the_state_is_looked_for_in_order(data: dict[str, Any], word: str) -> No
 
 
 @pytest.mark.parametrize("data", [{}, {"state": 7}, {"status": {}}, {"status": {"state": "RUNNING"}}])
-def test_a_job_without_a_readable_state_is_not_over(data: dict[str, Any]) -> None:
-    job = job_of(data)
-    assert job.status is JobStatus.UNKNOWN
+def test_an_answer_without_a_readable_state_is_no_answer(data: dict[str, Any]) -> None:
+    with pytest.raises(UnexpectedResponseError, match="'asked' tells no state"):
+        job_of(data)
+
+
+def test_a_job_in_a_state_nobody_knows_is_not_over() -> None:
+    job = job_of({"state": "PONDERING"})
+    assert (job.status, job.word) == (JobStatus.UNKNOWN, "PONDERING")
     assert not job.status.is_terminal
 
 
@@ -460,7 +475,8 @@ def test_a_start_floored_to_before_its_submission_waited_for_no_time() -> None:
     ],
 )
 def test_every_shape_of_a_list(collection: Any) -> None:
-    assert list_jobs().read(response(collection), PLATFORM) == [job_of(FLAT), job_of(OPENPAI)]
+    expected = [job_of(FLAT, "mnist-1"), job_of(OPENPAI, "mnist-1")]
+    assert list_jobs().read(response(collection), PLATFORM) == expected
 
 
 @pytest.mark.parametrize("collection", [None, [], {"items": []}, {"items": None, "totalItems": 0}, {"jobs": None}])
@@ -482,8 +498,8 @@ def test_a_log_is_read(data: Any, text: str) -> None:
 
 
 def test_a_job_in_words() -> None:
-    assert str(job_of(OCTOPUS)) == "job 'mnist-1' is failed, exit code 137: OOMKilled"
-    assert str(job_of(FLAT)) == "job 'mnist-1' is SUCCEEDED"
+    assert str(job_of(OCTOPUS, "mnist-1")) == "job 'mnist-1' is failed, exit code 137: OOMKilled"
+    assert str(job_of(FLAT, "mnist-1")) == "job 'mnist-1' is SUCCEEDED"
     assert str(Job(name="x", status=JobStatus.UNKNOWN)) == "job 'x' is UNKNOWN"
 
 

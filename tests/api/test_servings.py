@@ -133,11 +133,16 @@ def test_the_address_in_every_plausible_form(hosts: Any, url: str) -> None:
         ("STOPING", ServingStatus.STOPPING),
         ("SUCCEEDED", ServingStatus.STOPPED),
         ("MOVING", ServingStatus.UNKNOWN),
-        (None, ServingStatus.UNKNOWN),
     ],
 )
-def test_states(word: Any, status: ServingStatus) -> None:
+def test_states(word: str, status: ServingStatus) -> None:
     assert serving_of({**DATA, "status": word}).status is status
+
+
+@pytest.mark.parametrize("word", [None, "", 7])
+def test_an_answer_without_a_readable_status_is_no_answer(word: Any) -> None:
+    with pytest.raises(UnexpectedResponseError, match="tells no status"):
+        serving_of({**DATA, "status": word})
 
 
 def test_little_is_enough() -> None:
@@ -181,10 +186,16 @@ def test_a_path_is_put_behind_the_address(url: str, path: str, joined: str) -> N
     assert join(url, path) == joined
 
 
-@pytest.mark.parametrize(("status", "answers"), [(200, True), (302, True), (404, True), (500, False), (503, False)])
-def test_any_answer_below_500_shows_a_program_that_answers(status: int, answers: bool) -> None:
-    call = probe_serving(SERVING, "/health")
-    assert call.request.operation == "GET http://mnist.example.com:8080/base/health"
+@pytest.mark.parametrize(
+    ("path", "status", "answers"),
+    [
+        *(("/", status, status < 500) for status in (200, 302, 404, 405, 500, 503)),
+        *(("/health", status, status < 400) for status in (200, 302, 400, 404, 500, 503)),
+    ],
+)
+def test_which_answers_show_a_program_that_runs(path: str, status: int, answers: bool) -> None:
+    call = probe_serving(SERVING, path)
+    assert call.request.operation == f"GET http://mnist.example.com:8080/base{path}"
     assert call.read(Response(status, {}, b""), PLATFORM) is answers
 
 

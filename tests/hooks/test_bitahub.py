@@ -144,6 +144,18 @@ def test_what_is_needed_and_not_set_is_named(connect: Any, tmp_path: Path) -> No
     assert connect({"default_image": "tensorflow:2"}).default_image == "tensorflow:2"
 
 
+def test_clients_share_what_costs_much_to_make(connect: Any) -> None:
+    hook = connect()
+    assert hook.new_client()._options()["verify"] is hook.new_client()._options()["verify"]
+
+
+@pytest.mark.parametrize("host", ["https://me:secret@kubesphere.example.com", "me@kubesphere.example.com"])
+def test_a_login_in_the_host_is_refused_without_being_shown(connect: Any, host: str) -> None:
+    with pytest.raises(ConfigurationError, match="belong in login and password") as caught:
+        _ = connect(host=host).settings
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("value", "verify"),
     [
@@ -153,6 +165,8 @@ def test_what_is_needed_and_not_set_is_named(connect: Any, tmp_path: Path) -> No
         ("true", True),
         (False, False),
         ("False", False),
+        (0, False),
+        ("0", False),
         ("/etc/ca.pem", "/etc/ca.pem"),
     ],
 )

@@ -58,6 +58,13 @@ def test_deferred_evaluation_reads_the_metrics_when_it_resumes(task_run: TaskRun
     assert result["metrics"] == {"loss": 0.5}
 
 
+def test_metrics_that_are_no_numbers_survive_as_none(task_run: TaskRun) -> None:
+    command = 'echo \'{"accuracy": NaN, "loss": Infinity}\' > /output/evaluation_result.json'
+    result = evaluate(command=command).execute(task_run.context())
+    assert result is not None
+    assert json.loads(json.dumps(result, allow_nan=False))["metrics"] == {"accuracy": None, "loss": None}
+
+
 def test_predictions_are_the_last_of_the_datasets(task_run: TaskRun, submitted: Submitted) -> None:
     evaluate(datasets=["MNIST"], predictions=PREDICTIONS.replace(FOLDERS.user_id, "{user_id}")).execute(
         task_run.context()

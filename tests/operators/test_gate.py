@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task_group
 from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
 
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
@@ -29,6 +30,7 @@ def gate(metrics: Any, conditions: Any = "accuracy >= 0.9", **arguments: Any) ->
         (" loss < +.5 ", {"loss": -2}, "loss = -2 < +.5"),
         ("val.top-5_accuracy > -1", {"val.top-5_accuracy": 0}, "val.top-5_accuracy = 0 > -1"),
         ("accuracy >= 0.9", '{"accuracy": 0.93}', "accuracy = 0.93 >= 0.9"),
+        ("accuracy >= 0.9", "{'accuracy': 0.93, 'note': None}", "accuracy = 0.93 >= 0.9"),
     ],
 )
 def test_gate_opens_where_the_condition_holds(conditions: str, metrics: Any, reason: str, task_run: TaskRun) -> None:
@@ -110,6 +112,53 @@ def test_closed_gate_skips_what_comes_next_whatever_its_trigger_rule(trigger_rul
     assert skipped.value.tasks == ["deploy"]
     assert task_run.xcoms["return_value"] == {"open": False, "reasons": ["accuracy = 0.5 is not >= 0.9"]}
     assert task_run.xcoms["skipmixin_key"] == {"skipped": ["deploy"]}, "so that a cleared deploy is skipped again"
+
+
+def mapped_gate(*downstream: str) -> BitaHubMetricGateOperator:
+    """Give a closed gate in a mapped task group, with these tasks behind it."""
+    with DAG("gated", schedule=None):
+
+        @task_group
+        def candidate(metrics: dict[str, float]) -> None:
+            closed = gate(metrics, on_closed="skip")
+            if "same group" in downstream:
+                closed >> EmptyOperator(task_id="deploy")
+            if "teardown" in downstream:
+                closed >> EmptyOperator(task_id="clean_up").as_teardown()
+            gates.append(closed)
+
+        gates: list[BitaHubMetricGateOperator] = []
+        group = candidate.expand(metrics=[{"accuracy": 0.5}, {"accuracy": 0.5}])
+        if "not mapped" in downstream:
+            group >> EmptyOperator(task_id="report")
+        if "mapped by itself" in downstream:
+            group >> BashOperator.partial(task_id="each").expand(bash_command=["a", "b"])
+    [closed] = gates
+    closed.metrics = {"accuracy": 0.5}  # as Airflow renders it
+    return closed
+
+
+@pytest.mark.parametrize(
+    ("downstream", "skipped"),
+    [
+        (("same group", "teardown"), [("candidate.deploy", 1)]),
+        (("not mapped",), [("report", -1)]),
+        (("same group", "not mapped"), [("candidate.deploy", 1)]),
+    ],
+)
+def test_closed_mapped_gate_skips_what_belongs_to_its_own_index(
+    downstream: tuple[str, ...], skipped: list[tuple[str, int]]
+) -> None:
+    run = TaskRun(map_index=1)
+    with pytest.raises(DownstreamTasksSkipped) as closed:
+        mapped_gate(*downstream).execute(run.context())
+    assert closed.value.tasks == skipped
+    assert run.xcoms["return_value"]["open"] is False
+
+
+def test_closed_mapped_gate_before_what_it_cannot_skip_fails() -> None:
+    with pytest.raises(AirflowFailException, match=r"'each'.*cannot be skipped.*on_closed='fail'"):
+        mapped_gate("mapped by itself").execute(TaskRun(map_index=0).context())
 
 
 def test_closed_gate_with_nothing_behind_it_just_says_so(task_run: TaskRun) -> None:

@@ -27,7 +27,18 @@ from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
-from tests.conftest import IMAGE, StateStore, Submitted, TaskRun, WorkerDied, events_of, restored, until
+from tests.conftest import (
+    IMAGE,
+    Asked,
+    Gateway,
+    StateStore,
+    Submitted,
+    TaskRun,
+    WorkerDied,
+    events_of,
+    restored,
+    until,
+)
 
 pytestmark = pytest.mark.usefixtures("connection")
 
@@ -266,6 +277,15 @@ def test_submission_the_platform_refuses_fails_at_once_and_leaves_nothing_to_ado
         ({"job_name": "My_Job"}, "job_?[nN]ame"),
         ({"task_roles": [{"task_role_name": "a"}, {"task_role_name": "a"}]}, "two task roles have the same name"),
         ({"task_roles": [{"cpus": 3}]}, "cpus"),
+        ({"task_roles": ["worker"]}, "A task role is a mapping of fields, not 'worker'"),
+        ({"task_roles": "worker"}, "task_roles must be a list, not 'worker'"),
+        ({"datasets": "MNIST"}, "datasets must be a list, not 'MNIST'"),
+        ({"models": "m"}, "models must be a list, not 'm'"),
+        ({"extra_body": "{}"}, "extra_body must be a mapping"),
+        ({"extra_body": {"jobName": "x"}}, "without jobName"),
+        ({"job_name": "x" * 59}, "longer than 58 characters"),
+        ({"output_version": "../up"}, "output_version '../up' cannot be part of a path"),
+        ({"command": None}, "None was given where text is needed"),
         ({"datasets": ["never-uploaded"]}, "dataset .*never-uploaded' does not exist"),
     ],
 )
@@ -275,6 +295,12 @@ def test_wrong_argument_fails_at_once_and_submits_nothing(
     with pytest.raises(AirflowFailException, match=says):
         job(**arguments).execute(task_run.context())
     assert submitted() == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_looking_without_a_pause_is_refused_when_the_dag_is_read(seconds: float) -> None:
+    with pytest.raises(ValueError, match="poll_interval must be more than 0 seconds"):
+        job(poll_interval=seconds)
 
 
 def test_missing_image_fails_at_once_and_submits_nothing(
@@ -601,6 +627,14 @@ def test_deferred_job_that_outlives_its_deadline_is_stopped_and_a_retry_is_a_new
     assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
 
 
+def test_final_trouble_while_waiting_fails_at_once_and_stops_the_job(task_run: TaskRun, submitted: Submitted) -> None:
+    defer(job(command="sleep 60", deferrable=True), task_run)
+    event = {"outcome": "trouble", "message": "go away", "is_final": True}
+    with pytest.raises(AirflowFailException, match="go away"):
+        job().execute_complete(task_run.context(), event)  # type: ignore[arg-type]
+    assert submitted.only.status.value == "STOPPED"
+
+
 @pytest.mark.usefixtures("submitted")
 def test_deferred_job_that_is_lost_fails_at_once(task_run: TaskRun) -> None:
     defer(job(command="sleep 60", deferrable=True), task_run)
@@ -705,6 +739,43 @@ def test_killed_task_leaves_its_job_where_that_is_wished_for(
     task_state("failed")
     operator.on_kill()
     assert submitted.requests("DELETE") == []
+
+
+def test_task_killed_while_it_submits_stops_what_it_submitted_and_starts_nothing_new(
+    task_run: TaskRun, gateway: Gateway, task_state: Callable[[str | None], None]
+) -> None:
+    task_state("failed")
+    operator = job()
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        methods = [earlier.method for earlier in gateway.asked]
+        if asked.method == "POST":
+            operator.on_kill()
+            return 503, {}
+        if "POST" not in methods:
+            return 404, {"status": {"code": 404, "msg": "there is no such job"}}
+        return 200, {"status": {"code": 0}, "data": {"state": "STOPPED" if "DELETE" in methods else "WAITING"}}
+
+    gateway.answer = answer
+    with pytest.raises(AirflowFailException, match="nothing new is started"):
+        operator.execute(task_run.context())
+    assert [asked.method for asked in gateway.asked if asked.method != "GET"] == ["POST", "DELETE"]
+    assert task_run.store["bitahub_job"]["stopped"] is True
+
+
+def test_task_killed_after_its_submission_was_refused_leaves_alone_whose_job_it_may_be(
+    task_run: TaskRun, gateway: Gateway, task_state: Callable[[str | None], None]
+) -> None:
+    gateway.answer = lambda asked: (
+        (404, {"status": {"code": 404, "msg": "no"}}) if asked.method == "GET" else (409, {"status": {"code": 409}})
+    )
+    operator = job(job_name="theirs")
+    with pytest.raises(AirflowFailException, match="this task did not submit it"):
+        operator.execute(task_run.context())
+    gateway.answer = lambda _: (200, {"status": {"code": 0}, "data": {"state": "RUNNING"}})
+    task_state("failed")
+    operator.on_kill()
+    assert [asked.method for asked in gateway.asked if asked.method != "GET"] == ["POST"]
 
 
 def test_killing_a_task_that_submitted_nothing_does_nothing(task_state: Callable[[str | None], None]) -> None:

@@ -55,7 +55,9 @@ def save(model: str, source: str, **arguments: Any) -> BitaHubSaveModelOperator:
 
 
 def files_below(folder: Path) -> dict[str, str]:
-    return {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
+    """Give the files of a model, without the note of who saved it."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".saved-by")
+    return {str(file.relative_to(folder)): file.read_text() for file in files}
 
 
 COMPLETE = {"dense-mnist-tf/variables/weights": "1, 2, 3", "dense-mnist-tf/saved_model.pb": "a graph"}
@@ -92,6 +94,25 @@ def test_version_may_be_given(model: str, source: str, task_run: TaskRun) -> Non
     result = save(model, source, output_version="2026.1").execute(task_run.context())
     assert result is not None
     assert (result["version"], result["model_path"]) == ("2026.1", f"/models/{FOLDERS.user_id}/{model}/2026.1")
+
+
+@pytest.mark.usefixtures("connection")
+def test_version_that_another_job_saved_is_neither_overwritten_nor_taken_for_ones_own(
+    model: str, source: str, platform: Emulator
+) -> None:
+    first = save(model, source, output_version="2026.1").execute(TaskRun().context())
+    assert first is not None
+    weights = platform.storage / source.lstrip("/") / "dense-mnist-tf" / "variables" / "weights"
+    weights.write_text("4, 5, 6")
+    with pytest.raises(JobFailedError, match=r"(?s)exit code 1.*version 2026\.1 exists, and another job made it"):
+        save(model, source, output_version="2026.1").execute(TaskRun().context())
+    assert files_below(platform.storage / first["model_path"].lstrip("/")) == COMPLETE
+
+
+@pytest.mark.parametrize("argument", ["command", "datasets", "models", "code_path", "task_roles"])
+def test_arguments_that_would_have_no_effect_are_refused_when_the_dag_is_read(argument: str) -> None:
+    with pytest.raises(TypeError, match=f"takes no {argument}"):
+        save("m", "/x", **{argument: "x"})
 
 
 @pytest.mark.usefixtures("connection")
@@ -191,7 +212,7 @@ def test_copy_run_again_leaves_a_complete_version_alone(tmp_path: Path) -> None:
     assert copy.run().returncode == 0
     (copy.source / "dense" / "a").write_text("changed")
     again = copy.run()
-    assert (again.returncode, again.stdout) == (0, "v1 is already complete\n")
+    assert (again.returncode, again.stdout) == (0, "saved before\n")
     assert files_below(copy.models)["v1/dense/a"] == "a" * 1000
 
 

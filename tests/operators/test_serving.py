@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -112,7 +113,11 @@ def defer(operator: BitaHubDeployServingOperator, run: TaskRun) -> BitaHubServin
     assert deferred.value.method_name == "execute_complete"
     trigger = deferred.value.trigger
     assert isinstance(trigger, BitaHubServingTrigger)
+    run.resume_with = json.loads(json.dumps(deferred.value.kwargs))
     return trigger
+
+
+NOT_THERE = 404, {"status": {"code": 404, "msg": "there is no such serving"}, "data": None}
 
 
 def ask(url: str) -> str:
@@ -202,6 +207,13 @@ def test_wrong_argument_fails_at_once_and_creates_nothing(
     with pytest.raises(AirflowFailException, match=says):
         deploy(name, **arguments).execute(task_run.context())
     assert len(platform.state.servings()) == before
+
+
+@pytest.mark.parametrize("argument", ["poll_interval", "launch_timeout"])
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_waiting_for_no_time_is_refused_when_the_dag_is_read(argument: str, seconds: float) -> None:
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        deploy("x", **{argument: seconds})
 
 
 def test_unknown_way_to_treat_what_exists_is_refused_when_the_dag_is_read() -> None:
@@ -399,6 +411,7 @@ def test_deferred_deployment_gives_the_same_result(
         )
     trigger = deferred.value.trigger
     _, arguments = trigger.serialize()
+    assert arguments["created_at"] == record().created / 1000
     assert arguments["deadline"] == context["ti"].start_date.timestamp() + 20
     assert (arguments["readiness_path"], arguments["cancel_on_kill"]) == ("/health", False)
     [event] = events_of(restored(trigger))
@@ -408,8 +421,12 @@ def test_deferred_deployment_gives_the_same_result(
 
 
 @deploying
-def test_deferred_program_that_ends_fails_the_task(name: str, task_run: TaskRun) -> None:
-    [event] = events_of(defer(deploy(name, commands="exit 3", deferrable=True), task_run))
+def test_deferred_program_that_ends_fails_the_task(name: str, task_run: TaskRun, platform: Emulator) -> None:
+    lets_go = platform.storage / model_path("v1").lstrip("/") / f"lets-{name}-go"
+    commands = f"until [ -e /model/{{user_name}}/served/{lets_go.name} ]; do sleep 0.02; done; exit 3"
+    trigger = defer(deploy(name, commands=commands, deferrable=True), task_run)
+    lets_go.touch()
+    [event] = events_of(trigger)
     with pytest.raises(ServingFailedError, match=f"serving '{name}' is FAILED"):
         deploy(name).execute_complete(task_run.context(), event)
 
@@ -422,8 +439,52 @@ def test_deferred_serving_that_is_never_ready_is_stopped(
     [event] = events_of(defer(operator, task_run))
     assert event["outcome"] == "timeout"
     with pytest.raises(ServingTimeoutError, match="was not ready in time"):
-        deploy(name).execute_complete(task_run.context(), event)
+        deploy(name).execute_complete(task_run.context(), event, **task_run.resume_with)
     until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@deploying
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_serving_that_was_there_before_is_not_stopped_when_it_is_not_ready_in_time(
+    deferrable: bool, name: str, record: Callable[[], ServingRecord]
+) -> None:
+    sick = {"readiness_path": "/sick", "launch_timeout": 0.5}
+    deploy(name).execute(TaskRun().context())
+    run = TaskRun(try_number=3)  # the last one
+    if deferrable:
+        [event] = events_of(defer(deploy(name, deferrable=True, **sick), run))
+        with pytest.raises(ServingTimeoutError):
+            deploy(name).execute_complete(run.context(), event, **run.resume_with)
+    else:
+        with pytest.raises(ServingTimeoutError):
+            deploy(name, **sick).execute(run.context())
+    assert record().status.value == "RUNNING"
+
+
+@deploying
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_serving_that_took_the_place_of_ours_is_not_stopped(
+    deferrable: bool, name: str, record: Callable[[], ServingRecord], task_state: Callable[[str | None], None]
+) -> None:
+    run = TaskRun(try_number=3)
+    operator = deploy(name, readiness_path="/sick", deferrable=True)
+    trigger = defer(operator, run)
+    deploy(name, model=model_path("v2")).execute(TaskRun().context())
+    if deferrable:
+        [event] = events_of(trigger)
+        with pytest.raises(ServingFailedError, match="was replaced by another deployment while it started"):
+            deploy(name).execute_complete(run.context(), event, **run.resume_with)
+    else:
+        task_state("failed")
+        operator.on_kill()
+    assert record().status.value == "RUNNING"
+    assert ask(record().url) == "v2"
+
+
+@deploying
+def test_serving_that_answers_already_is_not_deferred_for(name: str) -> None:
+    first = deploy(name).execute(TaskRun().context())
+    assert deploy(name, deferrable=True).execute(TaskRun().context()) == first
 
 
 @deploying
@@ -467,6 +528,29 @@ def test_killed_deployment_leaves_its_serving_where_it_is_still_wanted(
         task_state(state)
     operator.on_kill()
     assert record().status.value in ("WAITING", "RUNNING")
+
+
+@pytest.mark.usefixtures("variables")
+def test_deployment_killed_while_it_creates_stops_what_it_created_and_starts_nothing_new(
+    name: str, task_run: TaskRun, gateway: Gateway, task_state: Callable[[str | None], None]
+) -> None:
+    task_state("failed")
+    operator = deploy(name)
+    created: list[float] = []
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        if asked.method == "POST":
+            created.append(time.time())
+            operator.on_kill()
+            return 503, {}
+        status = "STOPPING" if any(earlier.method == "PUT" for earlier in gateway.asked) else "WAITING"
+        serving = {"name": name, "status": status, "createdTime": int(created[0] * 1000)} if created else None
+        return (200, {"status": {"code": 0}, "data": serving}) if serving else NOT_THERE
+
+    gateway.answer = answer
+    with pytest.raises(AirflowFailException, match="nothing new is started"):
+        operator.execute(task_run.context())
+    assert [asked.method for asked in gateway.asked if asked.method != "GET"] == ["POST", "PUT"]
 
 
 @deploying
@@ -527,6 +611,14 @@ def test_picture_is_given_by_its_address(served: str, task_run: TaskRun) -> None
 def test_picture_is_given_as_base64(served: str, task_run: TaskRun) -> None:
     text = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
     assert form_of(invoke(served, image_base64=text).execute(task_run.context())) == {"base64": text}
+
+
+@pytest.mark.usefixtures("connection")
+def test_base64_may_be_wrapped_as_the_command_of_that_name_does(served: str, task_run: TaskRun) -> None:
+    text = base64.encodebytes(PICTURE * 10).decode()
+    assert "\n" in text.strip()
+    answer = invoke(served, image_base64=text).execute(task_run.context())
+    assert form_of(answer) == {"base64": text.replace("\n", "")}
 
 
 @pytest.mark.usefixtures("connection")

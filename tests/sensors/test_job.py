@@ -195,6 +195,28 @@ def test_trouble_while_waiting_is_worth_another_try(event: Any, name: str, task_
         resume(sensor(name, deferrable=True), task_run, event)
 
 
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("outcome", ["trouble", "timeout"])
+def test_sensor_that_must_never_fail_skips_whatever_happens(outcome: str, name: str, task_run: TaskRun) -> None:
+    with pytest.raises(AirflowSkipException):
+        resume(sensor(name, deferrable=True, never_fail=True), task_run, {"outcome": outcome, "message": "too late"})
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_sensor_that_must_never_fail_skips_when_it_cannot_ask(
+    deferrable: bool, name: str, task_run: TaskRun, gateway: Gateway
+) -> None:
+    gateway.answer = lambda _: (401, {"status": {"code": 401, "msg": "who are you"}})
+    with pytest.raises(AirflowSkipException):
+        sensor(name, deferrable=deferrable, never_fail=True).execute(task_run.context())
+
+
+@pytest.mark.usefixtures("connection")
+def test_final_trouble_while_waiting_fails_at_once(name: str, task_run: TaskRun) -> None:
+    with pytest.raises(AirflowFailException, match="go away"):
+        resume(sensor(name, deferrable=True), task_run, {"outcome": "trouble", "message": "go away", "is_final": True})
+
+
 def test_platform_that_refuses_to_be_asked_fails_the_sensor(name: str, task_run: TaskRun, gateway: Gateway) -> None:
     gateway.answer = lambda _: (403, {"status": {"code": 403, "msg": "go away"}})
     for deferrable in (False, True):

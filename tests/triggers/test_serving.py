@@ -71,7 +71,7 @@ def trigger(name: str, **arguments: Any) -> BitaHubServingTrigger:
 
 
 def test_trigger_survives_storage() -> None:
-    stored = BitaHubServingTrigger("elsewhere", "s", "v2", 7.5, "/health", 123.5, None, cancel_on_kill=False)
+    stored = BitaHubServingTrigger("elsewhere", "s", "v2", 7.5, "/health", 99.5, 123.5, None, cancel_on_kill=False)
     assert restored(stored).serialize() == stored.serialize()
     assert stored.serialize() == (
         "airflow_bitahub.triggers.serving.BitaHubServingTrigger",
@@ -81,6 +81,7 @@ def test_trigger_survives_storage() -> None:
             "version": "v2",
             "poll_interval": 7.5,
             "readiness_path": "/health",
+            "created_at": 99.5,
             "deadline": 123.5,
             "grace": None,
             "cancel_on_kill": False,

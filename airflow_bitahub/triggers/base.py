@@ -1,0 +1,89 @@
+"""What both triggers do alike."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from asgiref.sync import sync_to_async
+
+from airflow_bitahub.exceptions import BitaHubError
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.triggers.task_state import is_wanted
+
+
+class BitaHubTrigger(BaseTrigger):
+    """Waits for something on BitaHub and fires once, whatever happens.
+
+    :param bitahub_conn_id: the Airflow connection; its secrets are looked up here and never stored with the trigger
+    :param poll_interval: seconds between two looks
+    :param deadline: seconds since the epoch, so that a restarted triggerer keeps it; None: no limit
+    :param grace: seconds for which the platform may deny what is waited for before that is believed; None: for ever
+    :param cancel_on_kill: stop it when somebody marks or clears the waiting task
+    """
+
+    def __init__(
+        self,
+        bitahub_conn_id: str,
+        poll_interval: float,
+        deadline: float | None,
+        grace: float | None,
+        cancel_on_kill: bool,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
+        self.bitahub_conn_id = bitahub_conn_id
+        self.poll_interval = poll_interval
+        self.deadline = deadline
+        self.grace = grace
+        self.cancel_on_kill = cancel_on_kill
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """What is waited for, in words."""
+
+    @abstractmethod
+    async def wait(self, hook: BitaHubHook) -> Mapping[str, Any]:
+        """Give the event's payload. A BitaHubError that is raised instead is reported as trouble."""
+
+    @abstractmethod
+    async def stop(self, hook: BitaHubHook) -> None:
+        """Stop what is waited for."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Give what Airflow stores of the trigger."""
+        return f"{type(self).__module__}.{type(self).__name__}", {
+            "bitahub_conn_id": self.bitahub_conn_id,
+            "poll_interval": self.poll_interval,
+            "deadline": self.deadline,
+            "grace": self.grace,
+            "cancel_on_kill": self.cancel_on_kill,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and report."""
+        yield TriggerEvent(await self._report())
+
+    async def _report(self) -> Mapping[str, Any]:
+        try:
+            async with BitaHubHook.connected(self.bitahub_conn_id) as hook:
+                return await self.wait(hook)
+        except BitaHubError as error:
+            return {"outcome": "trouble", "message": str(error), "is_final": error.is_final}
+        except Exception as error:
+            # An exception that left a trigger would lose everything the waiting task knows (TaskDeferralError).
+            self.log.exception("Cannot wait for the %s any longer", self.subject)
+            return {"outcome": "trouble", "message": f"{type(error).__name__}: {error}", "is_final": False}
+
+    async def on_kill(self) -> None:
+        """Stop it if the task was marked or cleared; Airflow also comes here when it only moves the trigger."""
+        if not self.cancel_on_kill:
+            return
+        if self.task_instance is None or await sync_to_async(is_wanted)(self.task_instance):
+            self.log.info("The %s lives on: its task still waits for it", self.subject)
+            return
+        self.log.info("Stopping the %s: its task no longer waits for it", self.subject)
+        async with BitaHubHook.connected(self.bitahub_conn_id) as hook:
+            await self.stop(hook)

@@ -30,6 +30,7 @@ ARROWS = {
     "emulator": {"exceptions", "api.jobs", "api.platform", "api.servings", "__init__"},
     "demo": {"exceptions", "storage", "emulator", "__init__"},
     "cli": {"exceptions", "emulator", "demo", "__init__"},
+    "pytest_plugin": {"emulator"},
 }
 # third-party packages that only some parts may import
 WHOSE = {

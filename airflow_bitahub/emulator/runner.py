@@ -22,6 +22,7 @@ from airflow_bitahub.emulator.images import Image, Images
 from airflow_bitahub.emulator.links import LinkFolder, clean
 from airflow_bitahub.emulator.processes import ProcessGroup, tail
 from airflow_bitahub.emulator.refused import Invalid
+from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing, Scripts
 from airflow_bitahub.emulator.state import JobKey, JobRecord, ServingKey, ServingRecord, State
 from airflow_bitahub.emulator.storage import Storage
 from airflow_bitahub.exceptions import BitaHubError
@@ -49,16 +50,26 @@ class Runner:
 
     Its methods are called in the event loop.
 
+    :param scripts: jobs and servings that take a course told in advance instead of really running
     :param home: logs are kept below ``jobs/`` and ``servings/`` there
     :param grace: seconds between SIGTERM and SIGKILL
     """
 
     def __init__(
-        self, state: State, storage: Storage, images: Images, home: Path, *, max_running: int = 8, grace: float = 5.0
+        self,
+        state: State,
+        storage: Storage,
+        images: Images,
+        scripts: Scripts,
+        home: Path,
+        *,
+        max_running: int = 8,
+        grace: float = 5.0,
     ) -> None:
         self._state = state
         self._storage = storage
         self._images = images
+        self._scripts = scripts
         self._home = home
         self._max_running = max_running
         self._grace = grace
@@ -82,9 +93,14 @@ class Runner:
         :raises Invalid: it could never run here; nothing was recorded
         """
         self._state.require_free(JobKey(namespace, spec.job_name))
-        self._check_job(namespace, spec)
+        _check_label("namespace", namespace)
+        script = self._scripts.for_job(spec)
+        if script is None:
+            self._check_job(spec)
+        elif spec.output is not None:
+            self._storage.locate(spec.output.mount_source.path)
         record = self._state.create_job(namespace, spec)
-        self._begin(record.key, self._run_job(record), self._job_over)
+        self._begin(record.key, self._run_job(record, script), self._job_over)
         return record
 
     def delete_job(self, key: JobKey) -> None:
@@ -96,8 +112,7 @@ class Runner:
         self._state.remove_job(key)
         shutil.rmtree(self.log_of(key).parent, ignore_errors=True)
 
-    def _check_job(self, namespace: str, spec: JobSpec) -> None:
-        _check_label("namespace", namespace)
+    def _check_job(self, spec: JobSpec) -> None:
         if sum(role.task_number for role in spec.task_roles) > MAX_TASKS:
             raise Invalid(f"the job has more than {MAX_TASKS} tasks, which is more than the emulator runs")
         self._job_mounts(spec, check_only=True)
@@ -118,19 +133,41 @@ class Runner:
             mounts[clean(spec.output.mount_source.mount_path)] = locate(spec.output.mount_source.path)
         return mounts
 
-    async def _run_job(self, record: JobRecord) -> Outcome:
+    async def _run_job(self, record: JobRecord, script: ScriptedJob | None) -> Outcome:
         key, spec = record.key, record.spec
         pythons = []
-        for role in spec.task_roles:
+        for role in spec.task_roles if script is None else ():
             image = self._images.find(role.image)
             if not self._images.is_ready(image):
                 self._state.explain_job(key, _building(role.image))
             pythons.append((image, await self._images.prepare(image)))
+        if script is not None:
+            await self._pass(script.queue_seconds)
         if self._slots.locked():
             self._state.explain_job(key, f"waiting for one of {self._max_running} places")
         await self._slots.acquire()
         self._holders.add(key)
+        if script is not None:
+            return await self._play_job(key, spec, script)
         return await self._run_tasks(key, spec, pythons)
+
+    async def _play_job(self, key: JobKey, spec: JobSpec, script: ScriptedJob) -> Outcome:
+        file = _new_log(self.log_of(key))
+        self._state.launch_job(key)
+        file.write_text(script.log)
+        await self._pass(script.run_seconds)
+        if spec.output is not None:
+            script.write_outputs(self._storage.locate_output(spec.output.mount_source.path))
+        for task in self._state.job(key).tasks:
+            self._state.finish_task(key, task.role, task.index, script.exit_code)
+        role = spec.task_roles[0].task_role_name
+        return Outcome(script.exit_code, _failure(role, 0, script.exit_code, file) if script.exit_code else "")
+
+    async def _pass(self, seconds: float) -> None:
+        """Let so much time pass by the emulator's clock, which a test may drive."""
+        end = self._state.now() + seconds * 1000
+        while self._state.now() < end:
+            await asyncio.sleep(0.005)
 
     async def _run_tasks(self, key: JobKey, spec: JobSpec, pythons: list[tuple[Image, Path]]) -> Outcome:
         mounts = self._job_mounts(spec)
@@ -162,7 +199,7 @@ class Runner:
                 (role, index), code = groups[task], task.result()
                 self._state.finish_task(key, role, index, code)
                 if code != 0:
-                    return Outcome(code, f"task {index} of role {role!r} ended with exit code {code}{_ending(file)}")
+                    return Outcome(code, _failure(role, index, code, file))
         return Outcome(0, "")
 
     def _job_over(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
@@ -190,10 +227,13 @@ class Runner:
             if not _VARIABLE.fullmatch(name):
                 raise Invalid(f"envs: {name!r} is not the name of an environment variable")
             _check_text(f"envs.{name}", value)
-        self._serving_mounts(spec)
-        self._images.find(spec.image)
+        script = self._scripts.for_serving(spec)
+        if script is None:
+            self._serving_mounts(spec)
+            self._images.find(spec.image)
         record = self._state.create_serving(namespace, spec)
-        self._begin(record.key, self._run_serving(record), self._serving_over)
+        work = self._run_serving(record) if script is None else self._play_serving(record.key, script)
+        self._begin(record.key, work, self._serving_over)
         return record
 
     def stop_serving(self, key: ServingKey) -> None:
@@ -238,7 +278,15 @@ class Runner:
                     await group.end(self._grace)
         finally:
             self._ports.discard(port)
-        return f"the program ended by itself with exit code {code}{_ending(file)}"
+        return _serving_failure(code, file)
+
+    async def _play_serving(self, key: ServingKey, script: ScriptedServing) -> str:
+        file = _new_log(self.log_of(key))
+        with socket.create_server((LOOPBACK, 0)) as listener:
+            self._state.launch_serving(key, f"http://{LOOPBACK}:{listener.getsockname()[1]}")
+            if script.exit_code is None:
+                await script.serve(listener)
+        return _serving_failure(script.exit_code, file)
 
     def _serving_over(self, key: ServingKey, task: asyncio.Task[str]) -> None:
         self._state.finish_serving(key, _why(task) if task.cancelled() or task.exception() else task.result())
@@ -295,6 +343,14 @@ def _new_log(file: Path) -> Path:
 
 def _building(image: str) -> str:
     return f"building the Python environment that stands for image {image!r}; this happens once and may take minutes"
+
+
+def _failure(role: str, index: int, code: int, file: Path) -> str:
+    return f"task {index} of role {role!r} ended with exit code {code}{_ending(file)}"
+
+
+def _serving_failure(code: int | None, file: Path) -> str:
+    return f"the program ended by itself with exit code {code}{_ending(file)}"
 
 
 def _ending(file: Path) -> str:

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -25,6 +25,7 @@ import uvicorn
 from airflow_bitahub.emulator.app import create_app
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.runner import LOOPBACK, Runner
+from airflow_bitahub.emulator.scripts import Scripts
 from airflow_bitahub.emulator.state import State
 from airflow_bitahub.emulator.storage import Storage
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
@@ -35,6 +36,21 @@ _START_SECONDS = 30
 
 class EmulatorError(BitaHubError):
     """The emulator cannot run; the text is one sentence for the user."""
+
+
+class DrivenClock:
+    """A clock that stands still until it is told to go on: seconds since the epoch, from now."""
+
+    def __init__(self) -> None:
+        self._now = time.time()
+
+    def __call__(self) -> float:
+        """Give the time."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += seconds
 
 
 class Emulator:
@@ -56,6 +72,7 @@ class Emulator:
     :param max_running: so many jobs run at once, the others wait
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
+    :param clock: seconds since the epoch, for records and scripted jobs, such as a `DrivenClock`
     :raises ConfigurationError: the images file is wrong
     """
 
@@ -72,6 +89,7 @@ class Emulator:
         max_running: int = 8,
         grace: float = 5.0,
         allowed_hosts: Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if token == "":
             raise ConfigurationError("The emulator's token is empty.")
@@ -82,10 +100,17 @@ class Emulator:
         store = Storage(Path(storage) if storage else self.home / "storage")
         self.storage = store.root
         self.token = token or secrets.token_urlsafe(32)
-        self.state = State()
+        self.state = State(clock)
+        self.scripts = Scripts()
         cache = Path(image_cache).resolve() if image_cache else self.home / "images"
         self._runner = Runner(
-            self.state, store, Images(entries, cache, grace), self.home, max_running=max_running, grace=grace
+            self.state,
+            store,
+            Images(entries, cache, grace),
+            self.scripts,
+            self.home,
+            max_running=max_running,
+            grace=grace,
         )
         self._host, self._port = host, port
         self._known_as = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]

@@ -1,0 +1,134 @@
+"""Jobs and servings whose course is told in advance, for tests that need no real program."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from airflow_bitahub.api.jobs import JobSpec
+from airflow_bitahub.api.servings import ServingSpec
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class ScriptedJob(BaseModel):
+    """The course of the jobs it matches. No program runs, no image is needed, and no input has to exist.
+
+    :param job_name: a shell-style pattern for the job's name, such as ``*-2`` for second attempts
+    :param command: likewise for its command
+    :param exit_code: of its program; 0: the job succeeds
+    :param queue_seconds: so long it waits; this and the next are by the emulator's clock
+    :param run_seconds: so long it runs
+    :param outputs: what it writes into its output folder when it ends: relative path -> text, bytes, or anything else
+        as JSON
+    :param log: what it prints
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job_name: str = "*"
+    command: str = "*"
+    exit_code: Annotated[int, Field(ge=0, le=255)] = 0
+    queue_seconds: Seconds = 0
+    run_seconds: Seconds = 0
+    outputs: Mapping[str, Any] = Field(default_factory=dict)
+    log: str = ""
+
+    @field_validator("outputs")
+    @classmethod
+    def _inside(cls, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        for path in outputs:
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise ValueError(f"{path!r} is not a path inside the output folder")
+        return outputs
+
+    def matches(self, spec: JobSpec) -> bool:
+        """Tell whether a job takes this course."""
+        commands = (role.command for role in spec.task_roles)
+        return fnmatchcase(spec.job_name, self.job_name) and any(fnmatchcase(one, self.command) for one in commands)
+
+    def write_outputs(self, folder: Path) -> None:
+        """Write what the job leaves behind."""
+        for path, content in self.outputs.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                file.write_bytes(content)
+            else:
+                file.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+class ScriptedServing(BaseModel):
+    """What the servings it matches answer. No program runs, no image is needed, and no model has to exist.
+
+    :param serving_name: a shell-style pattern for the serving's name
+    :param answer: the JSON it gives to whatever it is asked
+    :param exit_code: its program ends at once with this; None: it serves
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    serving_name: str = "*"
+    answer: Any = Field(default_factory=dict)
+    exit_code: int | None = None
+
+    def matches(self, spec: ServingSpec) -> bool:
+        """Tell whether a serving behaves like this."""
+        return fnmatchcase(spec.name, self.serving_name)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Answer on a listening socket until it is cancelled."""
+
+        async def answer(_: Request) -> JSONResponse:
+            return JSONResponse(self.answer)
+
+        app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "PUT", "DELETE"])])
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off", ws="none"))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await asyncio.shield(serving)
+        finally:
+            server.should_exit = True  # cancelled, it would leave its connections open
+            await serving
+
+
+class Scripts:
+    """All courses told in advance; of those that match, the one added last counts.
+
+    .. code-block:: python
+
+        emulator.scripts.add(ScriptedJob())  # every job succeeds at once
+        emulator.scripts.add(ScriptedJob(command="*evaluate*", outputs={"evaluation_result.json": {"accuracy": 0.5}}))
+        emulator.scripts.add(ScriptedServing(answer={"predictions": [7]}))
+    """
+
+    def __init__(self) -> None:
+        self._jobs: list[ScriptedJob] = []
+        self._servings: list[ScriptedServing] = []
+
+    def add(self, script: ScriptedJob | ScriptedServing) -> None:
+        """Let what comes from now on, and matches, take this course."""
+        if isinstance(script, ScriptedJob):
+            self._jobs.insert(0, script)
+        else:
+            self._servings.insert(0, script)
+
+    def for_job(self, spec: JobSpec) -> ScriptedJob | None:
+        """Give the course of a job; None: it really runs."""
+        return next((script for script in self._jobs if script.matches(spec)), None)
+
+    def for_serving(self, spec: ServingSpec) -> ScriptedServing | None:
+        """Give what a serving answers; None: it really runs."""
+        return next((script for script in self._servings if script.matches(spec)), None)

@@ -1,0 +1,45 @@
+"""The demo says in one sentence why it cannot run. That it runs is shown end to end."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def demo(home: Path, *arguments: str) -> str:
+    """Run the demo, which must fail, and give what it said."""
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow_bitahub.cli", "demo", "--home", str(home), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    [sentence] = done.stderr.splitlines()
+    return sentence
+
+
+@pytest.mark.parametrize(("option", "whose"), [("--port", "Airflow"), ("--emulator-port", "emulator")])
+def test_a_port_in_use_is_told_before_anything_is_prepared(option: str, whose: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        sentence = demo(tmp_path / "home", option, port)
+    assert port in sentence
+    assert whose in sentence
+    assert not (tmp_path / "home").exists()
+
+
+def free_ports() -> list[str]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return ["--port", str(one.getsockname()[1]), "--emulator-port", str(other.getsockname()[1])]
+
+
+def test_a_folder_without_mnist_is_told_with_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in demo(tmp_path / "home", "--mnist", str(tmp_path / "empty"), *free_ports())

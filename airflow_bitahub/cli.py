@@ -86,6 +86,9 @@ def _add_emulator(subparsers: Subparsers) -> None:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
     parser.add_argument("--max-running", type=int, default=8, help="jobs that run at once (default: %(default)s)")
     parser.add_argument(
+        "--expire", type=float, metavar="SECONDS", help="remove what is over after so long (default: keep it)"
+    )
+    parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a further name clients may call it by"
     )
     parser.set_defaults(run=_run_emulator)
@@ -104,6 +107,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         image_cache=args.image_cache,
         token=choose_token(home, args.token_file),
         max_running=args.max_running,
+        expire=args.expire,
         allowed_hosts=args.allow_host,
     )
     with emulator:

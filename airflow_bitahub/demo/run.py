@@ -47,8 +47,9 @@ def _run(args: argparse.Namespace, home: Path, storage: Path) -> int:
         _environment_being_built(cache) as environment,
         Emulator(home / "emulator", port=args.emulator_port, storage=storage, image_cache=cache) as emulator,
     ):
-        # The runs of an earlier demo would wait for jobs of an emulator that is gone. While a demo still runs on this
-        # home, nobody else gets here: it holds the emulator's lock.
+        # What an earlier demo left, should it have been killed. While a demo still runs on this home, nobody else gets
+        # here: it holds the emulator's lock.
+        emulator.clear()
         shutil.rmtree(home / "airflow", ignore_errors=True)
         return _show(args, home, emulator, environment)
 

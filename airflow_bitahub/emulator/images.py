@@ -30,7 +30,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import airflow_bitahub
-from airflow_bitahub.emulator.processes import ProcessGroup, tail
+from airflow_bitahub.emulator.processes import start, tail
 from airflow_bitahub.emulator.refused import Invalid
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
@@ -196,7 +196,7 @@ class Images:
                 with log.open("a") as text:
                     text.write(f"$ {' '.join(argv)}\n")
                 # The build inherits the lock: should the emulator be killed, nobody builds beside the orphan.
-                group = ProcessGroup(argv, cwd=place, env=_build_environment(), log=log, pass_fds=[lock])
+                group = start(argv, cwd=place, env=_build_environment(), log=log, pass_fds=[lock])
                 try:
                     code = await group.wait()
                 finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -77,6 +78,17 @@ class LinkFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         shutil.rmtree(self.path, ignore_errors=True)  # removes the links, never what they lead to
+
+    def note(self, trace: Path) -> None:
+        """Write down where the folder is, for somebody who has to remove it in this process's stead."""
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        trace.with_name(f"{trace.name}.folder").write_text(str(self.path))
+
+    @staticmethod
+    def remove_noted(trace: Path) -> None:
+        """Remove a folder that was noted there, if any."""
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(trace.with_name(f"{trace.name}.folder").read_text(), ignore_errors=True)
 
     def _fill(self) -> None:
         self.scratch = self.path / ".scratch"

@@ -16,11 +16,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from airflow_bitahub.api.jobs import JobSpec, TaskRole
-from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
+from airflow_bitahub.api.servings import ServingSpec, ServingStatus
 from airflow_bitahub.emulator.images import Image, Images
 from airflow_bitahub.emulator.links import LinkFolder, clean
-from airflow_bitahub.emulator.processes import ProcessGroup, tail
+from airflow_bitahub.emulator.processes import ProcessGroup, TracedCommand, tail
 from airflow_bitahub.emulator.refused import Invalid
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing, Scripts
 from airflow_bitahub.emulator.state import JobKey, JobRecord, ServingKey, ServingRecord, State
@@ -29,6 +29,7 @@ from airflow_bitahub.exceptions import BitaHubError
 
 log = logging.getLogger(__name__)
 
+Replica = tuple[str, int]  # of a job: role and index
 K = TypeVar("K", JobKey, ServingKey)
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Runner:
     :param scripts: jobs and servings that take a course told in advance instead of really running
     :param home: logs are kept below ``jobs/`` and ``servings/`` there
     :param grace: seconds between SIGTERM and SIGKILL
+    :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Runner:
         *,
         max_running: int = 8,
         grace: float = 5.0,
+        expire: float | None = None,
     ) -> None:
         self._state = state
         self._storage = storage
@@ -73,6 +76,8 @@ class Runner:
         self._home = home
         self._max_running = max_running
         self._grace = grace
+        self._expire = expire
+        self._sweep: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(max_running)
         self._holders: set[JobKey] = set()
         self._tasks: dict[JobKey | ServingKey, asyncio.Task[Any]] = {}
@@ -173,34 +178,69 @@ class Runner:
         mounts = self._job_mounts(spec)
         file = _new_log(self.log_of(key))
         folders = [LinkFolder({**_files(image), **mounts}, python) for image, python in pythons]
-        groups: dict[asyncio.Task[int], tuple[str, int]] = {}
-        started: list[ProcessGroup] = []
+        groups: dict[Replica, ProcessGroup] = {}
         with ExitStack() as stack:
-            for folder in folders:
+            for role, folder in zip(spec.task_roles, folders, strict=True):
                 stack.enter_context(folder)
+                folder.note(self._trace_of(key, role.task_role_name))
             self._state.launch_job(key)
             try:
                 for role, folder in zip(spec.task_roles, folders, strict=True):
                     for index in range(role.task_number):
-                        group = _start_task(key, role, index, folder, file)
-                        started.append(group)
-                        groups[asyncio.create_task(group.wait())] = (role.task_role_name, index)
+                        groups[role.task_role_name, index] = self._start_task(key, role, index, folder, file)
                 return await self._watch_tasks(key, groups, file)
             finally:
-                for task in groups:
-                    task.cancel()
-                await asyncio.gather(*(group.end(self._grace) for group in started))
+                await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
 
-    async def _watch_tasks(self, key: JobKey, groups: dict[asyncio.Task[int], tuple[str, int]], file: Path) -> Outcome:
-        pending = set(groups)
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                (role, index), code = groups[task], task.result()
-                self._state.finish_task(key, role, index, code)
-                if code != 0:
-                    return Outcome(code, _failure(role, index, code, file))
-        return Outcome(0, "")
+    async def _find_tasks(self, record: JobRecord) -> Outcome:
+        """Go on with a job whose programs an earlier emulator started."""
+        key, file = record.key, self.log_of(record.key)
+        if not self._slots.locked():
+            await self._slots.acquire()
+            self._holders.add(key)
+        groups = {
+            (task.role, task.index): TracedCommand(self._trace_of(key, f"{task.role}-{task.index}")).find()
+            for task in record.tasks
+            if not task.status.is_terminal
+        }
+        try:
+            if record.status is JobStatus.STOPPING:
+                return Outcome(None, "")
+            return await self._watch_tasks(key, groups, file)
+        finally:
+            await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
+            for role in record.spec.task_roles:
+                LinkFolder.remove_noted(self._trace_of(key, role.task_role_name))
+
+    async def _watch_tasks(self, key: JobKey, groups: dict[Replica, ProcessGroup], file: Path) -> Outcome:
+        watches = {asyncio.create_task(group.wait()): replica for replica, group in groups.items()}
+        pending = set(watches)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    (role, index), code = watches[task], task.result()
+                    self._state.finish_task(key, role, index, code)
+                    if code != 0:
+                        return Outcome(code, _failure(role, index, code, file))
+            return Outcome(0, "")
+        finally:
+            for task in pending:
+                task.cancel()
+
+    def _start_task(self, key: JobKey, role: TaskRole, index: int, folder: LinkFolder, file: Path) -> ProcessGroup:
+        env = {
+            **folder.environment(),
+            "PAI_JOB_NAME": key.name,
+            "PAI_CURRENT_TASK_ROLE_NAME": role.task_role_name,
+            "PAI_TASK_INDEX": str(index),
+        }
+        program = TracedCommand(self._trace_of(key, f"{role.task_role_name}-{index}"))
+        return program.start(folder.map(role.command), cwd=folder.scratch, env=env, log=file)
+
+    def _trace_of(self, key: JobKey | ServingKey, part: str) -> Path:
+        """Give how the names of the files begin by which a part of a job or serving is found again."""
+        return self.log_of(key).parent / "traces" / part
 
     def _job_over(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
         outcome = Outcome(None, _why(task)) if task.cancelled() or task.exception() else task.result()
@@ -269,8 +309,10 @@ class Runner:
                     "HOST": LOOPBACK,
                     "PORT": str(port),
                 }
+                folder.note(self._trace_of(key, "program"))
                 command = folder.map("\n".join(spec.commands))
-                group = ProcessGroup(["/bin/sh", "-c", command], cwd=folder.scratch, env=env, log=file)
+                program = TracedCommand(self._trace_of(key, "program"))
+                group = program.start(command, cwd=folder.scratch, env=env, log=file)
                 try:
                     self._state.launch_serving(key, f"http://{LOOPBACK}:{port}")
                     code = await group.wait()
@@ -279,6 +321,20 @@ class Runner:
         finally:
             self._ports.discard(port)
         return _serving_failure(code, file)
+
+    async def _find_program(self, record: ServingRecord) -> str:
+        """Go on with a serving whose program an earlier emulator started."""
+        group = TracedCommand(self._trace_of(record.key, "program")).find()
+        port = int(record.url.rpartition(":")[2] or 0)
+        self._ports.add(port)
+        try:
+            if record.status is ServingStatus.STOPPING:
+                return ""
+            return _serving_failure(await group.wait(), self.log_of(record.key))
+        finally:
+            await group.end(self._grace)
+            self._ports.discard(port)
+            LinkFolder.remove_noted(self._trace_of(record.key, "program"))
 
     async def _play_serving(self, key: ServingKey, script: ScriptedServing) -> str:
         file = _new_log(self.log_of(key))
@@ -302,6 +358,32 @@ class Runner:
 
     # Both
 
+    def resume(self) -> None:
+        """Go on with what an earlier emulator on this home has left: what waited waits on, what runs is found again."""
+        jobs = [job for job in reversed(self._state.jobs()) if not job.status.is_terminal]
+        jobs.sort(key=lambda job: job.status is JobStatus.WAITING)  # those that run already have their places
+        for job in jobs:
+            waits = job.status is JobStatus.WAITING
+            self._begin(job.key, self._run_job(job, None) if waits else self._find_tasks(job), self._job_over)
+        for serving in reversed(self._state.servings()):
+            if not serving.status.is_terminal:
+                waits = serving.status is ServingStatus.WAITING
+                work = self._run_serving(serving) if waits else self._find_program(serving)
+                self._begin(serving.key, work, self._serving_over)
+        if self._expire is not None:
+            self._sweep = asyncio.create_task(self._remove_expired(self._expire))
+
+    async def _remove_expired(self, seconds: float) -> None:
+        while True:
+            before = self._state.now() - seconds * 1000
+            for job in self._state.jobs():
+                if job.status.is_terminal and job.finished < before:
+                    self.delete_job(job.key)
+            for serving in self._state.servings():
+                if serving.status.is_terminal and serving.finished < before:
+                    await self.delete_serving(serving.key)
+            await asyncio.sleep(min(seconds / 10 + 0.01, 1))
+
     def _begin(self, key: K, work: Coroutine[Any, Any, T], over: Callable[[K, asyncio.Task[T]], None]) -> None:
         def finish(task: asyncio.Task[T]) -> None:
             del self._tasks[key]
@@ -309,6 +391,17 @@ class Runner:
 
         task = self._tasks[key] = asyncio.create_task(work)
         task.add_done_callback(finish)
+
+    async def clear(self) -> None:
+        """Stop and remove every job and serving."""
+        for serving in self._state.servings():
+            await self.delete_serving(serving.key)
+        for job in self._state.jobs():
+            if not job.status.is_terminal:
+                self.delete_job(job.key)
+                if task := self._tasks.get(job.key):
+                    await asyncio.wait([task])
+            self.delete_job(job.key)
 
     async def close(self) -> None:
         """Stop every job and serving, wait until nothing runs, and give up all builds."""
@@ -318,17 +411,9 @@ class Runner:
                 self._tasks[key].cancel()
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
+        if self._sweep is not None:
+            self._sweep.cancel()
         await self._images.close()
-
-
-def _start_task(key: JobKey, role: TaskRole, index: int, folder: LinkFolder, file: Path) -> ProcessGroup:
-    env = {
-        **folder.environment(),
-        "PAI_JOB_NAME": key.name,
-        "PAI_CURRENT_TASK_ROLE_NAME": role.task_role_name,
-        "PAI_TASK_INDEX": str(index),
-    }
-    return ProcessGroup(["/bin/sh", "-c", folder.map(role.command)], cwd=folder.scratch, env=env, log=file)
 
 
 def _files(image: Image) -> dict[str, Path]:

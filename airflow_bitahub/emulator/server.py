@@ -28,6 +28,7 @@ from airflow_bitahub.emulator.runner import LOOPBACK, Runner
 from airflow_bitahub.emulator.scripts import Scripts
 from airflow_bitahub.emulator.state import State
 from airflow_bitahub.emulator.storage import Storage
+from airflow_bitahub.emulator.store import Store
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 TOKEN_VARIABLE = "BITAHUB_EMULATOR_TOKEN"  # noqa: S105  the name of a variable
@@ -60,9 +61,10 @@ class Emulator:
             httpx.get(emulator.url + "/healthz")
 
     Leaving the block stops it, and with it every job and serving it runs. It has one life: to start again, make
-    another one on the same home.
+    another one on the same home. That one has all the records; and should the first have been killed, what it ran
+    lives on and is found again.
 
-    :param home: records of its own: logs, built environments; None: a temporary folder, removed by `stop`
+    :param home: its records, logs and built environments; None: a temporary folder, removed by `stop`
     :param host: the address to listen on; anything but the loopback lets others run commands on this machine
     :param port: 0: a free one
     :param storage: the platform's folders; None: ``storage`` in the home
@@ -71,6 +73,7 @@ class Emulator:
     :param token: required for everything that changes state; None: a random one
     :param max_running: so many jobs run at once, the others wait
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
+    :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
     :param clock: seconds since the epoch, for records and scripted jobs, such as a `DrivenClock`
     :raises ConfigurationError: the images file is wrong
@@ -88,6 +91,7 @@ class Emulator:
         token: str | None = None,
         max_running: int = 8,
         grace: float = 5.0,
+        expire: float | None = None,
         allowed_hosts: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -111,6 +115,7 @@ class Emulator:
             self.home,
             max_running=max_running,
             grace=grace,
+            expire=expire,
         )
         self._host, self._port = host, port
         self._known_as = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]
@@ -144,6 +149,8 @@ class Emulator:
             self._lock.close()
             raise
         self._port = listener.getsockname()[1]
+        self._store = Store(self.home / "records.sqlite")
+        self.state.restore(self._store)
         app = create_app(self.state, self._runner, self.token, self._known_as)
         config = uvicorn.Config(
             app,
@@ -172,9 +179,14 @@ class Emulator:
         self._thread.join()
         self._server = self._thread = None
         atexit.unregister(self.stop)
+        self._store.close()
         self._lock.close()
         if self._is_temporary:
             shutil.rmtree(self.home, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Stop and remove every job and serving; returns once nothing of them runs. Storage and ledger stay."""
+        asyncio.run_coroutine_threadsafe(self._runner.clear(), self._loop).result()
 
     @property
     def is_running(self) -> bool:
@@ -182,6 +194,8 @@ class Emulator:
         return self._thread is not None and self._thread.is_alive()
 
     async def _serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._runner.resume()
         try:
             await server.serve(sockets=[listener])
         finally:

@@ -1,7 +1,8 @@
 """Jobs and servings as the platform sees them: records, the moves they may make, and the ledger. No HTTP, no processes.
 
-Records are frozen and replaced as a whole, under a lock and in one place, so a reader has a consistent one from any
-thread and a store on disk has one place to hook in. All times are milliseconds since the epoch; 0 means not yet.
+Records are frozen and replaced as a whole, under a lock and in one place, which is also where they are written to the
+store; so a reader has a consistent one from any thread, and a restarted emulator goes on from the last. All times are
+milliseconds since the epoch; 0 means not yet.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
 from airflow_bitahub.api.jobs import JobSpec, JobStatus
 from airflow_bitahub.api.servings import ServingSpec, ServingStatus
 from airflow_bitahub.emulator.refused import Conflict, Unknown
+from airflow_bitahub.emulator.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +139,7 @@ class Asked:
 class LedgerEntry:
     """A job that exists or existed, and what was asked about it. A name used twice has two entries."""
 
+    number: int
     record: JobRecord
     removed: int = 0
     requests: list[Asked] = field(default_factory=list)
@@ -143,20 +148,38 @@ class LedgerEntry:
 K = TypeVar("K", JobKey, ServingKey)
 R = TypeVar("R", JobRecord, ServingRecord)
 
+_JOB = TypeAdapter(JobRecord)
+_SERVING = TypeAdapter(ServingRecord)
+
 
 class State:
-    """All there is, in memory; safe to use from any thread.
+    """All there is, in memory and in a store; safe to use from any thread.
 
     :param clock: seconds since the epoch
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._store = Store()
         self._lock = threading.RLock()
         self._jobs: dict[JobKey, JobRecord] = {}
         self._servings: dict[ServingKey, ServingRecord] = {}
         self._ledger: list[LedgerEntry] = []
         self._latest: dict[JobKey, LedgerEntry] = {}
+
+    def restore(self, store: Store) -> None:
+        """Go on from what a store holds, and keep everything there from now on. For a state nobody has used yet."""
+        self._store = store
+        for number, text, removed in self._store.jobs():
+            record = _JOB.validate_json(text)
+            asked = [Asked(*request) for request in self._store.requests(number)]
+            entry = self._latest[record.key] = LedgerEntry(number, record, removed, asked)
+            self._ledger.append(entry)
+            if not removed:
+                self._jobs[record.key] = record
+        for text in self._store.servings():
+            serving = _SERVING.validate_json(text)
+            self._servings[serving.key] = serving
 
     def now(self) -> int:
         """Give the time in milliseconds since the epoch."""
@@ -171,7 +194,7 @@ class State:
         with self._lock:
             self.require_free(key)
             record = JobRecord(key, spec, created=now, updated=now, tasks=tasks)
-            self._latest[key] = LedgerEntry(record)
+            self._latest[key] = LedgerEntry(self._store.add_job(_text(_JOB, record)), record)
             self._ledger.append(self._latest[key])
             return self._put_job(record)
 
@@ -245,7 +268,9 @@ class State:
         with self._lock:
             self.job(key)
             del self._jobs[key]
-            self._latest[key].removed = self.now()
+            entry = self._latest[key]
+            entry.removed = self.now()
+            self._store.update_job(entry.number, _text(_JOB, entry.record), entry.removed)
 
     # Servings
 
@@ -297,6 +322,7 @@ class State:
         with self._lock:
             self.serving(key)
             del self._servings[key]
+            self._store.remove_serving(str(key))
 
     # The ledger
 
@@ -305,7 +331,9 @@ class State:
         with self._lock:
             entry = self._latest.get(key)
             if entry is not None and (method != "GET" or len(entry.requests) < _LOOKS_KEPT):
-                entry.requests.append(Asked(self.now(), method, path, status))
+                asked = Asked(self.now(), method, path, status)
+                entry.requests.append(asked)
+                self._store.add_request(entry.number, asked.time, method, path, status)
 
     def ledger(self) -> list[LedgerEntry]:
         """Give every job that ever existed, oldest first."""
@@ -328,11 +356,14 @@ class State:
 
     def _put_job(self, record: JobRecord) -> JobRecord:
         self._jobs[record.key] = record
-        self._latest[record.key].record = record
+        entry = self._latest[record.key]
+        entry.record = record
+        self._store.update_job(entry.number, _text(_JOB, record), removed=0)
         return record
 
     def _put_serving(self, record: ServingRecord) -> ServingRecord:
         self._servings[record.key] = record
+        self._store.put_serving(str(record.key), _text(_SERVING, record))
         return record
 
     def _get(self, records: Mapping[K, R], key: K) -> R:
@@ -345,6 +376,10 @@ class State:
         with self._lock:
             found = [record for record in records if namespace is None or record.key.namespace == namespace]
         return found[::-1]
+
+
+def _text(adapter: TypeAdapter[R], record: R) -> str:
+    return adapter.dump_json(record).decode()
 
 
 def _require_move(key: object, old: JobStatus | ServingStatus, new: object, allowed: Iterable[object]) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from airflow_bitahub.emulator.server import Emulator, EmulatorError
+from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
+from airflow_bitahub.emulator.server import DrivenClock, Emulator, EmulatorError
 from tests.emulator.conftest import Api, is_alive
 
 COMMAND = [sys.executable, "-c", "import sys; from airflow_bitahub.cli import main; sys.exit(main())", "emulator"]
@@ -47,6 +48,39 @@ def test_storage_elsewhere(images_file: Path, tmp_path: Path) -> None:
         assert emulator.storage == tmp_path / "nfs"
         assert (emulator.storage / "models").is_dir()
         assert emulator.token == "known"
+
+
+def test_clearing_ends_and_removes_everything(images_file: Path, tmp_path: Path) -> None:
+    with Emulator(tmp_path, images=images_file, grace=0.5) as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            api.wait_job(api.submit("true", code=None, datasets=[]))
+            api.submit("echo $$ > /output/pid; sleep 60", code=None, datasets=[])
+            api.serve("sleep 60")
+            pid = api.pid_from(emulator.storage / "projects/u/p/outputs/1/pid")
+        emulator.clear()
+        assert not is_alive(pid)
+        assert (emulator.state.jobs(), emulator.state.servings()) == ([], [])
+        assert len(emulator.state.ledger()) == 2
+
+
+def test_what_is_over_is_removed_after_a_while_where_that_is_wished_for(images_file: Path, tmp_path: Path) -> None:
+    clock = DrivenClock()
+    with Emulator(tmp_path, images=images_file, expire=3600, clock=clock) as emulator:
+        emulator.scripts.add(ScriptedJob())
+        emulator.scripts.add(ScriptedJob(command="long", run_seconds=10_000))
+        emulator.scripts.add(ScriptedServing(exit_code=1))
+        api = Api(emulator)
+        with api.http:
+            over, lives = api.submit("short"), api.submit("long")
+            api.wait_job(over)
+            api.wait_serving(api.serve("x"), "FAILED")
+            clock.advance(3599)
+            assert len(emulator.state.jobs()) == 2
+            clock.advance(2)
+            api.until(lambda: [job.key.name for job in emulator.state.jobs()], lambda names: names == [lives])
+            api.until(emulator.state.servings, lambda servings: servings == [])
 
 
 def test_port_in_use(images_file: Path, tmp_path: Path, taken_port: int) -> None:

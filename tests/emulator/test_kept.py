@@ -1,0 +1,203 @@
+"""What survives the emulator: it is killed as by ``kill -9``, and another one starts on the same home."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from airflow_bitahub.emulator.server import Emulator
+from tests.emulator.conftest import JOBS, SERVINGS, Api, is_alive, mount
+
+TOKEN = "known"
+PROGRAM = """
+import sys
+from airflow_bitahub.emulator.server import Emulator, wait_for_signal
+with Emulator(sys.argv[1], images=sys.argv[2], token=sys.argv[3], grace=0.5, max_running=1) as emulator:
+    print(emulator.url, flush=True)
+    wait_for_signal(emulator)
+"""
+SERVE = """python -c '
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(str(os.getpid()).encode())
+http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
+
+
+class Mortal:
+    """An emulator in a process of its own, on a home that it shares with those that come after it."""
+
+    def __init__(self, home: Path, images: Path) -> None:
+        self.home = home
+        self.output = home / "storage/projects/u/p/outputs/1"
+        (home / "storage/models/u/dense").mkdir(parents=True)
+        self._images = images
+        self.start()
+
+    def start(self) -> None:
+        argv = [sys.executable, "-c", PROGRAM, str(self.home), str(self._images), TOKEN]
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+        self._process = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        url = httpx.URL(self._process.stdout.readline().strip())
+        self.api = Api(Emulator(self.home / "other", images=self._images, token=TOKEN, port=url.port or 0))
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._gone()
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        self._gone()
+
+    def _gone(self) -> None:
+        self._process.wait(20)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self.api.http.close()
+
+    def submit(self, command: str) -> str:
+        return self.api.submit(command, code=None, datasets=[], output=mount("/projects/u/p/outputs/1", "/output"))
+
+    def running(self, command: str) -> tuple[str, int]:
+        """Submit a job that goes on until ``/output/go`` is there, and give its name and its process id."""
+        name = self.submit(f"echo $$ > /output/pid; until [ -e /output/go ]; do sleep 0.02; done; {command}")
+        return name, self.api.pid_from(self.output / "pid")
+
+    def let_go(self) -> None:
+        (self.output / "go").touch()
+
+
+@pytest.fixture
+def mortal(images_file: Path, tmp_path: Path) -> Iterator[Mortal]:
+    mortal = Mortal(tmp_path / "a home with spaces", images_file)
+    yield mortal
+    mortal.stop()
+
+
+def test_finished_jobs_are_kept_with_their_logs_and_what_was_asked_about_them(mortal: Mortal) -> None:
+    name = mortal.submit("echo hello")
+    before = mortal.api.wait_job(name)
+    mortal.restart()
+    assert mortal.api.job(name) == before
+    assert mortal.api.log(name) == "hello\n"
+    [entry] = mortal.api.http.get("/emulator/ledger").json()["data"]
+    assert (entry["name"], entry["requests"][0]["method"]) == (name, "POST")
+
+
+def test_removed_jobs_stay_removed_and_in_the_ledger(mortal: Mortal) -> None:
+    name = mortal.submit("true")
+    mortal.api.wait_job(name)
+    mortal.api.http.delete(f"{JOBS}/{name}")
+    mortal.restart()
+    assert mortal.api.http.get(f"{JOBS}/{name}").status_code == 404
+    [entry] = mortal.api.http.get("/emulator/ledger").json()["data"]
+    assert entry["removedTime"] > 0
+
+
+def test_running_job_lives_on_and_is_found_again(mortal: Mortal) -> None:
+    name, pid = mortal.running("echo done; exit 3")
+    mortal.restart()
+    assert is_alive(pid)
+    assert mortal.api.job(name)["state"] == "RUNNING"
+    mortal.let_go()
+    job = mortal.api.wait_job(name)
+    assert (job["state"], job["jobStatus"]["appExitCode"]) == ("FAILED", 3)
+    assert mortal.api.log(name) == "done\n"
+
+
+def test_end_of_a_job_that_nobody_watched_is_told(mortal: Mortal) -> None:
+    name, pid = mortal.running("echo 1 > /output/result")
+    mortal.kill()
+    mortal.let_go()
+    mortal.api.until(lambda: is_alive(pid), lambda alive: not alive)
+    mortal.start()
+    assert mortal.api.wait_job(name)["state"] == "SUCCEEDED"
+    assert (mortal.output / "result").read_text() == "1\n"
+
+
+def test_job_that_died_with_the_emulator_has_failed(mortal: Mortal) -> None:
+    name, pid = mortal.running("true")
+    mortal.kill()
+    os.killpg(os.getpgid(pid), signal.SIGKILL)
+    mortal.start()
+    job = mortal.api.wait_job(name)
+    assert (job["state"], job["jobStatus"]["appExitCode"]) == ("FAILED", 137)
+
+
+def test_waiting_job_waits_on_for_the_place_of_the_one_that_runs(mortal: Mortal) -> None:
+    first, _ = mortal.running("true")
+    second = mortal.submit("true")
+    mortal.restart()
+    assert mortal.api.job(second)["state"] == "WAITING"
+    mortal.let_go()
+    assert mortal.api.wait_job(first)["state"] == "SUCCEEDED"
+    assert mortal.api.wait_job(second)["state"] == "SUCCEEDED"
+
+
+def test_found_job_can_be_stopped(mortal: Mortal) -> None:
+    name, pid = mortal.running("true")
+    mortal.restart()
+    mortal.api.http.delete(f"{JOBS}/{name}")
+    assert mortal.api.wait_job(name)["state"] == "STOPPED"
+    assert not is_alive(pid)
+
+
+def test_stop_that_was_under_way_is_completed(mortal: Mortal) -> None:
+    name = mortal.submit("trap '' TERM; echo $$ > /output/pid; while :; do sleep 0.02; done")
+    pid = mortal.api.pid_from(mortal.output / "pid")
+    mortal.api.http.delete(f"{JOBS}/{name}")
+    mortal.restart()
+    assert mortal.api.wait_job(name)["state"] == "STOPPED"
+    assert not is_alive(pid)
+
+
+def test_serving_goes_on_answering_and_can_be_removed(mortal: Mortal) -> None:
+    name = mortal.api.serve(SERVE)
+    before = mortal.api.wait_serving(name, "RUNNING")
+
+    def ask() -> str:
+        try:
+            return httpx.get(before["hosts"], trust_env=False).text
+        except httpx.HTTPError:
+            return ""
+
+    pid = mortal.api.until(ask, bool)
+    mortal.kill()
+    assert ask() == pid
+    mortal.start()
+    after = mortal.api.serving(name)
+    assert (after["status"], after["hosts"], after["token"]) == ("RUNNING", before["hosts"], before["token"])
+    mortal.api.http.delete(f"{SERVINGS}/{name}")
+    assert not is_alive(int(pid))
+
+
+def test_nothing_is_left_of_a_job_that_was_found_again(mortal: Mortal) -> None:
+    name = mortal.submit("pwd > /output/place; until [ -e /output/go ]; do sleep 0.02; done")
+    place = mortal.output / "place"
+    folder = Path(mortal.api.until(lambda: place.read_text() if place.exists() else "", bool).strip()).parent
+    mortal.restart()
+    assert folder.is_dir()
+    mortal.let_go()
+    mortal.api.wait_job(name)
+    mortal.api.until(folder.exists, lambda there: not there)
+
+
+def test_stopping_the_emulator_in_peace_ends_what_runs(mortal: Mortal) -> None:
+    name, pid = mortal.running("true")
+    mortal.restart()
+    mortal.stop()
+    assert not is_alive(pid)
+    mortal.start()
+    assert mortal.api.job(name)["state"] == "STOPPED"

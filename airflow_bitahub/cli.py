@@ -95,7 +95,7 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 
 def _run_emulator(args: argparse.Namespace) -> int:
-    from airflow_bitahub.emulator.server import Emulator, choose_token, wait_for_signal
+    from airflow_bitahub.emulator.server import Emulator, choose_token, run_until_signal
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     home: Path = args.home.expanduser()
@@ -110,7 +110,8 @@ def _run_emulator(args: argparse.Namespace) -> int:
         expire=args.expire,
         allowed_hosts=args.allow_host,
     )
-    with emulator:
+
+    def announce() -> None:
         connection = {
             "conn_type": "bitahub",
             "host": emulator.url,
@@ -124,7 +125,8 @@ def _run_emulator(args: argparse.Namespace) -> int:
         print("as an Airflow connection:")
         print(f"  export AIRFLOW_CONN_BITAHUB_DEFAULT='{json.dumps(connection)}'")
         print("Ctrl-C ends it, and everything it runs.", flush=True)
-        wait_for_signal(emulator)
+
+    run_until_signal(emulator, announce)
     return 0
 
 

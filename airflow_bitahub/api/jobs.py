@@ -94,7 +94,7 @@ class TaskRole(StrictModel):
     """One role of a job: its program and what each of its replicas gets.
 
     `memory_mb` and `shm_mb` are MB. `min_failed_task_count` and `min_succeeded_task_count` end the whole job when so
-    many replicas of the role have failed or succeeded (family).
+    many replicas of the role have failed (default: 1) or succeeded (default: never) (family).
     """
 
     cpu_number: Annotated[int, Field(ge=1)] = 2
@@ -114,9 +114,18 @@ class TaskRole(StrictModel):
             raise ValueError(f"shmMB {self.shm_mb} is more than memoryMB {self.memory_mb}")
         return self
 
+    @model_validator(mode="after")
+    def _counts_fit(self) -> TaskRole:
+        if max(self.min_failed_task_count or 0, self.min_succeeded_task_count or 0) > self.task_number:
+            raise ValueError(f"minFailedTaskCount or minSucceededTaskCount is more than taskNumber {self.task_number}")
+        return self
+
 
 class JobSpec(StrictModel):
-    """The body of a submission (seed, version 2.0). A field that is None is not sent."""
+    """The body of a submission (seed, version 2.0). A field that is None is not sent.
+
+    `retry_count`: how often the platform itself runs a failed job again, over the same output folder (client).
+    """
 
     job_name: Name
     api_version: Literal["2.0"] = "2.0"
@@ -128,6 +137,7 @@ class JobSpec(StrictModel):
     models: list[Mount] | None = None
     task_roles: Annotated[list[TaskRole], Field(min_length=1)]
     queue: str = "default"
+    retry_count: Annotated[int, Field(ge=0, le=10)] | None = None
 
     @model_validator(mode="after")
     def _no_collision(self) -> JobSpec:

@@ -13,11 +13,13 @@ import shutil
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
 from airflow_bitahub.api.servings import ServingSpec, ServingStatus
+from airflow_bitahub.emulator import rendezvous
 from airflow_bitahub.emulator.images import Image, Images
 from airflow_bitahub.emulator.links import LinkFolder, clean
 from airflow_bitahub.emulator.processes import ProcessGroup, TracedCommand, tail
@@ -77,6 +79,7 @@ class Runner:
         self._max_running = max_running
         self._grace = grace
         self._expire = expire
+        self._blocks = count()
         self._sweep: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(max_running)
         self._holders: set[JobKey] = set()
@@ -140,13 +143,11 @@ class Runner:
 
     async def _run_job(self, record: JobRecord, script: ScriptedJob | None) -> Outcome:
         key, spec = record.key, record.spec
-        pythons = []
-        for role in spec.task_roles if script is None else ():
-            image = self._images.find(role.image)
-            if not self._images.is_ready(image):
-                self._state.explain_job(key, _building(role.image))
-            pythons.append((image, await self._images.prepare(image)))
-        if script is not None:
+        if not record.retries:
+            _new_log(self.log_of(key))
+        if script is None:
+            await self._pythons(key, spec)
+        else:
             await self._pass(script.queue_seconds)
         if self._slots.locked():
             self._state.explain_job(key, f"waiting for one of {self._max_running} places")
@@ -154,10 +155,29 @@ class Runner:
         self._holders.add(key)
         if script is not None:
             return await self._play_job(key, spec, script)
-        return await self._run_tasks(key, spec, pythons)
+        return await self._retry(key, spec, await self._run_tasks(key, spec))
+
+    async def _pythons(self, key: JobKey, spec: JobSpec) -> list[tuple[Image, Path]]:
+        """Give each role's image and its interpreter; the first time that may take minutes."""
+        pythons = []
+        for role in spec.task_roles:
+            image = self._images.find(role.image)
+            if not self._images.is_ready(image):
+                self._state.explain_job(key, _building(role.image))
+            pythons.append((image, await self._images.prepare(image)))
+        return pythons
+
+    async def _retry(self, key: JobKey, spec: JobSpec, outcome: Outcome) -> Outcome:
+        """Run a job that failed again, as often as it may be."""
+        allowed = spec.retry_count or 0
+        while outcome.exit_code and self._state.job(key).retries < allowed:
+            retries = self._state.job(key).retries + 1
+            self._state.restart_job(key, f"restart {retries} of {allowed}: {outcome.message}")
+            outcome = await self._run_tasks(key, spec)
+        return outcome
 
     async def _play_job(self, key: JobKey, spec: JobSpec, script: ScriptedJob) -> Outcome:
-        file = _new_log(self.log_of(key))
+        file = self.log_of(key)
         self._state.launch_job(key)
         file.write_text(script.log)
         await self._pass(script.run_seconds)
@@ -174,10 +194,10 @@ class Runner:
         while self._state.now() < end:
             await asyncio.sleep(0.005)
 
-    async def _run_tasks(self, key: JobKey, spec: JobSpec, pythons: list[tuple[Image, Path]]) -> Outcome:
-        mounts = self._job_mounts(spec)
-        file = _new_log(self.log_of(key))
+    async def _run_tasks(self, key: JobKey, spec: JobSpec) -> Outcome:
+        pythons, mounts = await self._pythons(key, spec), self._job_mounts(spec)
         folders = [LinkFolder({**_files(image), **mounts}, python) for image, python in pythons]
+        hosts = rendezvous.addresses(spec.task_roles, next(self._blocks))
         groups: dict[Replica, ProcessGroup] = {}
         with ExitStack() as stack:
             for role, folder in zip(spec.task_roles, folders, strict=True):
@@ -187,14 +207,15 @@ class Runner:
             try:
                 for role, folder in zip(spec.task_roles, folders, strict=True):
                     for index in range(role.task_number):
-                        groups[role.task_role_name, index] = self._start_task(key, role, index, folder, file)
-                return await self._watch_tasks(key, groups, file)
+                        told = rendezvous.variables(key.name, role, index, spec.task_roles, hosts)
+                        groups[role.task_role_name, index] = self._start_task(key, role, index, folder, told)
+                return await self._watch_tasks(key, groups)
             finally:
                 await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
 
     async def _find_tasks(self, record: JobRecord) -> Outcome:
         """Go on with a job whose programs an earlier emulator started."""
-        key, file = record.key, self.log_of(record.key)
+        key = record.key
         if not self._slots.locked():
             await self._slots.acquire()
             self._holders.add(key)
@@ -206,37 +227,50 @@ class Runner:
         try:
             if record.status is JobStatus.STOPPING:
                 return Outcome(None, "")
-            return await self._watch_tasks(key, groups, file)
+            outcome = await self._watch_tasks(key, groups)
         finally:
             await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
             for role in record.spec.task_roles:
                 LinkFolder.remove_noted(self._trace_of(key, role.task_role_name))
+        return await self._retry(key, record.spec, outcome)
 
-    async def _watch_tasks(self, key: JobKey, groups: dict[Replica, ProcessGroup], file: Path) -> Outcome:
+    async def _watch_tasks(self, key: JobKey, groups: dict[Replica, ProcessGroup]) -> Outcome:
+        """Wait until all programs are over, or as many of one role as shall end the whole job."""
         watches = {asyncio.create_task(group.wait()): replica for replica, group in groups.items()}
         pending = set(watches)
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    (role, index), code = watches[task], task.result()
-                    self._state.finish_task(key, role, index, code)
-                    if code != 0:
-                        return Outcome(code, _failure(role, index, code, file))
+                    self._state.finish_task(key, *watches[task], task.result())
+                record = self._state.job(key)
+                outcomes = [self._role_outcome(record, role) for role in record.spec.task_roles]
+                if ends := [outcome for outcome in outcomes if outcome is not None]:
+                    return min(ends)  # success counts before failure
             return Outcome(0, "")
         finally:
             for task in pending:
                 task.cancel()
 
-    def _start_task(self, key: JobKey, role: TaskRole, index: int, folder: LinkFolder, file: Path) -> ProcessGroup:
-        env = {
-            **folder.environment(),
-            "PAI_JOB_NAME": key.name,
-            "PAI_CURRENT_TASK_ROLE_NAME": role.task_role_name,
-            "PAI_TASK_INDEX": str(index),
-        }
+    def _role_outcome(self, record: JobRecord, role: TaskRole) -> Outcome | None:
+        """Give the outcome of the whole job that a role brings about, if it does."""
+        tasks = [task for task in record.tasks if task.role == role.task_role_name]
+        succeeded = [task for task in tasks if task.status is JobStatus.SUCCEEDED]
+        failed = [task for task in tasks if task.status is JobStatus.FAILED]
+        if role.min_succeeded_task_count and len(succeeded) >= role.min_succeeded_task_count:
+            return Outcome(0, "")
+        if len(failed) >= (role.min_failed_task_count or 1):
+            first = min(failed, key=lambda task: task.finished)
+            code = first.exit_code or 0
+            return Outcome(code, _failure(first.role, first.index, code, self.log_of(record.key)))
+        return None
+
+    def _start_task(
+        self, key: JobKey, role: TaskRole, index: int, folder: LinkFolder, told: dict[str, str]
+    ) -> ProcessGroup:
         program = TracedCommand(self._trace_of(key, f"{role.task_role_name}-{index}"))
-        return program.start(folder.map(role.command), cwd=folder.scratch, env=env, log=file)
+        env = {**folder.environment(), **told}
+        return program.start(folder.map(role.command), cwd=folder.scratch, env=env, log=self.log_of(key))
 
     def _trace_of(self, key: JobKey | ServingKey, part: str) -> Path:
         """Give how the names of the files begin by which a part of a job or serving is found again."""

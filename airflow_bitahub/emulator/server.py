@@ -273,10 +273,12 @@ def choose_token(home: Path, file: Path | None) -> str:
     return read_token(file) if file else keep_token(home)
 
 
-def wait_for_signal(emulator: Emulator) -> None:
-    """Return when the process is asked to end (Ctrl-C, SIGTERM, a closed terminal), or the server died."""
+def run_until_signal(emulator: Emulator, on_start: Callable[[], None]) -> None:
+    """Let an emulator run until the process is asked to end (Ctrl-C, SIGTERM, closed terminal), or its server dies."""
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: asked.set())
-    while emulator.is_running and not asked.wait(0.5):
-        pass
+        signal.signal(number, lambda *_: asked.set())  # before anything is started that would have to be ended
+    with emulator:
+        on_start()
+        while emulator.is_running and not asked.wait(0.5):
+            pass

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 JOB_MOVES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
         JobStatus.WAITING: frozenset({JobStatus.RUNNING, JobStatus.STOPPING, JobStatus.FAILED}),
-        JobStatus.RUNNING: frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPING}),
+        JobStatus.RUNNING: frozenset(
+            {JobStatus.WAITING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPING}  # WAITING: it restarts
+        ),
         JobStatus.STOPPING: frozenset({JobStatus.STOPPED}),
     }
 )
@@ -89,6 +91,7 @@ class JobRecord:
     """A job.
 
     :param message: what it waits for, or why it ended as it did
+    :param retries: how often it was restarted
     :param exit_code: of its program, 214 when stopped; None while it is not over or when it never ran
     """
 
@@ -102,6 +105,7 @@ class JobRecord:
     finished: int = 0
     exit_code: int | None = None
     message: str = ""
+    retries: int = 0
 
 
 @dataclass(frozen=True)
@@ -190,10 +194,9 @@ class State:
     def create_job(self, namespace: str, spec: JobSpec) -> JobRecord:
         """Record a new job. Raises Conflict when its name is taken."""
         key, now = JobKey(namespace, spec.job_name), self.now()
-        tasks = tuple(Task(role.task_role_name, i) for role in spec.task_roles for i in range(role.task_number))
         with self._lock:
             self.require_free(key)
-            record = JobRecord(key, spec, created=now, updated=now, tasks=tasks)
+            record = JobRecord(key, spec, created=now, updated=now, tasks=_tasks(spec))
             self._latest[key] = LedgerEntry(self._store.add_job(_text(_JOB, record)), record)
             self._ledger.append(self._latest[key])
             return self._put_job(record)
@@ -236,6 +239,13 @@ class State:
                 for task in record.tasks
             )
             self._put_job(replace(record, tasks=tasks))
+
+    def restart_job(self, key: JobKey, message: str) -> JobRecord:
+        """Note that a job's programs have failed and are to be run again."""
+        with self._lock:
+            record = self.job(key)
+            tasks, retries = _tasks(record.spec), record.retries + 1
+            return self._move_job(key, JobStatus.WAITING, tasks=tasks, retries=retries, message=message)
 
     def stop_job(self, key: JobKey) -> bool:
         """Note that a job shall end. Gives False when it is already ending or over: nothing is left to do."""
@@ -376,6 +386,10 @@ class State:
         with self._lock:
             found = [record for record in records if namespace is None or record.key.namespace == namespace]
         return found[::-1]
+
+
+def _tasks(spec: JobSpec) -> tuple[Task, ...]:
+    return tuple(Task(role.task_role_name, i) for role in spec.task_roles for i in range(role.task_number))
 
 
 def _text(adapter: TypeAdapter[R], record: R) -> str:

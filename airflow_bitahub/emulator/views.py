@@ -32,7 +32,7 @@ def job_view(record: JobRecord) -> dict[str, Any]:
             "state": record.status.value,
             "subState": _SUB_STATES.get(record.status, "FRAMEWORK_COMPLETED"),
             "executionType": "STOP" if stopping else "START",
-            "retries": 0,
+            "retries": record.retries,
             "createdTime": record.created,
             "completedTime": record.finished or None,
             "appLaunchedTime": record.launched or None,

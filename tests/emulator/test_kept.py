@@ -13,15 +13,15 @@ import httpx
 import pytest
 
 from airflow_bitahub.emulator.server import Emulator
+from tests.conftest import until
 from tests.emulator.conftest import JOBS, SERVINGS, Api, is_alive, mount
 
 TOKEN = "known"
 PROGRAM = """
 import sys
-from airflow_bitahub.emulator.server import Emulator, wait_for_signal
-with Emulator(sys.argv[1], images=sys.argv[2], token=sys.argv[3], grace=0.5, max_running=1) as emulator:
-    print(emulator.url, flush=True)
-    wait_for_signal(emulator)
+from airflow_bitahub.emulator.server import Emulator, run_until_signal
+emulator = Emulator(sys.argv[1], images=sys.argv[2], token=sys.argv[3], grace=0.5, max_running=1)
+run_until_signal(emulator, lambda: print(emulator.url, flush=True))
 """
 SERVE = """python -c '
 import http.server, os
@@ -79,6 +79,11 @@ class Mortal:
         (self.output / "go").touch()
 
 
+def assert_ends(pid: int) -> None:
+    """Check that a process is over; a dead orphan may take a moment to leave."""
+    until(lambda: is_alive(pid), lambda alive: not alive)
+
+
 @pytest.fixture
 def mortal(images_file: Path, tmp_path: Path) -> Iterator[Mortal]:
     mortal = Mortal(tmp_path / "a home with spaces", images_file)
@@ -117,11 +122,24 @@ def test_running_job_lives_on_and_is_found_again(mortal: Mortal) -> None:
     assert mortal.api.log(name) == "done\n"
 
 
+def test_found_job_that_fails_is_restarted(mortal: Mortal) -> None:
+    command = (
+        "echo $$ > /output/pid; [ -e /output/second ] || { until [ -e /output/go ]; do sleep 0.02; done; exit 3; }"
+    )
+    name = mortal.api.submit(command, code=None, datasets=[], retryCount=1)
+    mortal.api.pid_from(mortal.output / "pid")
+    mortal.restart()
+    (mortal.output / "second").touch()
+    mortal.let_go()
+    job = mortal.api.wait_job(name)
+    assert (job["state"], job["jobStatus"]["retries"]) == ("SUCCEEDED", 1)
+
+
 def test_end_of_a_job_that_nobody_watched_is_told(mortal: Mortal) -> None:
     name, pid = mortal.running("echo 1 > /output/result")
     mortal.kill()
     mortal.let_go()
-    mortal.api.until(lambda: is_alive(pid), lambda alive: not alive)
+    assert_ends(pid)
     mortal.start()
     assert mortal.api.wait_job(name)["state"] == "SUCCEEDED"
     assert (mortal.output / "result").read_text() == "1\n"
@@ -151,7 +169,7 @@ def test_found_job_can_be_stopped(mortal: Mortal) -> None:
     mortal.restart()
     mortal.api.http.delete(f"{JOBS}/{name}")
     assert mortal.api.wait_job(name)["state"] == "STOPPED"
-    assert not is_alive(pid)
+    assert_ends(pid)
 
 
 def test_stop_that_was_under_way_is_completed(mortal: Mortal) -> None:
@@ -160,7 +178,7 @@ def test_stop_that_was_under_way_is_completed(mortal: Mortal) -> None:
     mortal.api.http.delete(f"{JOBS}/{name}")
     mortal.restart()
     assert mortal.api.wait_job(name)["state"] == "STOPPED"
-    assert not is_alive(pid)
+    assert_ends(pid)
 
 
 def test_serving_goes_on_answering_and_can_be_removed(mortal: Mortal) -> None:
@@ -180,7 +198,7 @@ def test_serving_goes_on_answering_and_can_be_removed(mortal: Mortal) -> None:
     after = mortal.api.serving(name)
     assert (after["status"], after["hosts"], after["token"]) == ("RUNNING", before["hosts"], before["token"])
     mortal.api.http.delete(f"{SERVINGS}/{name}")
-    assert not is_alive(int(pid))
+    assert_ends(int(pid))
 
 
 def test_nothing_is_left_of_a_job_that_was_found_again(mortal: Mortal) -> None:
@@ -198,6 +216,6 @@ def test_stopping_the_emulator_in_peace_ends_what_runs(mortal: Mortal) -> None:
     name, pid = mortal.running("true")
     mortal.restart()
     mortal.stop()
-    assert not is_alive(pid)
+    assert_ends(pid)
     mortal.start()
     assert mortal.api.job(name)["state"] == "STOPPED"

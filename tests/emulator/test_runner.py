@@ -53,8 +53,7 @@ def test_environment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert env["TMPDIR"].startswith(folder)
     assert env.keys() <= {
         "PATH", "HOME", "TMPDIR", "LANG", "LC_CTYPE", "PWD", "OLDPWD", "SHLVL", "_", "PYTHONUNBUFFERED",
-        "PAI_JOB_NAME", "PAI_TASK_INDEX", "PAI_CURRENT_TASK_ROLE_NAME",
-    }  # fmt: skip
+    } | {name for name in env if name.startswith(("PAI_", "VC_", "VK_"))}  # fmt: skip
     assert api.emulator.token not in log
     assert not Path(folder).exists(), "the folder is gone with the job"
 
@@ -126,6 +125,74 @@ def test_one_task_that_fails_ends_the_job(api: Api) -> None:
     assert (job["state"], job["jobStatus"]["appExitCode"]) == ("FAILED", 5)
     assert "'bad'" in job["jobStatus"]["appExitDiagnostics"]
     assert job["taskRoles"]["task1"]["taskStatuses"][0]["state"] == "STOPPED"
+
+
+def roles_of(api: Api, *changes: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**api.job_body()["taskRoles"][0], **change} for change in changes]
+
+
+def test_replicas_find_one_another(api: Api) -> None:
+    talk = """python -c '
+import os, socket, time
+hosts, index = os.environ["VC_TWO_WORKERS_HOSTS"].split(","), int(os.environ["VK_TASK_INDEX"])
+assert os.environ["VC_TWO_WORKERS_NUM"] == str(len(hosts)) == "2" and os.environ["VC_TASK_NAME"] == "two-workers"
+assert os.environ["PAI_TASK_ROLE_two_workers_HOST_LIST"] == ",".join(f"{host}:2222" for host in hosts)
+if index == 0:
+    with socket.create_server((hosts[0], 2222)) as server:
+        print("heard", server.accept()[0].recv(100).decode())
+else:
+    for _ in range(1000):
+        try:
+            socket.create_connection((hosts[0], 2222)).sendall(b"worker 1")
+            break
+        except OSError:
+            time.sleep(0.02)
+'"""
+    # Two jobs of the same kind at once do not get in each other's way.
+    names = [
+        api.submit(taskRoles=roles_of(api, {"taskRoleName": "two-workers", "taskNumber": 2, "command": talk}))
+        for _ in range(2)
+    ]
+    assert [api.wait_job(name)["state"] for name in names] == ["SUCCEEDED", "SUCCEEDED"]
+    assert [api.log(name) for name in names] == ["heard worker 1\n", "heard worker 1\n"]
+
+
+def test_so_many_replicas_of_a_role_may_fail(api: Api) -> None:
+    command = "test $PAI_TASK_INDEX != 0 || exit 3; until [ -e /output/go-$PAI_JOB_NAME ]; do sleep 0.02; done"
+    [role] = roles_of(api, {"taskNumber": 3, "minFailedTaskCount": 2, "command": command})
+    name = api.submit(taskRoles=[role])
+    failed = api.until(
+        lambda: api.job(name)["taskRoles"]["task1"]["taskStatuses"][0], lambda task: task["exitCode"] is not None
+    )
+    assert (failed["exitCode"], api.job(name)["state"]) == (3, "RUNNING")
+    (api.emulator.storage / f"projects/u/p/outputs/1/go-{name}").touch()
+    assert api.wait_job(name)["state"] == "SUCCEEDED"
+
+
+def test_so_many_replicas_that_succeed_end_the_job(api: Api) -> None:
+    command = "test $PAI_TASK_INDEX = 1 || sleep 60"
+    [role] = roles_of(api, {"taskNumber": 3, "minSucceededTaskCount": 1, "command": command})
+    job = api.wait_job(api.submit(taskRoles=[role]))
+    assert job["state"] == "SUCCEEDED"
+    states = [task["state"] for task in job["taskRoles"]["task1"]["taskStatuses"]]
+    assert states == ["STOPPED", "SUCCEEDED", "STOPPED"]
+
+
+def test_failed_job_is_restarted_as_often_as_it_may(api: Api) -> None:
+    command = "echo try >> /output/tries-$PAI_JOB_NAME; test $(wc -l < /output/tries-$PAI_JOB_NAME) -ge {} || exit 4"
+    job, log = api.run(f"echo hello; {command.format(3)}", retryCount=2)
+    assert (job["state"], job["jobStatus"]["retries"], log) == ("SUCCEEDED", 2, "hello\nhello\nhello\n")
+    job, _ = api.run(command.format(3), retryCount=1)
+    assert (job["state"], job["jobStatus"]["retries"], job["jobStatus"]["appExitCode"]) == ("FAILED", 1, 4)
+
+
+def test_stopped_job_is_not_restarted(api: Api, outputs: Path) -> None:
+    name = api.submit("echo $$ > /output/restarting; sleep 60", retryCount=3)
+    pid = api.pid_from(outputs / "restarting")
+    api.http.delete(f"{JOBS}/{name}")
+    job = api.wait_job(name)
+    assert (job["state"], job["jobStatus"]["retries"]) == ("STOPPED", 0)
+    assert not is_alive(pid)
 
 
 def test_jobs_wait_for_a_place_first_come_first_served(images_file: Path, tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ def _add_emulator(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a further name clients may call it by"
     )
+    parser.add_argument(
+        "--profile",
+        default="default",
+        metavar="NAME",
+        help="how queries of jobs are answered: default, flat, openpai, octopus, volcano or business "
+        "(default: %(default)s)",
+    )
     parser.set_defaults(run=_run_emulator)
 
 
@@ -105,6 +112,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         token=choose_token(home, args.token_file),
         max_running=args.max_running,
         allowed_hosts=args.allow_host,
+        profile=args.profile,
     )
     with emulator:
         connection = {

@@ -10,7 +10,8 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
     processes.py   one command in a process group of its own
     images.py      images.toml: what stands for a container image
     runner.py      performs what state.py records
-    views.py       records -> the document's JSON
+    profiles.py    jobs as JSON, in each shape an installation may answer in
+    views.py       servings and the ledger as JSON
     gate.py        who may ask, and how
     app.py         HTTP <-> state and runner
     server.py      the socket, and `Emulator`

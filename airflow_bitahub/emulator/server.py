@@ -24,6 +24,7 @@ import uvicorn
 
 from airflow_bitahub.emulator.app import create_app
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.profiles import find_profile
 from airflow_bitahub.emulator.runner import LOOPBACK, Runner
 from airflow_bitahub.emulator.state import State
 from airflow_bitahub.emulator.storage import Storage
@@ -56,7 +57,8 @@ class Emulator:
     :param max_running: so many jobs run at once, the others wait
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
-    :raises ConfigurationError: the images file is wrong
+    :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
+    :raises ConfigurationError: the images file is wrong, or there is no such profile
     """
 
     def __init__(
@@ -72,9 +74,11 @@ class Emulator:
         max_running: int = 8,
         grace: float = 5.0,
         allowed_hosts: Iterable[str] = (),
+        profile: str = "default",
     ) -> None:
         if token == "":
             raise ConfigurationError("The emulator's token is empty.")
+        self._profile = find_profile(profile)
         entries = load_images(Path(images or DEFAULT_IMAGES))
         self._is_temporary = home is None
         self.home = Path(home or tempfile.mkdtemp(prefix="bitahub-emulator-")).resolve()
@@ -119,7 +123,7 @@ class Emulator:
             self._lock.close()
             raise
         self._port = listener.getsockname()[1]
-        app = create_app(self.state, self._runner, self.token, self._known_as)
+        app = create_app(self.state, self._runner, self.token, self._known_as, self._profile)
         config = uvicorn.Config(
             app,
             log_config=None,

@@ -101,6 +101,7 @@ def test_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str
         (["--images", "none.toml"], "none.toml"),
         (["--token-file", "none"], "token"),
         (["--home", "/dev/null/home"], "/dev/null"),
+        (["--profile", "none"], "no profile 'none'"),
     ],
 )
 def test_trouble_is_one_sentence(

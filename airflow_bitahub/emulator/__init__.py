@@ -12,6 +12,7 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
     runner.py      performs what state.py records
     profiles.py    jobs as JSON, in each shape an installation may answer in
     views.py       servings and the ledger as JSON
+    signin.py      passwords and what they are exchanged for
     gate.py        who may ask, and how
     app.py         HTTP <-> state and runner
     server.py      the socket, and `Emulator`

@@ -23,6 +23,7 @@ from airflow_bitahub.emulator.processes import tail
 from airflow_bitahub.emulator.profiles import Profile
 from airflow_bitahub.emulator.refused import Conflict, Invalid, Refused, Unknown
 from airflow_bitahub.emulator.runner import Runner
+from airflow_bitahub.emulator.signin import SignIn, sign_in_routes
 from airflow_bitahub.emulator.state import JobKey, ServingKey, State
 from airflow_bitahub.emulator.views import ledger_view, serving_view
 
@@ -39,23 +40,28 @@ M = TypeVar("M", bound=BaseModel)
 TailLines = Annotated[int, Query(alias="tailLines", ge=0, le=100_000)]
 
 
-def create_app(state: State, runner: Runner, token: str, hosts: Iterable[str], profile: Profile) -> FastAPI:
+def create_app(
+    state: State, runner: Runner, token: str, hosts: Iterable[str], profile: Profile, sign_in: SignIn | None
+) -> FastAPI:
     """Give the ASGI application.
 
-    :param token: required for everything that changes state
+    :param token: required for everything that changes state, and good for everything
     :param hosts: names by which the emulator is known, without port
     :param profile: how queries of jobs are answered
+    :param sign_in: who may sign in; None: nobody
     """
     # The interactive pages would load scripts from elsewhere.
     app = FastAPI(title="BitaHub emulator", version=__version__, docs_url=None, redoc_url=None)
     for root in _ROOTS:
         app.include_router(_job_routes(state, runner, profile), prefix=root + _JOBS)
         app.include_router(_serving_routes(state, runner), prefix=root + _SERVINGS)
+    if sign_in is not None:
+        app.include_router(sign_in_routes(sign_in))
     _add_own_routes(app, state)
     _add_error_answers(app)
     app.add_middleware(Defects)
     app.add_middleware(Ledger, state=state)
-    app.add_middleware(Gate, token=token, hosts=hosts)
+    app.add_middleware(Gate, token=token, hosts=hosts, sign_in=sign_in)
     return app
 
 

@@ -70,7 +70,8 @@ def _add_emulator(subparsers: Subparsers) -> None:
         help="run the platform's emulator until Ctrl-C",
         description="Run the platform's emulator until Ctrl-C. It really runs the jobs and servings it is sent.",
         epilog="The token is taken from the environment variable BITAHUB_EMULATOR_TOKEN, else from --token-file, else "
-        "from the home, where a random one is kept.",
+        "from the home, where a random one is kept. The password of a user who may sign in is taken from "
+        "BITAHUB_EMULATOR_PASSWORD, else from --password-file.",
     )
     parser.add_argument(
         "--host",
@@ -91,14 +92,38 @@ def _add_emulator(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a further name clients may call it by"
     )
+    parser.add_argument(
+        "--profile",
+        default="default",
+        metavar="NAME",
+        help="how queries of jobs are answered: default, flat, openpai, octopus, volcano or business "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sign-in",
+        metavar="USER",
+        help="let this user sign in at /oauth/token, as at KubeSphere; queries need a token then, too",
+    )
+    parser.add_argument("--password-file", type=Path, metavar="FILE", help="a file that holds that user's password")
+    parser.add_argument(
+        "--expires-in",
+        type=int,
+        default=7200,
+        metavar="SECONDS",
+        help="life of that user's tokens (default: %(default)s)",
+    )
     parser.set_defaults(run=_run_emulator)
 
 
 def _run_emulator(args: argparse.Namespace) -> int:
-    from airflow_bitahub.emulator.server import Emulator, choose_token, run_until_signal
+    from airflow_bitahub.emulator.server import Emulator, choose_password, choose_token, run_until_signal
+    from airflow_bitahub.emulator.signin import TOKEN_PATH, SignIn
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     home: Path = args.home.expanduser()
+    sign_in = None
+    if args.sign_in is not None:
+        sign_in = SignIn({args.sign_in: choose_password(args.password_file)}, expires_in=args.expires_in)
     emulator = Emulator(
         home,
         host=args.host,
@@ -109,6 +134,8 @@ def _run_emulator(args: argparse.Namespace) -> int:
         max_running=args.max_running,
         expire=args.expire,
         allowed_hosts=args.allow_host,
+        profile=args.profile,
+        sign_in=sign_in,
     )
 
     def announce() -> None:
@@ -122,6 +149,8 @@ def _run_emulator(args: argparse.Namespace) -> int:
         print(f"BitaHub emulator  {emulator.url}")
         print(f"storage           {emulator.storage}")
         print(f"token             {emulator.token}")
+        if sign_in is not None:
+            print(f"signing in        {args.sign_in} at {emulator.url}{TOKEN_PATH}")
         print("as an Airflow connection:")
         print(f"  export AIRFLOW_CONN_BITAHUB_DEFAULT='{json.dumps(connection)}'")
         print("Ctrl-C ends it, and everything it runs.", flush=True)

@@ -242,8 +242,8 @@ def test_what_the_emulator_refuses(way: Way, platform: Emulator, make_client: Ma
         way.send(client, submit_job(spec(name)))
     with pytest.raises(NotFoundError, match="Could not get job 'no-such-job'"):
         way.send(client, get_job("no-such-job"))
-    with pytest.raises(InvalidRequestError, match="retryCount"):
-        way.send(client, submit_job(spec(f"{name}-2"), {"retryCount": 1}))
+    with pytest.raises(InvalidRequestError, match="maxRetry"):
+        way.send(client, submit_job(spec(f"{name}-2"), {"maxRetry": 1}))
 
 
 def test_who_has_no_token_may_not_change_anything(way: Way, platform: Emulator, make_client: MakeClient) -> None:

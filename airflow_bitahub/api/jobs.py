@@ -35,6 +35,8 @@ __all__ = [
     "submit_job",
 ]
 
+# What tells when a job was over; for a Volcano job that is its last change.
+_ENDS = ("completedTime", "appCompletedTime", "stopedTime", "finishedAt", "lastTransitionTime")
 # A job's name becomes the name of a Kubernetes object (vendor).
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
@@ -165,7 +167,7 @@ class Job(BaseModel):
     :param created_at: when it was submitted; this and the next two are seconds since the epoch, None: not known
     :param started_at: when its program began
     :param finished_at: when it was over; only told of a job that is
-    :param exit_code: of its program; 0 is success, 214 was seen for stopped jobs (client)
+    :param exit_code: likewise, of its program; 0 is success, 214 was seen for stopped jobs (client)
     :param message: what the platform says about its end
     """
 
@@ -271,53 +273,58 @@ def _read_job(data: Any, platform: Platform, name: str = "") -> Job:
     """Find a job's facts in any of the shapes seen. `name` is what was asked for, for shapes that do not repeat it."""
     if not isinstance(data, dict):
         raise UnexpectedResponseError(f"The platform's answer about job {name!r} holds no job.")
-    for wrapper in ("jobDetail", "job"):
-        if isinstance(data.get(wrapper), dict):
-            data = data[wrapper]
-    status, detail = data.get("status"), data.get("jobStatus")
-    detail = detail if isinstance(detail, dict) else {}
-    volcano = status.get("state") if isinstance(status, dict) else None
-    volcano = volcano if isinstance(volcano, dict) else {}
-    metadata = data.get("metadata")
-    metadata = metadata if isinstance(metadata, dict) else {}
-
-    word = _first_text(detail.get("state"), data.get("state"), status, volcano.get("phase"))
+    facts = _facts(data)
+    word = _first_text(facts, "state", "status", "phase")
     if not word:
         raise UnexpectedResponseError(f"The platform's answer about job {name!r} tells no state.")
     job_status = platform.job_status(word)
     return Job(
         # What was asked for comes first: OpenPAI, for one, answers with "user~name".
-        name=_first_text(name, data.get("jobName"), data.get("name"), metadata.get("name")),
+        name=name or _first_text(facts, "jobName", "name"),
         status=job_status,
         word=word,
-        created_at=_time(detail, data, metadata, keys=("createdTime", "createTime", "creationTimestamp")),
-        started_at=_time(detail, data, keys=("appLaunchedTime", "launchedTime", "startAt", "startAtTime")),
-        finished_at=(
-            _time(detail, data, keys=("completedTime", "appCompletedTime", "stopedTime", "finishedAt"))
-            # some relatives tell "now" as the end of a job that still runs
-            if job_status.is_terminal
-            else None
-        ),
-        exit_code=_integer(detail.get("appExitCode"), data.get("exitCode")),
-        message=_first_text(detail.get("appExitDiagnostics"), data.get("exitDiagnostics"), volcano.get("message")),
+        created_at=_time(facts, "createdTime", "createTime", "creationTimestamp", "createdAt"),
+        started_at=_time(facts, "appLaunchedTime", "launchedTime", "startAt", "startAtTime"),
+        # Of a job that still runs, some relatives tell "now" as its end, and 0 as its exit code.
+        finished_at=_time(facts, *_ENDS) if job_status.is_terminal else None,
+        exit_code=_integer(facts, "appExitCode", "exitCode") if job_status.is_terminal else None,
+        message=_first_text(facts, "appExitDiagnostics", "exitDiagnostics", "message"),
     )
 
 
-def _first_text(*candidates: Any) -> str:
-    return next((value for value in candidates if isinstance(value, str) and value), "")
+def _facts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give every part of an answer that tells of the job itself, what is believed first at the front."""
+    status = data.get("status")
+    parts = [
+        data.get("jobStatus"),
+        data,
+        data.get("metadata"),
+        status.get("state") if isinstance(status, dict) else None,
+    ]
+    facts: list[Mapping[str, Any]] = [part for part in parts if isinstance(part, dict)]
+    for wrapper in ("jobDetail", "job"):
+        if isinstance(data.get(wrapper), dict):
+            facts += _facts(data[wrapper])
+    return facts
 
 
-def _integer(*candidates: Any) -> int | None:
-    for value in candidates:
-        if isinstance(value, int | str) and re.fullmatch(r"-?[0-9]+", str(value)):
-            return int(value)
+def _first_text(facts: list[Mapping[str, Any]], *keys: str) -> str:
+    return next((fact[key] for fact in facts for key in keys if isinstance(fact.get(key), str) and fact[key]), "")
+
+
+def _integer(facts: list[Mapping[str, Any]], *keys: str) -> int | None:
+    for fact in facts:
+        for key in keys:
+            value = fact.get(key)
+            if isinstance(value, int | str) and re.fullmatch(r"-?[0-9]+", str(value)):
+                return int(value)
     return None
 
 
-def _time(*sources: Mapping[str, Any], keys: tuple[str, ...]) -> float | None:
+def _time(facts: list[Mapping[str, Any]], *keys: str) -> float | None:
     for key in keys:
-        for source in sources:
-            if (seconds := to_epoch(source.get(key))) is not None:
+        for fact in facts:
+            if (seconds := to_epoch(fact.get(key))) is not None:
                 return seconds
     return None
 

@@ -5,12 +5,17 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
 
     refused.py     why a request is refused
     state.py       jobs and servings: records, rules, the ledger; no HTTP, no processes
+    store.py       where they outlive the emulator
     storage.py     the platform's folders
     links.py       a job's mounts: a short folder of links, and the mapping of container paths onto it
     processes.py   one command in a process group of its own
+    rendezvous.py  how the replicas of a job find one another
     images.py      images.toml: what stands for a container image
+    scripts.py     jobs and servings whose course is told in advance
     runner.py      performs what state.py records
-    views.py       records -> the document's JSON
+    profiles.py    jobs as JSON, in each shape an installation may answer in
+    views.py       servings and the ledger as JSON
+    signin.py      passwords and what they are exchanged for
     gate.py        who may ask, and how
     app.py         HTTP <-> state and runner
     server.py      the socket, and `Emulator`

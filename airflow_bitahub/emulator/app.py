@@ -20,10 +20,12 @@ from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.servings import ServingSpec
 from airflow_bitahub.emulator.gate import Gate, envelope
 from airflow_bitahub.emulator.processes import tail
+from airflow_bitahub.emulator.profiles import Profile
 from airflow_bitahub.emulator.refused import Conflict, Invalid, Refused, Unknown
 from airflow_bitahub.emulator.runner import Runner
+from airflow_bitahub.emulator.signin import SignIn, sign_in_routes
 from airflow_bitahub.emulator.state import JobKey, ServingKey, State
-from airflow_bitahub.emulator.views import job_view, ledger_view, serving_view
+from airflow_bitahub.emulator.views import ledger_view, serving_view
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +40,28 @@ M = TypeVar("M", bound=BaseModel)
 TailLines = Annotated[int, Query(alias="tailLines", ge=0, le=100_000)]
 
 
-def create_app(state: State, runner: Runner, token: str, hosts: Iterable[str]) -> FastAPI:
+def create_app(
+    state: State, runner: Runner, token: str, hosts: Iterable[str], profile: Profile, sign_in: SignIn | None
+) -> FastAPI:
     """Give the ASGI application.
 
-    :param token: required for everything that changes state
+    :param token: required for everything that changes state, and good for everything
     :param hosts: names by which the emulator is known, without port
+    :param profile: how queries of jobs are answered
+    :param sign_in: who may sign in; None: nobody
     """
     # The interactive pages would load scripts from elsewhere.
     app = FastAPI(title="BitaHub emulator", version=__version__, docs_url=None, redoc_url=None)
     for root in _ROOTS:
-        app.include_router(_job_routes(state, runner), prefix=root + _JOBS)
+        app.include_router(_job_routes(state, runner, profile), prefix=root + _JOBS)
         app.include_router(_serving_routes(state, runner), prefix=root + _SERVINGS)
+    if sign_in is not None:
+        app.include_router(sign_in_routes(sign_in))
     _add_own_routes(app, state)
     _add_error_answers(app)
     app.add_middleware(Defects)
     app.add_middleware(Ledger, state=state)
-    app.add_middleware(Gate, token=token, hosts=hosts)
+    app.add_middleware(Gate, token=token, hosts=hosts, sign_in=sign_in)
     return app
 
 
@@ -62,7 +70,7 @@ def success(data: Any) -> JSONResponse:
     return JSONResponse({"status": {"code": 0, "msg": "success"}, "data": data})
 
 
-def _job_routes(state: State, runner: Runner) -> APIRouter:
+def _job_routes(state: State, runner: Runner, profile: Profile) -> APIRouter:
     router = APIRouter(tags=["jobs"])
 
     @router.get("")
@@ -71,7 +79,7 @@ def _job_routes(state: State, runner: Runner) -> APIRouter:
     ) -> JSONResponse:
         records = state.jobs(namespace)
         shown = records[(page - 1) * limit : page * limit]
-        return success({"items": [job_view(record) for record in shown], "totalItems": len(records)})
+        return JSONResponse(profile.answer_list(shown, len(records)))
 
     @router.post("/{name}")
     async def submit_job(namespace: str, name: str, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
@@ -83,7 +91,7 @@ def _job_routes(state: State, runner: Runner) -> APIRouter:
 
     @router.get("/{name}")
     async def get_job(namespace: str, name: str) -> JSONResponse:
-        return success(job_view(state.job(JobKey(namespace, name))))
+        return JSONResponse(profile.answer(state.job(JobKey(namespace, name))))
 
     @router.delete("/{name}")
     async def delete_job(namespace: str, name: str) -> JSONResponse:

@@ -15,7 +15,12 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from airflow_bitahub.emulator.signin import TOKEN_PATH, SignIn
+
 MAX_BODY = 1 << 20  # bytes; the document's bodies have 2 KB
+_LOOKING = ("GET", "HEAD", "OPTIONS")
+_OPEN = ("/", "/healthz")
+_NAMESPACE = re.compile(r"/lapis(?:/clusters/[^/]+)?/[^/]+/v1/workspaces/[^/]+/namespaces/([^/]+)")
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:]+)(:\d+)?")
 
 
@@ -28,26 +33,37 @@ def envelope(code: int, message: str, http_status: int | None = None) -> JSONRes
 class Gate:
     """ASGI middleware that lets only proper requests through.
 
-    :param token: required for everything that changes state
+    :param token: required for everything that changes state, and good for everything
     :param hosts: names by which the emulator is known, without port
+    :param sign_in: who else may have a token, which looking needs as well then; None: nobody, and looking is free
     """
 
-    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str], sign_in: SignIn | None) -> None:
         self._app = app
         self._token = token
         self._hosts = frozenset(host.lower() for host in hosts)
+        self._sign_in = sign_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        scope.setdefault("state", {})["knows_token"] = knows = self._knows_token(headers)
-        answer = self._refuse(scope["method"], headers, knows)
+        method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
+        token = _bearer(headers)
+        is_ours = secrets.compare_digest(token.encode(), self._token.encode())
+        user = self._sign_in.user_of(token) if self._sign_in else None
+        scope.setdefault("state", {})["knows_token"] = is_ours or user is not None
+        signs_in = self._sign_in is not None and path == TOKEN_PATH
+        # A web page may send a form, but gets nowhere without the password, and cannot read a token that is given. All
+        # it could do is use up the tries of a user; the emulator's own token is good all the same.
+        answer = self._refuse(headers, "application/x-www-form-urlencoded" if signs_in else "application/json")
+        if answer is None and not is_ours and not signs_in:
+            answer = self._refuse_caller(method, path, user)
         await (answer or self._app)(scope, receive, send)
 
-    def _refuse(self, method: str, headers: Headers, knows_token: bool) -> JSONResponse | None:
+    def _refuse(self, headers: Headers, expected: str) -> JSONResponse | None:
+        """Refuse what is not a proper request, whoever sends it; `expected` is the media type of a body."""
         host = _HOST.fullmatch(headers.get("host", "").lower())
         if host is None or host[1] not in self._hosts or len(headers.getlist("host")) > 1:
             return envelope(403, f"the Host {headers.get('host', '')!r} is not one this emulator is known by")
@@ -57,27 +73,44 @@ class Gate:
         if not length.isdecimal() or int(length) > MAX_BODY:
             return envelope(413, f"the body is larger than {MAX_BODY} bytes")
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if int(length) > 0 and media_type != "application/json":
-            return envelope(415, f"the body's content type is {media_type!r}, not application/json")
-        if method not in ("GET", "HEAD", "OPTIONS") and not knows_token:
-            return _unauthorized()
+        if int(length) > 0 and media_type != expected:
+            return envelope(415, f"the body's content type is {media_type!r}, not {expected}")
         return None
 
-    def _knows_token(self, headers: Headers) -> bool:
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        right = secrets.compare_digest(token.strip().encode(), self._token.encode())
-        return right and scheme.lower() == "bearer"
+    def _refuse_caller(self, method: str, path: str, user: str | None) -> JSONResponse | None:
+        """Refuse whoever has not the emulator's own token and may not do this."""
+        if self._sign_in is None:
+            return None if method in _LOOKING else _unauthorized("this needs the emulator's token")
+        if user is None:
+            is_free = path in _OPEN and method in _LOOKING
+            return None if is_free else _unauthorized("this needs a token, which is missing, wrong or expired")
+        namespace = _NAMESPACE.match(path)
+        if namespace and not self._sign_in.may_work_in(namespace[1]):
+            return _status(403, "Forbidden", f"user {user!r} may not work in namespace {namespace[1]!r}")
+        return None
 
 
-def _unauthorized() -> JSONResponse:
+def _bearer(headers: Headers) -> str:
+    """Give the token that a request brings; "" when it brings none."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _unauthorized(message: str) -> JSONResponse:
+    answer = _status(401, "Unauthorized", f"{message}, as 'Authorization: Bearer ...'")
+    answer.headers["WWW-Authenticate"] = "Bearer"
+    return answer
+
+
+def _status(code: int, reason: str, message: str) -> JSONResponse:
     """Answer as the platform's gateway does, which is not the platform's envelope."""
     body = {
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": "Unauthorized: this needs the emulator's token, as 'Authorization: Bearer ...'",
-        "reason": "Unauthorized",
-        "code": 401,
+        "message": f"{reason}: {message}",
+        "reason": reason,
+        "code": code,
     }
-    return JSONResponse(body, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+    return JSONResponse(body, status_code=code)

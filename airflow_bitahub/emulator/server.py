@@ -24,14 +24,17 @@ import uvicorn
 
 from airflow_bitahub.emulator.app import create_app
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.profiles import find_profile
 from airflow_bitahub.emulator.runner import LOOPBACK, Runner
 from airflow_bitahub.emulator.scripts import Scripts
+from airflow_bitahub.emulator.signin import SignIn
 from airflow_bitahub.emulator.state import State
 from airflow_bitahub.emulator.storage import Storage
 from airflow_bitahub.emulator.store import Store
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 TOKEN_VARIABLE = "BITAHUB_EMULATOR_TOKEN"  # noqa: S105  the name of a variable
+PASSWORD_VARIABLE = "BITAHUB_EMULATOR_PASSWORD"  # noqa: S105  likewise
 _START_SECONDS = 30
 
 
@@ -76,7 +79,9 @@ class Emulator:
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
     :param clock: seconds since the epoch, for records and scripted jobs, such as a `DrivenClock`
-    :raises ConfigurationError: the images file is wrong
+    :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
+    :param sign_in: who may sign in, as at KubeSphere; then queries need a token as well; None: nobody
+    :raises ConfigurationError: the images file is wrong, or there is no such profile
     """
 
     def __init__(
@@ -94,9 +99,12 @@ class Emulator:
         expire: float | None = None,
         allowed_hosts: Iterable[str] = (),
         clock: Callable[[], float] = time.time,
+        profile: str = "default",
+        sign_in: SignIn | None = None,
     ) -> None:
         if token == "":
             raise ConfigurationError("The emulator's token is empty.")
+        self._profile, self._sign_in = find_profile(profile), sign_in
         entries = load_images(Path(images or DEFAULT_IMAGES))
         self._is_temporary = home is None
         self.home = Path(home or tempfile.mkdtemp(prefix="bitahub-emulator-")).resolve()
@@ -151,7 +159,7 @@ class Emulator:
         self._port = listener.getsockname()[1]
         self._store = Store(self.home / "records.sqlite")
         self.state.restore(self._store)
-        app = create_app(self.state, self._runner, self.token, self._known_as)
+        app = create_app(self.state, self._runner, self.token, self._known_as, self._profile, self._sign_in)
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -249,28 +257,46 @@ def keep_token(home: Path) -> str:
         os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new,
     ):
         new.write(secrets.token_urlsafe(32) + "\n")
-    return read_token(file)
+    return read_secret(file, "token")
 
 
-def read_token(file: Path) -> str:
-    """Give the token in a file. Raises ConfigurationError when there is none."""
+def read_secret(file: Path, what: str) -> str:
+    """Give the secret in a file, without blanks around it. Raises ConfigurationError when there is none.
+
+    :param what: ``token`` or ``password``
+    """
     try:
-        token = file.read_text("utf-8").strip()
+        secret = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"Cannot read the emulator's token from {file}: {error}.") from None
-    if not token:
-        raise ConfigurationError(f"The emulator's token file {file} is empty.")
-    return token
+        raise ConfigurationError(f"Cannot read the emulator's {what} from {file}: {error}.") from None
+    if not secret:
+        raise ConfigurationError(f"The emulator's {what} file {file} is empty.")
+    return secret
 
 
 def choose_token(home: Path, file: Path | None) -> str:
     """Give the token for a run from the shell: the environment's, else the file's, else the home's."""
-    if TOKEN_VARIABLE in os.environ:
-        token = os.environ[TOKEN_VARIABLE].strip()
-        if not token:
-            raise ConfigurationError(f"The environment variable {TOKEN_VARIABLE} is empty.")
-        return token
-    return read_token(file) if file else keep_token(home)
+    return _from_environment(TOKEN_VARIABLE) or (read_secret(file, "token") if file else keep_token(home))
+
+
+def choose_password(file: Path | None) -> str:
+    """Give the password of the user who may sign in: the environment's, else the file's.
+
+    :raises ConfigurationError: there is neither
+    """
+    password = _from_environment(PASSWORD_VARIABLE) or (read_secret(file, "password") if file else None)
+    if password is None:
+        raise ConfigurationError(f"--sign-in needs a password: in {PASSWORD_VARIABLE}, or in a --password-file.")
+    return password
+
+
+def _from_environment(variable: str) -> str | None:
+    if variable not in os.environ:
+        return None
+    value = os.environ[variable].strip()
+    if not value:
+        raise ConfigurationError(f"The environment variable {variable} is empty.")
+    return value
 
 
 def run_until_signal(emulator: Emulator, on_start: Callable[[], None]) -> None:

@@ -1,65 +1,10 @@
-"""Records as the document's JSON. Times are milliseconds since the epoch; 0 or null means not yet."""
+"""Servings and the ledger as JSON, jobs are in `profiles.py`. Times are milliseconds since the epoch; 0: not yet."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from airflow_bitahub.api.platform import JobStatus
-from airflow_bitahub.emulator.state import JobRecord, LedgerEntry, ServingRecord, Task
-
-_SUB_STATES = {
-    JobStatus.WAITING: "FRAMEWORK_WAITING",
-    JobStatus.RUNNING: "FRAMEWORK_RUNNING",
-    JobStatus.STOPPING: "FRAMEWORK_STOPPING",
-}
-
-
-def job_view(record: JobRecord) -> dict[str, Any]:
-    """Give a job in a form that holds both the flat and the OpenPAI-like one."""
-    stopping = record.status in (JobStatus.STOPPING, JobStatus.STOPPED)
-    return {
-        "jobName": record.key.name,
-        "name": record.key.name,
-        "namespace": record.key.namespace,
-        "kind": record.spec.kind,
-        "state": record.status.value,
-        "createdTime": record.created,
-        "launchedTime": record.launched,
-        "updatedTime": record.updated,
-        "stopedTime": record.finished,
-        "jobStatus": {
-            "username": "",
-            "state": record.status.value,
-            "subState": _SUB_STATES.get(record.status, "FRAMEWORK_COMPLETED"),
-            "executionType": "STOP" if stopping else "START",
-            "retries": record.retries,
-            "createdTime": record.created,
-            "completedTime": record.finished or None,
-            "appLaunchedTime": record.launched or None,
-            "appCompletedTime": record.finished or None,
-            "appExitCode": record.exit_code,
-            "appExitDiagnostics": record.message,
-            "virtualCluster": record.spec.queue,
-        },
-        "taskRoles": {
-            role.task_role_name: {
-                "taskRoleStatus": {"name": role.task_role_name},
-                "taskStatuses": [_task_view(record, task) for task in record.tasks if task.role == role.task_role_name],
-            }
-            for role in record.spec.task_roles
-        },
-    }
-
-
-def _task_view(record: JobRecord, task: Task) -> dict[str, Any]:
-    return {
-        "taskIndex": task.index,
-        "name": f"{record.key.name}-{task.role}-{task.index}",
-        "state": task.status.value,
-        "exitCode": task.exit_code,
-        "startAt": task.started,
-        "finishedAt": task.finished,
-    }
+from airflow_bitahub.emulator.state import LedgerEntry, ServingRecord
 
 
 def serving_view(record: ServingRecord, now: int, *, show_token: bool) -> dict[str, Any]:

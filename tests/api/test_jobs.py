@@ -313,6 +313,7 @@ BUSINESS = {
                 status=JobStatus.SUCCEEDED,
                 word="Completed",
                 created_at=1663470891,
+                finished_at=1663471491,
                 message="all done",
             ),
             id="D, Volcano",
@@ -336,6 +337,25 @@ def test_every_shape_a_job_was_seen_in(data: dict[str, Any], expected: Job) -> N
     assert list_jobs().read(response([data]), PLATFORM) == [expected]
 
 
+def test_an_entry_of_openpais_list_is_flat_and_tells_numbers_as_text() -> None:
+    entry = {"name": "mnist-1", "state": "FAILED", "createdTime": "1663470891571", "appExitCode": "137"}
+    job = job_of(entry)
+    assert (job.status, job.created_at, job.exit_code) == (JobStatus.FAILED, 1663470891.571, 137)
+
+
+def test_an_entry_of_octopus_list_tells_more_than_the_job_inside_it() -> None:
+    entry = {
+        "jobID": "j7",
+        "jobName": "mnist-1",
+        "state": "stopped",
+        "createdAt": "2022-09-18T03:14:51Z",
+        "jobDetail": OCTOPUS,
+    }
+    [job] = list_jobs().read(response({"jobs": [entry]}), PLATFORM)
+    assert (job.name, job.word) == ("mnist-1", "stopped")
+    assert (job.queue_seconds, job.run_seconds, job.exit_code) == (60, 540.5, 137)
+
+
 def test_a_job_keeps_the_name_it_was_asked_for_under() -> None:
     assert job_of({**FLAT, "name": "user~mnist-1"}, "mnist-1").name == "mnist-1"
 
@@ -355,6 +375,8 @@ def test_a_job_without_an_envelope_is_read_like_data() -> None:
     [
         ({"jobStatus": {"state": "RUNNING"}, "state": "FAILED", "status": "STOPPED"}, "RUNNING"),
         ({"state": "RUNNING", "status": "STOPPED"}, "RUNNING"),
+        ({"state": "RUNNING", "jobDetail": {"jobStatus": {"state": "FAILED"}}}, "RUNNING"),
+        ({"job": {"state": "RUNNING"}, "jobDetail": {"name": "mnist-1"}}, "RUNNING"),
         ({"status": "RUNNING"}, "RUNNING"),
         ({"state": "", "status": {"state": {"phase": "Running"}}}, "Running"),
         ({"jobStatus": None, "state": None, "status": "RUNNING"}, "RUNNING"),
@@ -395,8 +417,9 @@ def test_a_job_the_platform_does_not_have() -> None:
 
 @pytest.mark.parametrize("state", ["WAITING", "RUNNING", "STOPPING", "RESTARTING", "no such word"])
 def test_the_end_of_a_job_that_is_not_over_is_not_believed(state: str) -> None:
-    job = job_of({**FLAT, "status": state, "completedTime": 1663471491571})
+    job = job_of({**FLAT, "status": state, "completedTime": 1663471491571, "exitCode": 0})
     assert job.finished_at is None
+    assert job.exit_code is None
     assert job.run_seconds is None
 
 

@@ -34,6 +34,17 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+def read_greeting(process: subprocess.Popen[str]) -> str:
+    """Give what an emulator prints until it serves."""
+    assert process.stdout is not None
+    text = ""
+    while "Ctrl-C" not in text:
+        line = process.stdout.readline()
+        assert line, text
+        text += line
+    return text
+
+
 def test_temporary_home(images_file: Path) -> None:
     with Emulator(images=images_file) as emulator:
         assert httpx.get(emulator.url + "/healthz", trust_env=False).status_code == 200
@@ -103,12 +114,7 @@ def test_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str
     home = tmp_path / "home"
     argv = [*COMMAND, "--port", "0", "--home", str(home), "--images", str(images_file)]
     with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        text = ""
-        while "Ctrl-C" not in text:
-            line = process.stdout.readline()
-            assert line, text
-            text += line
+        text = read_greeting(process)
         token = (home / "token").read_text().strip()
         assert f"token             {token}" in text
         assert f"storage           {home}/storage" in text
@@ -127,6 +133,21 @@ def test_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str
         api.http.close()
 
 
+def test_signing_in_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    argv = [*COMMAND, "--port", "0", "--home", str(tmp_path), "--images", str(images_file)]
+    argv += ["--sign-in", "you", "--expires-in", "60"]
+    env = {**environment, "BITAHUB_EMULATOR_PASSWORD": "s3cret"}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        text = read_greeting(process)
+        address = re.search(r"signing in        you at (http://127.0.0.1:\d+/oauth/token)", text)
+        assert address
+        form = {"grant_type": "password", "username": "you", "password": "s3cret"}
+        assert httpx.post(address[1], data=form, trust_env=False).json()["expires_in"] == 60
+        process.send_signal(signal.SIGTERM)
+        assert "s3cret" not in text + process.communicate(timeout=15)[0]
+        assert process.returncode == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -135,6 +156,9 @@ def test_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str
         (["--images", "none.toml"], "none.toml"),
         (["--token-file", "none"], "token"),
         (["--home", "/dev/null/home"], "/dev/null"),
+        (["--profile", "none"], "no profile 'none'"),
+        (["--sign-in", "you"], "BITAHUB_EMULATOR_PASSWORD"),
+        (["--sign-in", "you", "--password-file", "none"], "password from none"),
     ],
 )
 def test_trouble_is_one_sentence(

@@ -87,6 +87,17 @@ def _add_emulator(subparsers: Subparsers) -> None:
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
     parser.add_argument("--max-running", type=int, default=8, help="jobs that run at once (default: %(default)s)")
     parser.add_argument(
+        "--accelerators", metavar="LIST", help="what there is, such as gtx-1080-ti=2,rtx-3090=1 (default: any number)"
+    )
+    parser.add_argument("--cores", type=int, help="what jobs may take at once (default: any number)")
+    parser.add_argument("--memory-mb", type=int, metavar="MB", help="likewise")
+    parser.add_argument(
+        "--oversized",
+        choices=["refuse", "fail"],
+        default="refuse",
+        help="a job for which there can never be room is refused, or fails as UNDERPOWERED (default: %(default)s)",
+    )
+    parser.add_argument(
         "--expire", type=float, metavar="SECONDS", help="remove what is over after so long (default: keep it)"
     )
     parser.add_argument(
@@ -116,6 +127,7 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 
 def _run_emulator(args: argparse.Namespace) -> int:
+    from airflow_bitahub.emulator.capacity import parse_accelerators
     from airflow_bitahub.emulator.server import Emulator, choose_password, choose_token, run_until_signal
     from airflow_bitahub.emulator.signin import TOKEN_PATH, SignIn
 
@@ -132,6 +144,10 @@ def _run_emulator(args: argparse.Namespace) -> int:
         image_cache=args.image_cache,
         token=choose_token(home, args.token_file),
         max_running=args.max_running,
+        accelerators=None if args.accelerators is None else parse_accelerators(args.accelerators),
+        cores=args.cores,
+        memory_mb=args.memory_mb,
+        oversized_fail=args.oversized == "fail",
         expire=args.expire,
         allowed_hosts=args.allow_host,
         profile=args.profile,

@@ -11,6 +11,7 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
     processes.py   one command in a process group of its own
     rendezvous.py  how the replicas of a job find one another
     images.py      images.toml: what stands for a container image
+    capacity.py    which jobs may run now
     scripts.py     jobs and servings whose course is told in advance
     runner.py      performs what state.py records
     profiles.py    jobs as JSON, in each shape an installation may answer in

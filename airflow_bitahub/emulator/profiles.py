@@ -54,7 +54,7 @@ def find_profile(name: str) -> Profile:
 
 
 def _default(record: JobRecord) -> dict[str, Any]:
-    return {**_openpai(record), **_facts(record), "jobName": record.key.name, "state": record.status.value}
+    return {**_openpai(record), **_facts(record), "jobName": record.key.name, "state": record.word}
 
 
 def _facts(record: JobRecord) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _items(entries: list[Any], total: int) -> dict[str, Any]:
 def _flat(record: JobRecord) -> dict[str, Any]:
     # The document's serving was launched at a full second, which may be before its creation.
     launched = record.launched // 1000 * 1000
-    return {**_facts(record), "status": record.status.value, "launchedTime": launched}
+    return {**_facts(record), "status": record.word, "launchedTime": launched}
 
 
 # openpai: as captured from an older installation. Times are milliseconds, null is "not yet"; there is no envelope.
@@ -120,7 +120,7 @@ def _openpai_status(record: JobRecord) -> dict[str, Any]:
     stopping = record.status in (JobStatus.STOPPING, JobStatus.STOPPED)
     return {
         "username": "",
-        "state": record.status.value,
+        "state": record.word,
         "subState": _SUB_STATES.get(record.status, "FRAMEWORK_COMPLETED"),
         "executionType": "STOP" if stopping else "START",
         "retries": record.retries,
@@ -278,7 +278,7 @@ def _volcano_list(entries: list[Any], _: int) -> dict[str, Any]:
 def _business(record: JobRecord) -> dict[str, Any]:
     return {
         "jobName": record.key.name,
-        "state": "STOPING" if record.status is JobStatus.STOPPING else record.status.value,
+        "state": "STOPING" if record.status is JobStatus.STOPPING else record.word,
         "createTime": str(record.created),
         "completedTime": record.finished or None,
         "remark": "",

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
 from airflow_bitahub.api.servings import ServingSpec, ServingStatus
 from airflow_bitahub.emulator import rendezvous
+from airflow_bitahub.emulator.capacity import Capacity
 from airflow_bitahub.emulator.images import Image, Images
 from airflow_bitahub.emulator.links import LinkFolder, clean
 from airflow_bitahub.emulator.processes import ProcessGroup, TracedCommand, tail
@@ -49,7 +50,7 @@ class Outcome(NamedTuple):
 
 
 class Runner:
-    """Runs jobs, at most `max_running` at once and first come first served, and servings, all at once.
+    """Runs jobs, as many at once as there is room for, and servings, all at once.
 
     Its methods are called in the event loop.
 
@@ -57,6 +58,7 @@ class Runner:
     :param home: logs are kept below ``jobs/`` and ``servings/`` there
     :param grace: seconds between SIGTERM and SIGKILL
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
+    :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
     """
 
     def __init__(
@@ -67,22 +69,22 @@ class Runner:
         scripts: Scripts,
         home: Path,
         *,
-        max_running: int = 8,
+        capacity: Capacity,
         grace: float = 5.0,
         expire: float | None = None,
+        oversized_fail: bool = False,
     ) -> None:
         self._state = state
         self._storage = storage
         self._images = images
         self._scripts = scripts
         self._home = home
-        self._max_running = max_running
+        self._capacity = capacity
         self._grace = grace
         self._expire = expire
+        self._oversized_fail = oversized_fail
         self._blocks = count()
         self._sweep: asyncio.Task[None] | None = None
-        self._slots = asyncio.Semaphore(max_running)
-        self._holders: set[JobKey] = set()
         self._tasks: dict[JobKey | ServingKey, asyncio.Task[Any]] = {}
         self._ports: set[int] = set()
 
@@ -107,7 +109,12 @@ class Runner:
             self._check_job(spec)
         elif spec.output is not None:
             self._storage.locate(spec.output.mount_source.path)
+        lacks = self._capacity.lacks(spec)
+        if lacks and not self._oversized_fail:
+            raise Invalid(f"the job can never run: {lacks}")
         record = self._state.create_job(namespace, spec)
+        if lacks:
+            return self._state.refuse_job(record.key, f"the job can never run: {lacks}")
         self._begin(record.key, self._run_job(record, script), self._job_over)
         return record
 
@@ -149,10 +156,9 @@ class Runner:
             await self._pythons(key, spec)
         else:
             await self._pass(script.queue_seconds)
-        if self._slots.locked():
-            self._state.explain_job(key, f"waiting for one of {self._max_running} places")
-        await self._slots.acquire()
-        self._holders.add(key)
+        if missing := self._capacity.missing_now(spec):
+            self._state.explain_job(key, f"waiting: {missing}")
+        await self._capacity.enter(key, spec)
         if script is not None:
             return await self._play_job(key, spec, script)
         return await self._retry(key, spec, await self._run_tasks(key, spec))
@@ -216,9 +222,6 @@ class Runner:
     async def _find_tasks(self, record: JobRecord) -> Outcome:
         """Go on with a job whose programs an earlier emulator started."""
         key = record.key
-        if not self._slots.locked():
-            await self._slots.acquire()
-            self._holders.add(key)
         groups = {
             (task.role, task.index): TracedCommand(self._trace_of(key, f"{task.role}-{task.index}")).find()
             for task in record.tasks
@@ -280,9 +283,7 @@ class Runner:
         outcome = Outcome(None, _why(task)) if task.cancelled() or task.exception() else task.result()
         self._state.finish_job(key, *outcome)
         # Only now, so that never more jobs are on record as running than there are places.
-        if key in self._holders:
-            self._holders.remove(key)
-            self._slots.release()
+        self._capacity.leave(key)
 
     # Servings
 
@@ -398,6 +399,8 @@ class Runner:
         jobs.sort(key=lambda job: job.status is JobStatus.WAITING)  # those that run already have their places
         for job in jobs:
             waits = job.status is JobStatus.WAITING
+            if not waits:
+                self._capacity.occupy(job.key, job.spec)
             self._begin(job.key, self._run_job(job, None) if waits else self._find_tasks(job), self._job_over)
         for serving in reversed(self._state.servings()):
             if not serving.status.is_terminal:

@@ -15,7 +15,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -23,6 +23,7 @@ from typing import IO
 import uvicorn
 
 from airflow_bitahub.emulator.app import create_app
+from airflow_bitahub.emulator.capacity import Capacity
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.profiles import find_profile
 from airflow_bitahub.emulator.runner import LOOPBACK, Runner
@@ -75,6 +76,11 @@ class Emulator:
     :param image_cache: built environments, which several emulators may share; None: ``images`` in the home
     :param token: required for everything that changes state; None: a random one
     :param max_running: so many jobs run at once, the others wait
+    :param accelerators: how many there are of each device type, such as ``{"gtx-1080-ti": 2}``; jobs wait until what
+        they ask for is free; None: as many as are asked for, of any type
+    :param cores: likewise
+    :param memory_mb: likewise
+    :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
@@ -95,6 +101,10 @@ class Emulator:
         image_cache: Path | str | None = None,
         token: str | None = None,
         max_running: int = 8,
+        accelerators: Mapping[str, int] | None = None,
+        cores: int | None = None,
+        memory_mb: int | None = None,
+        oversized_fail: bool = False,
         grace: float = 5.0,
         expire: float | None = None,
         allowed_hosts: Iterable[str] = (),
@@ -121,9 +131,10 @@ class Emulator:
             Images(entries, cache, grace),
             self.scripts,
             self.home,
-            max_running=max_running,
+            capacity=Capacity(max_running, accelerators=accelerators, cores=cores, memory_mb=memory_mb),
             grace=grace,
             expire=expire,
+            oversized_fail=oversized_fail,
         )
         self._host, self._port = host, port
         self._known_as = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]

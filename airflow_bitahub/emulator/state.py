@@ -92,6 +92,7 @@ class JobRecord:
 
     :param message: what it waits for, or why it ended as it did
     :param retries: how often it was restarted
+    :param is_underpowered: whether it failed because there can never be room for it
     :param exit_code: of its program, 214 when stopped; None while it is not over or when it never ran
     """
 
@@ -106,6 +107,12 @@ class JobRecord:
     exit_code: int | None = None
     message: str = ""
     retries: int = 0
+    is_underpowered: bool = False
+
+    @property
+    def word(self) -> str:
+        """The platform's word for its state."""
+        return "UNDERPOWERED" if self.is_underpowered else self.status.value
 
 
 @dataclass(frozen=True)
@@ -272,6 +279,12 @@ class State:
                 for task in record.tasks
             )
             return self._move_job(key, status, finished=now, tasks=tasks, exit_code=exit_code, message=message)
+
+    def refuse_job(self, key: JobKey, message: str) -> JobRecord:
+        """Note that there can never be room for a job."""
+        with self._lock:
+            self._put_job(replace(self.job(key), is_underpowered=True))
+            return self.finish_job(key, None, message)
 
     def remove_job(self, key: JobKey) -> None:
         """Forget a job; only the ledger keeps it. Raises Unknown when there is none."""

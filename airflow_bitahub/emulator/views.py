@@ -56,7 +56,7 @@ def ledger_view(entry: LedgerEntry) -> dict[str, Any]:
     return {
         "name": record.key.name,
         "namespace": record.key.namespace,
-        "state": record.status.value,
+        "state": record.word,
         "createdTime": record.created,
         "launchedTime": record.launched,
         "stopedTime": record.finished,

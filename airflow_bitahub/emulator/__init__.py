@@ -18,6 +18,10 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
     views.py       servings and the ledger as JSON
     signin.py      passwords and what they are exchanged for
     gate.py        who may ask, and how
+    faults.py      what is to go wrong, on which requests
+    disguise.py    what a query shows when it is to tell untruths
+    injector.py    makes it all go wrong
+    hangup.py      closing a connection without an answer
     app.py         HTTP <-> state and runner
     server.py      the socket, and `Emulator`
 """

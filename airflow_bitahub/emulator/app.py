@@ -18,7 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_bitahub import __version__
 from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.emulator.faults import Fault, Faults
 from airflow_bitahub.emulator.gate import Gate, envelope
+from airflow_bitahub.emulator.hangup import HangUp
+from airflow_bitahub.emulator.injector import FaultInjector
 from airflow_bitahub.emulator.processes import tail
 from airflow_bitahub.emulator.profiles import Profile
 from airflow_bitahub.emulator.refused import Conflict, Invalid, Refused, Unknown
@@ -41,7 +44,13 @@ TailLines = Annotated[int, Query(alias="tailLines", ge=0, le=100_000)]
 
 
 def create_app(
-    state: State, runner: Runner, token: str, hosts: Iterable[str], profile: Profile, sign_in: SignIn | None
+    state: State,
+    runner: Runner,
+    faults: Faults,
+    token: str,
+    hosts: Iterable[str],
+    profile: Profile,
+    sign_in: SignIn | None,
 ) -> FastAPI:
     """Give the ASGI application.
 
@@ -57,8 +66,9 @@ def create_app(
         app.include_router(_serving_routes(state, runner), prefix=root + _SERVINGS)
     if sign_in is not None:
         app.include_router(sign_in_routes(sign_in))
-    _add_own_routes(app, state)
+    _add_own_routes(app, state, faults)
     _add_error_answers(app)
+    app.add_middleware(FaultInjector, faults=faults, state=state)
     app.add_middleware(Defects)
     app.add_middleware(Ledger, state=state)
     app.add_middleware(Gate, token=token, hosts=hosts, sign_in=sign_in)
@@ -146,7 +156,7 @@ def _serving_routes(state: State, runner: Runner) -> APIRouter:
     return router
 
 
-def _add_own_routes(app: FastAPI, state: State) -> None:
+def _add_own_routes(app: FastAPI, state: State, faults: Faults) -> None:
     """Add what the platform does not have."""
 
     @app.get("/", tags=["emulator"])
@@ -160,6 +170,24 @@ def _add_own_routes(app: FastAPI, state: State) -> None:
     @app.get("/emulator/ledger", tags=["emulator"])
     async def ledger() -> JSONResponse:
         return success([ledger_view(entry) for entry in state.ledger()])
+
+    @app.post("/emulator/faults", tags=["emulator"])
+    async def add_fault(body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
+        return success(faults.add(_parse(Fault, body)).view())
+
+    @app.get("/emulator/faults", tags=["emulator"])
+    async def list_faults() -> JSONResponse:
+        return success([armed.view() for armed in faults])
+
+    @app.delete("/emulator/faults", tags=["emulator"])
+    async def clear_faults() -> JSONResponse:
+        faults.clear()
+        return success(None)
+
+    @app.delete("/emulator/faults/{fault_id}", tags=["emulator"])
+    async def remove_fault(fault_id: str) -> JSONResponse:
+        faults.remove(fault_id)
+        return success(None)
 
 
 async def _body(request: Request) -> bytes:
@@ -223,7 +251,7 @@ class Defects:
 
 
 class Ledger:
-    """ASGI middleware that writes down each request that concerned a job, with the status of its answer."""
+    """ASGI middleware that writes down each request that concerned a job, and what the client was answered."""
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self._app = app
@@ -237,9 +265,18 @@ class Ledger:
             return
         key = JobKey(match[1], match[2])
 
-        async def note(message: Message) -> None:
+        # Before the client learns of it, so that whoever then reads the ledger finds it there.
+        def note(status: int) -> None:
+            reached = scope["state"].get("reached", False)
+            self._state.note_request(key, scope["method"], scope["path"], status, reached=reached)
+
+        async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._state.note_request(key, scope["method"], scope["path"], message["status"])
+                note(message["status"])
             await send(message)
 
-        await self._app(scope, receive, note)
+        try:
+            await self._app(scope, receive, send_noted)
+        except HangUp:
+            note(0)
+            raise

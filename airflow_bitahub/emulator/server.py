@@ -21,9 +21,12 @@ from types import TracebackType
 from typing import IO
 
 import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from airflow_bitahub.emulator.app import create_app
 from airflow_bitahub.emulator.capacity import Capacity
+from airflow_bitahub.emulator.faults import Faults
+from airflow_bitahub.emulator.hangup import hanging_up
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.profiles import find_profile
 from airflow_bitahub.emulator.runner import LOOPBACK, Runner
@@ -66,7 +69,7 @@ class Emulator:
 
     Leaving the block stops it, and with it every job and serving it runs. It has one life: to start again, make
     another one on the same home. That one has all the records; and should the first have been killed, what it ran
-    lives on and is found again.
+    lives on and is found again. What is added to `faults` goes wrong from then on, but not in the next life.
 
     :param home: its records, logs and built environments; None: a temporary folder, removed by `stop`
     :param host: the address to listen on; anything but the loopback lets others run commands on this machine
@@ -84,7 +87,7 @@ class Emulator:
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
-    :param clock: seconds since the epoch, for records and scripted jobs, such as a `DrivenClock`
+    :param clock: seconds since the epoch, for records, scripted jobs and faults, such as a `DrivenClock`
     :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
     :param sign_in: who may sign in, as at KubeSphere; then queries need a token as well; None: nobody
     :raises ConfigurationError: the images file is wrong, or there is no such profile
@@ -124,6 +127,7 @@ class Emulator:
         self.token = token or secrets.token_urlsafe(32)
         self.state = State(clock)
         self.scripts = Scripts()
+        self.faults = Faults()
         cache = Path(image_cache).resolve() if image_cache else self.home / "images"
         self._runner = Runner(
             self.state,
@@ -160,19 +164,23 @@ class Emulator:
         """Serve, in a thread; returns once requests are answered.
 
         :raises EmulatorError: the port or the home is in use, or the address is not this machine's
+        :raises ConfigurationError: the home is another version's
         """
         self._lock = self._lock_home()
         try:
+            self._store = Store(self.home / "records.sqlite")
+            self.state.restore(self._store)
             listener = self._listen()
-        except EmulatorError:
+        except BitaHubError:
             self._lock.close()
             raise
         self._port = listener.getsockname()[1]
-        self._store = Store(self.home / "records.sqlite")
-        self.state.restore(self._store)
-        app = create_app(self.state, self._runner, self.token, self._known_as, self._profile, self._sign_in)
+        app = create_app(
+            self.state, self._runner, self.faults, self.token, self._known_as, self._profile, self._sign_in
+        )
         config = uvicorn.Config(
             app,
+            http=hanging_up(AutoHTTPProtocol),
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -194,6 +202,7 @@ class Emulator:
         """Stop every job and serving and end the server. Does nothing when it does not run."""
         if self._server is None or self._thread is None:
             return
+        self.faults.clear()  # what they hold would keep the server from ending
         self._server.should_exit = True
         self._thread.join()
         self._server = self._thread = None

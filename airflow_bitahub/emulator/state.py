@@ -138,12 +138,17 @@ class ServingRecord:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that concerned a job: when, what, and the HTTP status of the answer."""
+    """A request that concerned a job.
+
+    :param status: HTTP status the client was answered with; 0: the connection was closed instead
+    :param reached: whether it came to the platform; False: a fault kept it away
+    """
 
     time: int
     method: str
     path: str
     status: int
+    reached: bool = True
 
 
 @dataclass
@@ -349,14 +354,14 @@ class State:
 
     # The ledger
 
-    def note_request(self, key: JobKey, method: str, path: str, status: int) -> None:
+    def note_request(self, key: JobKey, method: str, path: str, status: int, *, reached: bool = True) -> None:
         """Write down a request that concerned a job. Requests for names that never existed are not kept."""
         with self._lock:
             entry = self._latest.get(key)
             if entry is not None and (method != "GET" or len(entry.requests) < _LOOKS_KEPT):
-                asked = Asked(self.now(), method, path, status)
+                asked = Asked(self.now(), method, path, status, reached)
                 entry.requests.append(asked)
-                self._store.add_request(entry.number, asked.time, method, path, status)
+                self._store.add_request(entry.number, asked.time, method, path, status, reached)
 
     def ledger(self) -> list[LedgerEntry]:
         """Give every job that ever existed, oldest first."""

@@ -62,7 +62,13 @@ def ledger_view(entry: LedgerEntry) -> dict[str, Any]:
         "stopedTime": record.finished,
         "removedTime": entry.removed,
         "requests": [
-            {"time": asked.time, "method": asked.method, "path": asked.path, "status": asked.status}
+            {
+                "time": asked.time,
+                "method": asked.method,
+                "path": asked.path,
+                "status": asked.status,
+                "reached": asked.reached,
+            }
             for asked in entry.requests
         ],
     }

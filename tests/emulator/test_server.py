@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import DrivenClock, Emulator, EmulatorError
+from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import Api, is_alive
 
 COMMAND = [sys.executable, "-c", "import sys; from airflow_bitahub.cli import main; sys.exit(main())", "emulator"]
@@ -59,6 +61,14 @@ def test_storage_elsewhere(images_file: Path, tmp_path: Path) -> None:
         assert emulator.storage == tmp_path / "nfs"
         assert (emulator.storage / "models").is_dir()
         assert emulator.token == "known"
+
+
+def test_a_home_of_another_version_is_left_alone(images_file: Path, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "records.sqlite") as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(ConfigurationError, match="another version's of the emulator"):
+        Emulator(tmp_path, images=images_file).start()
 
 
 def test_clearing_ends_and_removes_everything(images_file: Path, tmp_path: Path) -> None:

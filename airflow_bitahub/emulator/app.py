@@ -92,11 +92,13 @@ def _job_routes(state: State, runner: Runner, profile: Profile) -> APIRouter:
         return JSONResponse(profile.answer_list(shown, len(records)))
 
     @router.post("/{name}")
-    async def submit_job(namespace: str, name: str, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
+    async def submit_job(
+        namespace: str, name: str, request: Request, body: Annotated[bytes, Depends(_body)]
+    ) -> JSONResponse:
         spec = _parse(JobSpec, body)
         if spec.job_name != name:
             raise Invalid(f"jobName: {spec.job_name!r} is not the name in the address, {name!r}")
-        runner.submit_job(namespace, spec)
+        runner.submit_job(namespace, spec, request.state.user)
         return success({"jobName": name})
 
     @router.get("/{name}")

@@ -53,7 +53,7 @@ class Gate:
         token = _bearer(headers)
         is_ours = secrets.compare_digest(token.encode(), self._token.encode())
         user = self._sign_in.user_of(token) if self._sign_in else None
-        scope.setdefault("state", {})["knows_token"] = is_ours or user is not None
+        scope.setdefault("state", {}).update(knows_token=is_ours or user is not None, user=user or "")
         signs_in = self._sign_in is not None and path == TOKEN_PATH
         # A web page may send a form, but gets nowhere without the password, and cannot read a token that is given. All
         # it could do is use up the tries of a user; the emulator's own token is good all the same.
@@ -84,6 +84,8 @@ class Gate:
         if user is None:
             is_free = path in _OPEN and method in _LOOKING
             return None if is_free else _unauthorized("this needs a token, which is missing, wrong or expired")
+        if path.startswith("/emulator/") and method not in _LOOKING:
+            return _status(403, "Forbidden", "this needs the emulator's own token")
         namespace = _NAMESPACE.match(path)
         if namespace and not self._sign_in.may_work_in(namespace[1]):
             return _status(403, "Forbidden", f"user {user!r} may not work in namespace {namespace[1]!r}")

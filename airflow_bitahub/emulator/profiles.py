@@ -119,7 +119,7 @@ def _openpai(record: JobRecord) -> dict[str, Any]:
 def _openpai_status(record: JobRecord) -> dict[str, Any]:
     stopping = record.status in (JobStatus.STOPPING, JobStatus.STOPPED)
     return {
-        "username": "",
+        "username": record.user,
         "state": record.word,
         "subState": _SUB_STATES.get(record.status, "FRAMEWORK_COMPLETED"),
         "executionType": "STOP" if stopping else "START",
@@ -165,7 +165,7 @@ def _octopus(record: JobRecord) -> dict[str, Any]:
             "name": record.key.name,
             "type": record.spec.kind,
             "state": _octopus_word(record.status),
-            "userID": "",
+            "userID": record.user,
             "startAt": _rfc3339(record.launched),
             "finishedAt": _rfc3339(record.finished),
             "totalRetriedCount": record.retries,
@@ -204,7 +204,7 @@ def _octopus_entry(record: JobRecord) -> dict[str, Any]:
         "jobName": record.key.name,
         "jobKind": record.spec.kind,
         "namespace": record.key.namespace,
-        "userID": "",
+        "userID": record.user,
         "state": _octopus_word(record.status),
         "createdAt": _rfc3339(record.created),
         "finishedAt": _rfc3339(record.finished),

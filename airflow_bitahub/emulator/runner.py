@@ -96,9 +96,10 @@ class Runner:
 
     # Jobs
 
-    def submit_job(self, namespace: str, spec: JobSpec) -> JobRecord:
+    def submit_job(self, namespace: str, spec: JobSpec, user: str) -> JobRecord:
         """Record a job and run it as soon as its turn comes.
 
+        :param user: who has signed in to submit it; "": nobody has
         :raises Conflict: the name is taken
         :raises Invalid: it could never run here; nothing was recorded
         """
@@ -112,7 +113,7 @@ class Runner:
         lacks = self._capacity.lacks(spec)
         if lacks and not self._oversized_fail:
             raise Invalid(f"the job can never run: {lacks}")
-        record = self._state.create_job(namespace, spec)
+        record = self._state.create_job(namespace, spec, user)
         if lacks:
             return self._state.refuse_job(record.key, f"the job can never run: {lacks}")
         self._begin(record.key, self._run_job(record, script), self._job_over)

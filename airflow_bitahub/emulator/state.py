@@ -93,6 +93,7 @@ class JobRecord:
     :param message: what it waits for, or why it ended as it did
     :param retries: how often it was restarted
     :param is_underpowered: whether it failed because there can never be room for it
+    :param user: who had signed in to submit it; "": nobody had
     :param exit_code: of its program, 214 when stopped; None while it is not over or when it never ran
     """
 
@@ -108,6 +109,7 @@ class JobRecord:
     message: str = ""
     retries: int = 0
     is_underpowered: bool = False
+    user: str = ""
 
     @property
     def word(self) -> str:
@@ -203,12 +205,12 @@ class State:
 
     # Jobs
 
-    def create_job(self, namespace: str, spec: JobSpec) -> JobRecord:
+    def create_job(self, namespace: str, spec: JobSpec, user: str = "") -> JobRecord:
         """Record a new job. Raises Conflict when its name is taken."""
         key, now = JobKey(namespace, spec.job_name), self.now()
         with self._lock:
             self.require_free(key)
-            record = JobRecord(key, spec, created=now, updated=now, tasks=_tasks(spec))
+            record = JobRecord(key, spec, created=now, updated=now, tasks=_tasks(spec), user=user)
             self._latest[key] = LedgerEntry(self._store.add_job(_text(_JOB, record)), record)
             self._ledger.append(self._latest[key])
             return self._put_job(record)

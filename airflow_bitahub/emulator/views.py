@@ -56,6 +56,7 @@ def ledger_view(entry: LedgerEntry) -> dict[str, Any]:
     return {
         "name": record.key.name,
         "namespace": record.key.namespace,
+        "user": record.user,
         "state": record.word,
         "createdTime": record.created,
         "launchedTime": record.launched,

@@ -337,6 +337,21 @@ def test_a_job_is_submitted_with_an_access_token(http: httpx.Client, make_client
     assert [job.name for job in client.send(list_jobs())] == ["signed-in"]
 
 
+def test_the_ledger_tells_who_submitted_a_job(
+    http: httpx.Client, make_client: MakeClient, guarded: Emulator, own: Api
+) -> None:
+    make_client(tokens_of(sign_in(http))["access_token"]).send(submit_job(spec("mine")))
+    make_client(guarded.token).send(submit_job(spec("nobodys")))
+    ledger = own.http.get("/emulator/ledger").json()["data"]
+    assert [(entry["name"], entry["user"]) for entry in ledger] == [("mine", "you"), ("nobodys", "")]
+
+
+def test_who_signed_in_may_look_at_the_faults_but_not_change_them(http: httpx.Client) -> None:
+    headers = bearer(tokens_of(sign_in(http))["access_token"])
+    assert http.get("/emulator/faults", headers=headers).json()["data"] == []
+    assert_status_object(http.delete("/emulator/faults", headers=headers), 403, "Forbidden")
+
+
 def test_a_token_that_has_expired_is_told_apart(http: httpx.Client, make_client: MakeClient, clock: Clock) -> None:
     client = make_client(tokens_of(sign_in(http))["access_token"])
     client.send(submit_job(spec("expiring")))

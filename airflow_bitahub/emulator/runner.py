@@ -7,6 +7,7 @@ into the state when it is over, in one callback, however it came to its end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import shutil
@@ -39,6 +40,7 @@ T = TypeVar("T")
 LOOPBACK = "127.0.0.1"
 MAX_TASKS = 64  # of one job: more than a laptop will run
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LONGEST_PAUSE = 60  # seconds before a restart
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -59,6 +61,7 @@ class Runner:
     :param grace: seconds between SIGTERM and SIGKILL
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
+    :param serving_restarts: so often a serving's program that has ended is started again
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Runner:
         grace: float = 5.0,
         expire: float | None = None,
         oversized_fail: bool = False,
+        serving_restarts: int = 3,
     ) -> None:
         self._state = state
         self._storage = storage
@@ -83,6 +87,7 @@ class Runner:
         self._grace = grace
         self._expire = expire
         self._oversized_fail = oversized_fail
+        self._serving_restarts = serving_restarts
         self._blocks = count()
         self._sweep: asyncio.Task[None] | None = None
         self._tasks: dict[JobKey | ServingKey, asyncio.Task[Any]] = {}
@@ -329,34 +334,49 @@ class Runner:
         return {clean(spec.model.mount_path): self._storage.locate_input("model", spec.model.path)}
 
     async def _run_serving(self, record: ServingRecord) -> str:
+        if not record.restarts:
+            _new_log(self.log_of(record.key))
+        port = self._take_port()
+        try:
+            return await self._revive(record, port, await self._serve(record, port))
+        finally:
+            self._ports.discard(port)
+
+    async def _revive(self, record: ServingRecord, port: int, failure: str) -> str:
+        """Start a program that has ended again, as often as it may and after longer and longer pauses."""
+        while (restarts := self._state.serving(record.key).restarts) < self._serving_restarts:
+            pause = min(2**restarts, _LONGEST_PAUSE)
+            self._state.restart_serving(
+                record.key, f"restart {restarts + 1} of {self._serving_restarts} in {pause} s: {failure}"
+            )
+            await self._pass(pause)
+            failure = await self._serve(record, port)
+        return failure
+
+    async def _serve(self, record: ServingRecord, port: int) -> str:
+        """Run a serving's program until it ends, and tell how."""
         key, spec = record.key, record.spec
         image = self._images.find(spec.image)
         if not self._images.is_ready(image):
             self._state.explain_serving(key, _building(spec.image))
         python = await self._images.prepare(image)
-        file = _new_log(self.log_of(key))
-        port = self._take_port()
-        try:
-            with LinkFolder({**_files(image), **self._serving_mounts(spec)}, python) as folder:
-                env = {
-                    **folder.environment(),
-                    **{name: folder.map(value) for name, value in spec.envs.items()},
-                    # Several servings at once cannot all have the port of their image.
-                    "HOST": LOOPBACK,
-                    "PORT": str(port),
-                }
-                folder.note(self._trace_of(key, "program"))
-                command = folder.map("\n".join(spec.commands))
-                program = TracedCommand(self._trace_of(key, "program"))
-                group = program.start(command, cwd=folder.scratch, env=env, log=file)
-                try:
-                    self._state.launch_serving(key, f"http://{LOOPBACK}:{port}")
-                    code = await group.wait()
-                finally:
-                    await group.end(self._grace)
-        finally:
-            self._ports.discard(port)
-        return _serving_failure(code, file)
+        with LinkFolder({**_files(image), **self._serving_mounts(spec)}, python) as folder:
+            env = {
+                **folder.environment(),
+                **{name: folder.map(value) for name, value in spec.envs.items()},
+                # Several servings at once cannot all have the port of their image.
+                "HOST": LOOPBACK,
+                "PORT": str(port),
+            }
+            folder.note(self._trace_of(key, "program"))
+            command = folder.map("\n".join(spec.commands))
+            program = TracedCommand(self._trace_of(key, "program"))
+            group = program.start(command, cwd=folder.scratch, env=env, log=self.log_of(key))
+            try:
+                self._state.launch_serving(key, f"http://{LOOPBACK}:{port}")
+                return self._serving_failure(key, await group.wait())
+            finally:
+                await group.end(self._grace)
 
     async def _find_program(self, record: ServingRecord) -> str:
         """Go on with a serving whose program an earlier emulator started."""
@@ -364,21 +384,34 @@ class Runner:
         port = int(record.url.rpartition(":")[2] or 0)
         self._ports.add(port)
         try:
-            if record.status is ServingStatus.STOPPING:
-                return ""
-            return _serving_failure(await group.wait(), self.log_of(record.key))
+            try:
+                if record.status is ServingStatus.STOPPING:
+                    return ""
+                failure = self._serving_failure(record.key, await group.wait())
+            finally:
+                await group.end(self._grace)
+                LinkFolder.remove_noted(self._trace_of(record.key, "program"))
+            return await self._revive(record, port, failure)
         finally:
-            await group.end(self._grace)
             self._ports.discard(port)
-            LinkFolder.remove_noted(self._trace_of(record.key, "program"))
 
     async def _play_serving(self, key: ServingKey, script: ScriptedServing) -> str:
-        file = _new_log(self.log_of(key))
+        _new_log(self.log_of(key))
         with socket.create_server((LOOPBACK, 0)) as listener:
             self._state.launch_serving(key, f"http://{LOOPBACK}:{listener.getsockname()[1]}")
             if script.exit_code is None:
                 await script.serve(listener)
-        return _serving_failure(script.exit_code, file)
+        return self._serving_failure(key, script.exit_code or 0)
+
+    def _serving_failure(self, key: ServingKey, code: int) -> str:
+        """Say how a program ended; also who has the port it was meant for, which is why some do."""
+        held, port = "", self._state.serving(key).spec.protocols[0].port
+        for other in self._state.servings():
+            has_it = other.status is ServingStatus.RUNNING and other.spec.protocols[0].port == port
+            if has_it and other.key != key:
+                with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=0.5):
+                    held = f"; port {port} is taken, it seems by {other.key}: let the program listen on $PORT"
+        return f"the program ended by itself with exit code {code}{held}{_ending(self.log_of(key))}"
 
     def _serving_over(self, key: ServingKey, task: asyncio.Task[str]) -> None:
         self._state.finish_serving(key, _why(task) if task.cancelled() or task.exception() else task.result())
@@ -470,10 +503,6 @@ def _building(image: str) -> str:
 
 def _failure(role: str, index: int, code: int, file: Path) -> str:
     return f"task {index} of role {role!r} ended with exit code {code}{_ending(file)}"
-
-
-def _serving_failure(code: int | None, file: Path) -> str:
-    return f"the program ended by itself with exit code {code}{_ending(file)}"
 
 
 def _ending(file: Path) -> str:

@@ -84,6 +84,7 @@ class Emulator:
     :param cores: likewise
     :param memory_mb: likewise
     :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
+    :param serving_restarts: so often a serving's program that has ended is started again, after 1, 2, 4 ... seconds
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
@@ -108,6 +109,7 @@ class Emulator:
         cores: int | None = None,
         memory_mb: int | None = None,
         oversized_fail: bool = False,
+        serving_restarts: int = 3,
         grace: float = 5.0,
         expire: float | None = None,
         allowed_hosts: Iterable[str] = (),
@@ -139,6 +141,7 @@ class Emulator:
             grace=grace,
             expire=expire,
             oversized_fail=oversized_fail,
+            serving_restarts=serving_restarts,
         )
         self._host, self._port = host, port
         self._known_as = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]

@@ -38,7 +38,9 @@ JOB_MOVES: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
 SERVING_MOVES: Mapping[ServingStatus, frozenset[ServingStatus]] = MappingProxyType(
     {
         ServingStatus.WAITING: frozenset({ServingStatus.RUNNING, ServingStatus.STOPPING, ServingStatus.FAILED}),
-        ServingStatus.RUNNING: frozenset({ServingStatus.STOPPING, ServingStatus.FAILED}),
+        ServingStatus.RUNNING: frozenset(
+            {ServingStatus.WAITING, ServingStatus.STOPPING, ServingStatus.FAILED}  # WAITING: it restarts
+        ),
         ServingStatus.STOPPING: frozenset({ServingStatus.STOPPED}),
     }
 )
@@ -124,6 +126,7 @@ class ServingRecord:
     :param token: its access token
     :param url: where its program listens; "" until it was started
     :param message: what it waits for, or why it failed
+    :param restarts: how often its program was started again
     """
 
     key: ServingKey
@@ -136,6 +139,7 @@ class ServingRecord:
     launched: int = 0
     finished: int = 0
     message: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -330,6 +334,12 @@ class State:
         # The platform floors this one time to the second, so it may come before the creation.
         launched = self.now() // 1000 * 1000
         return self._move_serving(key, ServingStatus.RUNNING, url=url, launched=launched, message="")
+
+    def restart_serving(self, key: ServingKey, message: str) -> ServingRecord:
+        """Note that a serving's program has ended and is to be started again."""
+        with self._lock:
+            restarts = self.serving(key).restarts + 1
+            return self._move_serving(key, ServingStatus.WAITING, restarts=restarts, message=message)
 
     def stop_serving(self, key: ServingKey) -> bool:
         """Note that a serving shall end. Gives False when it is already ending or over: nothing is left to do."""

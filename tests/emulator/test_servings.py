@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.emulator.server import DrivenClock, Emulator
 from tests.emulator.conftest import SERVINGS, Api, assert_refused, is_alive
 
 SERVER = "python -m http.server --bind $HOST $PORT"
@@ -105,6 +106,47 @@ def test_one_that_ends_by_itself_failed(api: Api) -> None:
     assert "no such model" in serving["podstatuses"][0]["message"]
     assert api.http.put(f"{SERVINGS}/{name}/stop").status_code == 200
     assert api.serving(name)["status"] == "FAILED"
+
+
+def test_one_that_ends_by_itself_is_started_again_after_longer_and_longer_pauses(
+    images_file: Path, tmp_path: Path
+) -> None:
+    clock = DrivenClock()
+    with Emulator(tmp_path, images=images_file, serving_restarts=2, clock=clock) as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            name = api.serve("echo tried >> /model/u/dense/tries; exit 4")
+            for number, pause in ((1, 1), (2, 2)):
+                message = f"restart {number} of 2 in {pause} s: the program ended by itself with exit code 4"
+                api.until(lambda: api.serving(name)["podstatuses"], lambda pods: pods and message in pods[0]["message"])  # noqa: B023
+                assert api.serving(name)["status"] == "WAITING"
+                clock.advance(pause)
+            assert "exit code 4" in api.wait_serving(name, "FAILED")["podstatuses"][0]["message"]
+        assert (emulator.storage / "models/u/dense/tries").read_text() == "tried\n" * 3
+
+
+def test_one_that_waits_for_its_restart_can_be_stopped(images_file: Path, tmp_path: Path) -> None:
+    with Emulator(tmp_path, images=images_file, clock=DrivenClock()) as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            name = api.serve("exit 4")
+            api.until(lambda: api.serving(name)["podstatuses"], bool)
+            api.http.put(f"{SERVINGS}/{name}/stop")
+            api.wait_serving(name, "STOPPED")
+
+
+def test_who_has_the_port_that_a_program_insists_on_is_told(api: Api) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    protocols = [{"kind": "http", "port": port}]
+    insists = f"python -m http.server --bind 127.0.0.1 {port}"
+    first = api.serve(f"exec {insists}", protocols=protocols)
+    api.until(lambda: ask(f"http://127.0.0.1:{port}"), bool)
+    second = api.wait_serving(api.serve(insists, protocols=protocols), "FAILED")
+    assert f"port {port} is taken, it seems by serving '{first}'" in second["podstatuses"][0]["message"]
+    api.http.delete(f"{SERVINGS}/{first}")
 
 
 def test_own_port_wins_over_envs(api: Api) -> None:

@@ -13,7 +13,10 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
     images.py      images.toml: what stands for a container image
     capacity.py    which jobs may run now
     scripts.py     jobs and servings whose course is told in advance
-    runner.py      performs what state.py records
+    runs.py        what running jobs and servings have in common
+    job_runs.py    performs what state.py records of jobs
+    serving_runs.py  likewise of servings
+    runner.py      both, as a whole
     profiles.py    jobs as JSON, in each shape an installation may answer in
     views.py       servings and the ledger as JSON
     signin.py      passwords and what they are exchanged for

@@ -98,7 +98,7 @@ def _job_routes(state: State, runner: Runner, profile: Profile) -> APIRouter:
         spec = _parse(JobSpec, body)
         if spec.job_name != name:
             raise Invalid(f"jobName: {spec.job_name!r} is not the name in the address, {name!r}")
-        runner.submit_job(namespace, spec, request.state.user)
+        runner.jobs.submit(namespace, spec, request.state.user)
         return success({"jobName": name})
 
     @router.get("/{name}")
@@ -107,13 +107,13 @@ def _job_routes(state: State, runner: Runner, profile: Profile) -> APIRouter:
 
     @router.delete("/{name}")
     async def delete_job(namespace: str, name: str) -> JSONResponse:
-        runner.delete_job(JobKey(namespace, name))
+        runner.jobs.delete(JobKey(namespace, name))
         return success({"jobName": name})
 
     @router.get("/{name}/log")
     async def read_job_log(namespace: str, name: str, tail_lines: TailLines = 100) -> JSONResponse:
         record = state.job(JobKey(namespace, name))
-        return success({"log": tail(runner.log_of(record.key), tail_lines)})
+        return success({"log": tail(runner.jobs.log_of(record.key), tail_lines)})
 
     return router
 
@@ -126,7 +126,7 @@ def _serving_routes(state: State, runner: Runner) -> APIRouter:
 
     @router.post("")
     async def create_serving(namespace: str, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
-        record = runner.create_serving(namespace, _parse(ServingSpec, body))
+        record = runner.servings.create(namespace, _parse(ServingSpec, body))
         return success({"name": record.key.name, "version": record.key.version})
 
     @router.get("")
@@ -140,12 +140,12 @@ def _serving_routes(state: State, runner: Runner) -> APIRouter:
 
     @router.put("/{name}/stop")
     async def stop_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
-        runner.stop_serving(ServingKey(namespace, name, version))
+        runner.servings.stop(ServingKey(namespace, name, version))
         return success({"name": name, "version": version})
 
     @router.delete("/{name}")
     async def delete_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
-        await runner.delete_serving(ServingKey(namespace, name, version))
+        await runner.servings.delete(ServingKey(namespace, name, version))
         return success({"name": name, "version": version})
 
     @router.get("/{name}/log")
@@ -153,7 +153,7 @@ def _serving_routes(state: State, runner: Runner) -> APIRouter:
         namespace: str, name: str, version: str = "v1", tail_lines: TailLines = 100
     ) -> JSONResponse:
         record = state.serving(ServingKey(namespace, name, version))
-        return success({"log": tail(runner.log_of(record.key), tail_lines)})
+        return success({"log": tail(runner.servings.log_of(record.key), tail_lines)})
 
     return router
 

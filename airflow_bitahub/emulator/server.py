@@ -29,8 +29,10 @@ from airflow_bitahub.emulator.faults import Faults
 from airflow_bitahub.emulator.hangup import hanging_up
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.profiles import find_profile
-from airflow_bitahub.emulator.runner import LOOPBACK, Runner
+from airflow_bitahub.emulator.runner import Runner
+from airflow_bitahub.emulator.runs import Workshop
 from airflow_bitahub.emulator.scripts import Scripts
+from airflow_bitahub.emulator.serving_runs import LOOPBACK
 from airflow_bitahub.emulator.signin import SignIn
 from airflow_bitahub.emulator.state import State
 from airflow_bitahub.emulator.storage import Storage
@@ -132,13 +134,8 @@ class Emulator:
         self.faults = Faults()
         cache = Path(image_cache).resolve() if image_cache else self.home / "images"
         self._runner = Runner(
-            self.state,
-            store,
-            Images(entries, cache, grace),
-            self.scripts,
-            self.home,
-            capacity=Capacity(max_running, accelerators=accelerators, cores=cores, memory_mb=memory_mb),
-            grace=grace,
+            Workshop(self.state, store, Images(entries, cache, grace), self.scripts, self.home, grace),
+            Capacity(max_running, accelerators=accelerators, cores=cores, memory_mb=memory_mb),
             expire=expire,
             oversized_fail=oversized_fail,
             serving_restarts=serving_restarts,

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import REPOSITORY
 
+if TYPE_CHECKING:
+    from tests.e2e.conftest import World
 
-@pytest.mark.e2e
-def test_the_example_of_a_users_own_test_passes(tmp_path: Path) -> None:
+pytestmark = pytest.mark.e2e
+
+
+def example(language: str, words: str) -> str:
+    """Give the README's one piece of code in this language that has these words."""
     text = (REPOSITORY / "README.md").read_text("utf-8")
-    [example] = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def test_" in code]
-    (tmp_path / "test_checked.py").write_text(example)
+    [code] = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in code]
+    return str(code)
+
+
+def test_the_documents_own_requests_lead_from_training_to_an_answer(world: World) -> None:
+    emulator = world.emulator
+    told = {"EMULATOR": emulator.url, "TOKEN": emulator.token, "STORAGE": str(emulator.storage)}
+    done = subprocess.run(
+        ["bash", "-eu", "-c", example("bash", "send train_job")],
+        cwd=REPOSITORY,
+        env={**os.environ, **told},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["data"]["predictions"] == [7], done.stdout
+    assert "mnist-serving-demo-1234" in world.servings()
+
+
+def test_the_example_of_a_users_own_test_passes(tmp_path: Path) -> None:
+    (tmp_path / "test_checked.py").write_text(example("python", "def test_"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
         "AIRFLOW_HOME": str(tmp_path / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),

@@ -171,7 +171,7 @@ class JobRuns(Runs[JobKey, Outcome]):
     async def _run_tasks(self, key: JobKey, spec: JobSpec) -> Outcome:
         pythons, mounts = await self._pythons(key, spec), self._mounts(spec)
         folders = [LinkFolder({**files_of(image), **mounts}, python) for image, python in pythons]
-        hosts = rendezvous.addresses(spec.task_roles, next(self._blocks))
+        endpoints = rendezvous.endpoints(spec.task_roles, next(self._blocks))
         groups: dict[Replica, ProcessGroup] = {}
         with ExitStack() as stack:
             for role, folder in zip(spec.task_roles, folders, strict=True):
@@ -181,7 +181,7 @@ class JobRuns(Runs[JobKey, Outcome]):
             try:
                 for role, folder in zip(spec.task_roles, folders, strict=True):
                     for index in range(role.task_number):
-                        told = rendezvous.variables(key.name, role, index, spec.task_roles, hosts)
+                        told = rendezvous.variables(key.name, role, index, spec.task_roles, endpoints)
                         groups[role.task_role_name, index] = self._start_task(key, role, index, folder, told)
                 return await self._watch_tasks(key, groups)
             finally:

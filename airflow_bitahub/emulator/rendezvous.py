@@ -1,30 +1,42 @@
-"""How the replicas of a job find one another: an address each, and the variables that tell all of them."""
+"""How the replicas of a job find one another: an address and a port each, and the variables that tell all of them."""
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import NamedTuple
 
 from airflow_bitahub.api.jobs import TaskRole
 
-PORT = 2222  # every replica has an address of its own, so that all may have the same port
-_LOOPBACK = "127.0.0.1"
+
+class Endpoint(NamedTuple):
+    """Where a replica can be reached. Some programs, TensorFlow's for one, take their port on all addresses."""
+
+    host: str
+    port: int
 
 
-def addresses(roles: Sequence[TaskRole], block: int) -> dict[tuple[str, int], str]:
-    """Give each replica, by its role and index, an address on this machine that no other one has.
+def endpoints(roles: Sequence[TaskRole], block: int) -> dict[tuple[str, int], Endpoint]:
+    """Give each replica, by its role and index, an address on this machine and a port that no other one has.
 
     :param block: a number that differs for jobs that run at the same time
     """
     replicas = [(role.task_role_name, index) for role in roles for index in range(role.task_number)]
-    if sys.platform != "linux":  # elsewhere only one address leads to this machine without further ado
-        return dict.fromkeys(replicas, _LOOPBACK)
     second, third = 64 + block // 256 % 64, block % 256
-    return {replica: f"127.{second}.{third}.{number}" for number, replica in enumerate(replicas, 1)}
+    found = {}
+    with ExitStack() as taken:
+        for number, replica in enumerate(replicas, 1):
+            # Elsewhere only one address leads to this machine without further ado.
+            host = f"127.{second}.{third}.{number}" if sys.platform == "linux" else "127.0.0.1"
+            free = taken.enter_context(socket.create_server(("127.0.0.1", 0)))
+            found[replica] = Endpoint(host, free.getsockname()[1])
+    return found
 
 
 def variables(
-    job_name: str, role: TaskRole, index: int, roles: Sequence[TaskRole], hosts: dict[tuple[str, int], str]
+    job_name: str, role: TaskRole, index: int, roles: Sequence[TaskRole], found: dict[tuple[str, int], Endpoint]
 ) -> dict[str, str]:
     """Give a replica's variables, in the spelling of Volcano (``VC_``, ``VK_``) and of OpenPAI (``PAI_``)."""
     told = {
@@ -38,9 +50,10 @@ def variables(
     }
     for other in roles:
         name = other.task_role_name
-        found = [hosts[name, number] for number in range(other.task_number)]
+        replicas = [found[name, number] for number in range(other.task_number)]
         volcano = name.upper().replace("-", "_")
-        told[f"VC_{volcano}_HOSTS"] = ",".join(found)
+        told[f"VC_{volcano}_HOSTS"] = ",".join(host for host, _ in replicas)
         told[f"VC_{volcano}_NUM"] = str(other.task_number)
-        told[f"PAI_TASK_ROLE_{name.replace('-', '_')}_HOST_LIST"] = ",".join(f"{host}:{PORT}" for host in found)
+        listed = ",".join(f"{host}:{port}" for host, port in replicas)
+        told[f"PAI_TASK_ROLE_{name.replace('-', '_')}_HOST_LIST"] = listed
     return told

@@ -136,14 +136,15 @@ def test_replicas_find_one_another(api: Api) -> None:
 import os, socket, time
 hosts, index = os.environ["VC_TWO_WORKERS_HOSTS"].split(","), int(os.environ["VK_TASK_INDEX"])
 assert os.environ["VC_TWO_WORKERS_NUM"] == str(len(hosts)) == "2" and os.environ["VC_TASK_NAME"] == "two-workers"
-assert os.environ["PAI_TASK_ROLE_two_workers_HOST_LIST"] == ",".join(f"{host}:2222" for host in hosts)
+listed = [entry.split(":") for entry in os.environ["PAI_TASK_ROLE_two_workers_HOST_LIST"].split(",")]
+assert [host for host, _ in listed] == hosts and len({port for _, port in listed}) == 2
 if index == 0:
-    with socket.create_server((hosts[0], 2222)) as server:
+    with socket.create_server((hosts[0], int(listed[0][1]))) as server:
         print("heard", server.accept()[0].recv(100).decode())
 else:
     for _ in range(1000):
         try:
-            socket.create_connection((hosts[0], 2222)).sendall(b"worker 1")
+            socket.create_connection((hosts[0], int(listed[0][1]))).sendall(b"worker 1")
             break
         except OSError:
             time.sleep(0.02)

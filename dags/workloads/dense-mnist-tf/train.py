@@ -5,17 +5,20 @@ Runs on the platform, with TensorFlow 2.3 and newer; stands alone, as a job's co
 
 import argparse
 import gzip
+import json
 import os
 import random
 import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 SIDE = 28
 LEARNING_RATE = 0.1
+PORT = 2222  # where replicas talk to one another, if the platform tells none
 
 
 def main() -> None:
@@ -38,12 +41,12 @@ def main() -> None:
         f"Training on {len(images)} pictures: {args.epochs} epochs, batch size {args.batch_size}, seed {args.seed}",
         flush=True,
     )
-    train(images, labels, args)
-    print(f"Model saved in {args.output_dir}")
+    if train(images, labels, args):
+        print(f"Model saved in {args.output_dir}")
 
 
-def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> None:
-    """Fit the network and write it to the output folder, over a model already there."""
+def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> bool:
+    """Fit the network and write it to the output folder, over a model already there; return whether that was done."""
     # TensorFlow takes its time to load, so wrong input is reported without it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
@@ -51,6 +54,8 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> N
     random.seed(args.seed)
     np.random.seed(args.seed)
     tf.random.set_seed(args.seed)
+    if args.strategy:
+        return train_together(tf, images, labels, args)
 
     model = tf.keras.Sequential(
         [
@@ -69,6 +74,73 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> N
         model.export(str(args.output_dir))
     else:
         tf.saved_model.save(model, str(args.output_dir))
+    return True
+
+
+def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> bool:
+    """Fit the same network together with the other replicas of the role; return whether it was this one to write it.
+
+    The loop is written out, since Keras 3 cannot `fit` over several machines.
+    """
+    index = join_cluster()
+    strategies = tf.distribute if hasattr(tf.distribute, "MultiWorkerMirroredStrategy") else tf.distribute.experimental
+    strategy = strategies.MultiWorkerMirroredStrategy()
+    with strategy.scope():
+        weights, bias = tf.Variable(tf.zeros([SIDE * SIDE, 10])), tf.Variable(tf.zeros([10]))
+
+    pictures = tf.data.Dataset.from_tensor_slices((images / np.float32(255), labels.astype(np.int32)))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    batches = strategy.experimental_distribute_dataset(
+        pictures.shuffle(len(labels), seed=args.seed).batch(args.batch_size, drop_remainder=True).with_options(options)
+    )
+
+    def step(inputs: Any, truth: Any) -> Any:
+        with tf.GradientTape() as tape:
+            logits = tf.matmul(tf.reshape(inputs, [-1, SIDE * SIDE]), weights) + bias
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=truth, logits=logits)
+            loss = tf.reduce_sum(losses) / args.batch_size
+        gradients = tape.gradient(loss, [weights, bias])
+        summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        for variable, gradient in zip([weights, bias], summed):  # noqa: B905  Python 3.8 knows no `strict`
+            variable.assign_sub(LEARNING_RATE * gradient)
+        return loss
+
+    @tf.function
+    def train_batch(inputs: Any, truth: Any) -> Any:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step, args=(inputs, truth)), axis=None)
+
+    for epoch in range(args.epochs):
+        losses = [float(train_batch(inputs, truth)) for inputs, truth in batches]
+        print(f"Epoch {epoch + 1}, {strategy.num_replicas_in_sync} replicas: loss {np.mean(losses):.4f}", flush=True)
+
+    if index != 0:
+        return False
+    network = tf.Module()
+    network.weights, network.bias = tf.Variable(weights.numpy()), tf.Variable(bias.numpy())
+
+    @tf.function(input_signature=[tf.TensorSpec([None, SIDE, SIDE], tf.float32)])
+    def predict(inputs: Any) -> Any:
+        return tf.nn.softmax(tf.matmul(tf.reshape(inputs, [-1, SIDE * SIDE]), network.weights) + network.bias)
+
+    tf.saved_model.save(network, str(args.output_dir), signatures=predict)
+    return True
+
+
+def join_cluster() -> int:
+    """Tell TensorFlow who the replicas are, from what the platform tells this one; return its number."""
+    told = os.environ
+    if "TF_CONFIG" not in told:
+        role = told.get("VC_TASK_NAME", "")
+        hosts = told.get("PAI_TASK_ROLE_{}_HOST_LIST".format(role.replace("-", "_")), "")
+        if not hosts:
+            names = told.get("VC_{}_HOSTS".format(role.upper().replace("-", "_")), "")
+            hosts = ",".join(f"{name}:{PORT}" for name in names.split(",") if name)
+        if not hosts:
+            fail("--strategy needs to be told who the replicas are: TF_CONFIG, or what a job of several replicas gets.")
+        task = {"type": "worker", "index": int(told["VC_TASK_INDEX"])}
+        told["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts.split(",")}, "task": task})
+    return int(json.loads(told["TF_CONFIG"])["task"]["index"])
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -111,6 +183,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive, default=2)
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--strategy", action="store_true", help="train together with the other replicas of the role")
     return parser.parse_args()
 
 

@@ -41,9 +41,9 @@ class Workload:
         self.result = self.output / "evaluation_result.json"
         self.first_result: dict[str, float] = {}
 
-    def run(self, program: str, **options: Path) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *flags: str, **options: Path) -> subprocess.CompletedProcess[str]:
         arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-        command = [self.python, "-B", PROGRAMS / program, *arguments]
+        command = [self.python, "-B", PROGRAMS / program, *flags, *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     def chain(self) -> dict[str, float]:
@@ -146,6 +146,11 @@ def test_train_reports_labels_of_other_pictures(broken: Workload) -> None:
     labels.write_bytes((broken.data / "t10k-labels-idx1-ubyte.gz").read_bytes())
     done = broken.run("train.py", data_dir=broken.data, output_dir=broken.model)
     assert_sentence(done, "train.py", "1437 training pictures", "360 labels")
+
+
+def test_train_reports_that_nobody_tells_who_the_other_workers_are(broken: Workload) -> None:
+    done = broken.run("train.py", "--strategy", data_dir=broken.data, output_dir=broken.model)
+    assert_sentence(done, "train.py", "who the replicas are")
 
 
 def test_predict_reports_a_missing_model(broken: Workload) -> None:

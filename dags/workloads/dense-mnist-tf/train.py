@@ -47,6 +47,7 @@ def main() -> None:
 
 def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> bool:
     """Fit the network and write it to the output folder, over a model already there; return whether that was done."""
+    index = join_cluster() if args.strategy else 0
     # TensorFlow takes its time to load, so wrong input is reported without it.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
@@ -55,7 +56,8 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
     np.random.seed(args.seed)
     tf.random.set_seed(args.seed)
     if args.strategy:
-        return train_together(tf, images, labels, args)
+        train_together(tf, images, labels, args, save=index == 0)
+        return index == 0
 
     model = tf.keras.Sequential(
         [
@@ -77,12 +79,11 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
     return True
 
 
-def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> bool:
-    """Fit the same network together with the other replicas of the role; return whether it was this one to write it.
+def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argparse.Namespace, save: bool) -> None:
+    """Fit the same network together with the other replicas of the role; one of them has to write it.
 
     The loop is written out, since Keras 3 cannot `fit` over several machines.
     """
-    index = join_cluster()
     strategies = tf.distribute if hasattr(tf.distribute, "MultiWorkerMirroredStrategy") else tf.distribute.experimental
     strategy = strategies.MultiWorkerMirroredStrategy()
     with strategy.scope():
@@ -114,8 +115,8 @@ def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argpar
         losses = [float(train_batch(inputs, truth)) for inputs, truth in batches]
         print(f"Epoch {epoch + 1}, {strategy.num_replicas_in_sync} replicas: loss {np.mean(losses):.4f}", flush=True)
 
-    if index != 0:
-        return False
+    if not save:
+        return
     network = tf.Module()
     network.weights, network.bias = tf.Variable(weights.numpy()), tf.Variable(bias.numpy())
 
@@ -124,7 +125,6 @@ def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argpar
         return tf.nn.softmax(tf.matmul(tf.reshape(inputs, [-1, SIDE * SIDE]), network.weights) + network.bias)
 
     tf.saved_model.save(network, str(args.output_dir), signatures=predict)
-    return True
 
 
 def join_cluster() -> int:

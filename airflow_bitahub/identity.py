@@ -170,11 +170,13 @@ class ServingRecord:
     :param digest: of the specification that was created last, or is being created; "": none, so that nothing is ours
     :param created_at: the platform's time of creation of the one that is surely ours
     :param since: since when the creation of another one has been on its way, by our clock; None: none is
+    :param ready: whether it was seen to answer; until then the tasks that wait for it are to stop it if they fail
     """
 
     digest: str
     created_at: float | None = None
     since: float | None = None
+    ready: bool = False
 
     @classmethod
     def from_json(cls, value: Any) -> ServingRecord | None:
@@ -194,6 +196,10 @@ class ServingRecord:
         if self.since is None:
             return bool(self.digest) and created_at == self.created_at
         return self._is_on_its_way(created_at)
+
+    def replaces(self, created_at: float | None) -> bool:
+        """Tell whether another serving is being created in place of the one created at that time."""
+        return self.since is not None and self.created_at == created_at
 
     def _is_on_its_way(self, created_at: float | None) -> bool:
         if self.since is None:

@@ -254,7 +254,8 @@ def ensure_serving(
 ) -> Procedure[tuple[Serving, ServingRecord | None]]:
     """Give the serving of a specification, our own where it runs already.
 
-    With it comes what was written down, if it was created for this task; None when it was there before.
+    With it comes what was written down, if it was created for this task or never got ready, so that it is to be stopped
+    should the task fail; None otherwise.
 
     :param load: gives what was written down when this deployment last created a serving of this name, if ever
     :param save: writes that down; called before anything is sent
@@ -277,9 +278,9 @@ def ensure_serving(
             )
         same = record.digest == wanted and record.describes(found.created_at)
         if same and not found.status.is_ending:
-            own = ServingRecord(wanted, found.created_at)
+            own = ServingRecord(wanted, found.created_at, ready=record.ready and not unsettled)
             save(own)
-            return found, own if unsettled else None
+            return found, None if own.ready else own
         begun = unsettled and not record.describes(found.created_at)  # an earlier try was about to replace it
         if if_exists == "fail" and not (same or begun):
             raise ServingRefusedError(
@@ -308,6 +309,7 @@ class _Creation:
     def post(self, *, new: bool) -> Procedure[tuple[Serving, ServingRecord]]:
         """Create until the platform has it; an unknown outcome is settled by looking."""
         looking = get_serving(self.spec.name, self.spec.version)
+        had_effect = not new  # may have had
         for attempt in range(1, _SUBMISSIONS + 1):
             accepted = False
             try:
@@ -317,13 +319,15 @@ class _Creation:
                 if new and attempt == 1:
                     raise self._give_up() from error
             except RateLimitError:
+                if not had_effect:
+                    self._forget()
                 raise
             except (APIError, TransportError) as error:
+                had_effect = had_effect or (_is_unsettled(error) and not isinstance(error, ConnectFailedError))
                 if (yield from _look(looking, _settling(error), self.clock)) is None:
-                    if not _is_unsettled(error):
+                    if not (_is_unsettled(error) and had_effect):
                         self._forget()
-                        raise
-                    if attempt == _SUBMISSIONS:
+                    if not _is_unsettled(error) or attempt == _SUBMISSIONS:
                         raise
                     continue
             break
@@ -333,12 +337,25 @@ class _Creation:
                 f"The platform accepted serving {self.spec.name!r} but does not show it. Try again later.",
                 self.spec.name,
             )
-        own = ServingRecord(self.intent.digest, serving.created_at)
-        is_own = accepted or self.intent.describes(serving.created_at)
-        if not is_own or self.load() not in (self.intent, own):
+        # Some platforms may tell the time of creation only later.
+        since = self.intent.since if serving.created_at is None else None
+        own = ServingRecord(self.intent.digest, serving.created_at, since)
+        if self._is_replaced(serving) or not (accepted or self.intent.describes(serving.created_at)):
             raise self._give_up()
         self.save(own)
         return serving, own
+
+    def _is_replaced(self, serving: Serving) -> bool:
+        """Tell by our note whether another task has replaced, or is about to replace, what this one has created.
+
+        A note of one that saw no more than this task did will be told that the name is taken, so it does not count.
+        """
+        note = self.load()
+        if note is None or note == self.intent:
+            return False
+        if note.since is not None:
+            return note.created_at not in (None, self.intent.created_at)
+        return note.describes(serving.created_at) and note.digest != self.intent.digest
 
     def _give_up(self) -> ServingFailedError:
         self._forget()

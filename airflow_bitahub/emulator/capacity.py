@@ -73,7 +73,9 @@ class Capacity:
 
     def missing_now(self, spec: JobSpec) -> str:
         """Tell what a job waits for, in words; "": nothing."""
-        return self._lacking(demand(spec), self._free(), "{} free")
+        ahead = sum(waiting.queue == spec.queue for waiting in self._waiting.values())
+        behind = f"behind {ahead} in queue {spec.queue!r}" if ahead else ""
+        return "; ".join(filter(None, (self._lacking(demand(spec), self._free(), "{} free"), behind)))
 
     async def enter(self, key: Hashable, spec: JobSpec) -> None:
         """Wait until it is a job's turn, and take what it needs."""

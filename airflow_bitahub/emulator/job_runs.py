@@ -95,7 +95,9 @@ class JobRuns(Runs[JobKey, Outcome]):
         jobs = [job for job in reversed(self._state.jobs()) if not job.status.is_terminal]
         jobs.sort(key=lambda job: job.status is JobStatus.WAITING)  # those that run already have their places
         for job in jobs:
-            if job.status is JobStatus.WAITING:
+            if job.status is JobStatus.WAITING and (lacks := self._capacity.lacks(job.spec)):
+                self._state.refuse_job(job.key, f"the job can never run: {lacks}")
+            elif job.status is JobStatus.WAITING:
                 self.begin(job.key, self._run(job, None))
             else:
                 self._capacity.occupy(job.key, job.spec)
@@ -173,6 +175,7 @@ class JobRuns(Runs[JobKey, Outcome]):
         folders = [LinkFolder({**files_of(image), **mounts}, python) for image, python in pythons]
         endpoints = rendezvous.endpoints(spec.task_roles, next(self._blocks))
         groups: dict[Replica, ProcessGroup] = {}
+        shutil.rmtree(self.trace_of(key, "any").parent, ignore_errors=True)  # an earlier attempt's
         with ExitStack() as stack:
             for role, folder in zip(spec.task_roles, folders, strict=True):
                 stack.enter_context(folder)

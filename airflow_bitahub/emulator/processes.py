@@ -56,7 +56,8 @@ class ProcessGroup:
         while (self._poll() is None or self._has_members()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         self._signal(signal.SIGKILL)
-        while self._poll() is None:
+        deadline = time.monotonic() + 5  # what has left the group may hold the lock for ever
+        while self._poll() is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         self._is_gone = True
 
@@ -130,10 +131,9 @@ class TracedCommand:
         return ProcessGroup(self._read("pid") if self._is_alive() else None, self._exit_code)
 
     def _exit_code(self) -> int | None:
-        if self._is_alive():
-            return None
+        # The lock alone does not tell: what the command has left behind in a session of its own may hold it.
         code = self._read("exit")
-        return LOST if code is None else code
+        return code if code is not None else None if self._is_alive() else LOST
 
     def _is_alive(self) -> bool:
         with contextlib.suppress(FileNotFoundError), self._file("lock").open() as lock:

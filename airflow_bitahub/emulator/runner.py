@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from airflow_bitahub.emulator.capacity import Capacity
 from airflow_bitahub.emulator.job_runs import JobRuns
+from airflow_bitahub.emulator.refused import Unknown
 from airflow_bitahub.emulator.runs import Workshop
 from airflow_bitahub.emulator.serving_runs import ServingRuns
 
@@ -54,14 +56,14 @@ class Runner:
 
     async def clear(self) -> None:
         """Stop and remove every job and serving."""
-        for serving in self._state.servings():
-            await self.servings.delete(serving.key)
-        for job in self._state.jobs():
-            if not job.status.is_terminal:
-                self.jobs.delete(job.key)
-                if task := self.jobs.tasks.get(job.key):
-                    await asyncio.wait([task])
-            self.jobs.delete(job.key)
+        while servings := self._state.servings():
+            with contextlib.suppress(Unknown):  # somebody else removes it
+                await self.servings.delete(servings[0].key)
+        while jobs := self._state.jobs():
+            with contextlib.suppress(Unknown):
+                self.jobs.delete(jobs[0].key)
+            if task := self.jobs.tasks.get(jobs[0].key):
+                await asyncio.wait([task])
 
     async def close(self) -> None:
         """Stop every job and serving, wait until nothing runs, and give up all builds."""

@@ -166,6 +166,7 @@ class Emulator:
         :raises EmulatorError: the port or the home is in use, or the address is not this machine's
         :raises ConfigurationError: the home is another version's
         """
+        self._pid = os.getpid()
         self._lock = self._lock_home()
         try:
             self._store = Store(self.home / "records.sqlite")
@@ -200,7 +201,7 @@ class Emulator:
 
     def stop(self) -> None:
         """Stop every job and serving and end the server. Does nothing when it does not run."""
-        if self._server is None or self._thread is None:
+        if self._server is None or self._thread is None or os.getpid() != self._pid:  # a fork has none of the threads
             return
         self.faults.clear()  # what they hold would keep the server from ending
         self._server.should_exit = True

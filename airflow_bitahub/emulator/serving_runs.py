@@ -132,6 +132,7 @@ class ServingRuns(Runs[ServingKey, str]):
             folder.note(self.trace_of(key, "program"))
             command = folder.map("\n".join(spec.commands))
             program = TracedCommand(self.trace_of(key, "program"))
+            await program.find().end(self._grace)  # started by an emulator that was killed before it could say so
             group = program.start(command, cwd=folder.scratch, env=env, log=self.log_of(key))
             try:
                 self._state.launch_serving(key, f"http://{LOOPBACK}:{port}")

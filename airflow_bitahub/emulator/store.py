@@ -30,6 +30,8 @@ class Store:
 
     def __init__(self, file: Path | None = None) -> None:
         self._lock = threading.Lock()
+        if file is not None:
+            file.touch(mode=0o600)  # servings have access tokens
         self._database = sqlite3.connect(file or ":memory:", check_same_thread=False, isolation_level=None)
         # In this mode a write is a few microseconds, and survives the death of the process, if not of the machine.
         self._database.execute("PRAGMA journal_mode = WAL")

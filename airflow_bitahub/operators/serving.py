@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -175,9 +176,9 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             )
             if self.deferrable:
                 with suppress(ServingTimeoutError):  # one look, since most servings found again are ready
-                    return self._result(self.hook.run(wait(deadline=0)))
+                    return self._ready(self.hook.run(wait(deadline=0)))
                 self._defer(serving, deadline)
-            return self._result(self.hook.run(wait(deadline=deadline)))
+            return self._ready(self.hook.run(wait(deadline=deadline)))
 
     def execute_complete(
         self, context: Context, event: ServingEvent | None = None, own: dict[str, Any] | None = None
@@ -191,7 +192,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             message = event.get("message", "")
             match event.get("outcome"):
                 case "ready":
-                    return self._result(Serving.model_validate(event["serving"]))
+                    return self._ready(Serving.model_validate(event["serving"]))
                 case "failed":
                     raise ServingFailedError(message, self.serving_name)
                 case "timeout":
@@ -300,6 +301,9 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         self.check_still_wanted()
         if record.since is not None or self._own is not None:
             self._own = record  # from here on there may be a serving of this task's that has to be stopped
+        self._save(record)
+
+    def _save(self, record: ServingRecord) -> None:
         Variable.set(
             self._variable,
             record.to_json(),
@@ -307,7 +311,12 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             serialize_json=True,
         )
 
-    def _result(self, serving: Serving) -> dict[str, Any]:
+    def _ready(self, serving: Serving) -> dict[str, Any]:
+        """Note that the serving need not be stopped any more, and give the result."""
+        if self._own is not None:
+            note = self._load()
+            if note is None or not note.replaces(self._own.created_at):
+                self._save(replace(self._own, created_at=serving.created_at, since=None, ready=True))
         folders = self.hook.folders
         return {
             "serving_name": serving.name,

@@ -1185,10 +1185,39 @@ def test_a_platform_whose_clock_is_wrong_tells_a_serving_of_ours_all_the_same(sk
 
 def test_whether_a_serving_was_created_for_this_task_is_told() -> None:
     world = deployed(WANTED)
+    assert world.run(world.ensuring())[1] == world.record, "it never got ready"
+    assert world.record is not None
+    world.saved.append(replace(world.record, ready=True))
     assert world.run(world.ensuring())[1] is None
+    assert world.record.ready
     world = Servings(saved=[ServingRecord(digest(WANTED.body()), since=1000)])
     world.put(WANTED.image)  # by the try before this one
     assert world.run(world.ensuring())[1] == ServingRecord(digest(WANTED.body()), 1000)
+
+
+@pytest.mark.parametrize("error", [BUSY, NOT_CONNECTED], ids=repr)
+def test_what_a_creation_without_effect_was_to_make_is_not_taken_for_ours(error: BitaHubError) -> None:
+    world = Servings(answers=dict.fromkeys(range(1, 4), error))
+    with pytest.raises(type(error)):
+        world.ensure()
+    world.put(WANTED.image, is_ours=False)
+    for spec in (WANTED, OTHER):
+        with pytest.raises(ServingRefusedError):
+            world.ensure(spec)
+
+
+def test_a_platform_that_tells_the_time_of_creation_only_later() -> None:
+    world = Servings()
+    creating = world.ensuring()
+    assert next(creating) is not None
+    creating.throw(MISSING)
+    assert isinstance(creating.send(None), Call)
+    with pytest.raises(StopIteration) as finished:
+        creating.send(serving("WAITING", created_at=None))
+    assert finished.value.value[1] == ServingRecord(digest(WANTED.body()), None, since=1000)
+    world.put(WANTED.image)
+    assert world.ensure().created_at == 1000
+    assert world.attempts == 0
 
 
 @pytest.mark.parametrize("word", ["WAITING", "DEPLOYING", "RUNNING", "HIBERNATING"])

@@ -94,6 +94,7 @@ def test_a_small_job_does_not_overtake_a_large_one_of_its_queue(make_api: MakeAp
     large, small, elsewhere = submit(api, 2), submit(api, 1), submit(api, 1, queue="other")
     api.wait_job(elsewhere, "RUNNING")
     assert [state(api, name)[0] for name in (large, small)] == ["WAITING", "WAITING"]
+    assert state(api, small)[1] == "waiting: behind 1 in queue 'default'"
     clock.advance(3600)
     api.wait_job(large, "RUNNING")
     assert state(api, small)[0] == "WAITING"
@@ -129,6 +130,22 @@ def test_job_for_which_there_can_never_be_room_is_underpowered_where_that_is_wis
     name = submit(api, 1)
     assert state(api, name) == ("UNDERPOWERED", "the job can never run: 1 gtx-1080-ti asked for, there are 0")
     assert api.job(name)["launchedTime"] == 0
+
+
+def test_waiting_job_for_which_there_is_no_more_room_after_a_restart_holds_nobody_up(
+    tmp_path: Path, clock: DrivenClock
+) -> None:
+    names = []
+    for gpus in (4, 2):
+        with Emulator(tmp_path, clock=clock, accelerators={"gtx-1080-ti": gpus}) as emulator:
+            emulator.scripts.add(ScriptedJob(queue_seconds=3600))
+            api = Api(emulator)
+            with api.http:
+                names.append(submit(api, gpus))
+                if gpus == 2:
+                    assert state(api, names[0])[0] in ("STOPPED", "UNDERPOWERED")
+                    clock.advance(3600)
+                    assert api.wait_job(names[1])["state"] == "SUCCEEDED"
 
 
 def test_without_a_declaration_there_is_as_much_as_is_asked_for(make_api: MakeApi) -> None:

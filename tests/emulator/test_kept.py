@@ -122,6 +122,15 @@ def test_running_job_lives_on_and_is_found_again(mortal: Mortal) -> None:
     assert mortal.api.log(name) == "done\n"
 
 
+def test_end_of_a_found_job_is_told_although_what_it_left_behind_lives_on(mortal: Mortal) -> None:
+    name, _ = mortal.running("setsid sleep 60 & echo $! > /output/left; exit 3")
+    mortal.restart()
+    mortal.let_go()
+    job = mortal.api.wait_job(name)
+    assert (job["state"], job["jobStatus"]["appExitCode"]) == ("FAILED", 3)
+    os.kill(mortal.api.pid_from(mortal.output / "left"), signal.SIGKILL)
+
+
 def test_found_job_that_fails_is_restarted(mortal: Mortal) -> None:
     command = (
         "echo $$ > /output/pid; [ -e /output/second ] || { until [ -e /output/go ]; do sleep 0.02; done; exit 3; }"

@@ -15,11 +15,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from airflow_bitahub.api.servings import Model, Protocol, ServingSpec
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import DrivenClock, Emulator, EmulatorError
 from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import Api, is_alive
 
+SERVING = ServingSpec(
+    name="s",
+    model=Model(path="/models/u/m", mount_path="/model/u/m"),
+    image="i",
+    protocols=[Protocol()],
+    commands=["c"],
+)
 COMMAND = [sys.executable, "-c", "import sys; from airflow_bitahub.cli import main; sys.exit(main())", "emulator"]
 
 
@@ -69,6 +77,26 @@ def test_a_home_of_another_version_is_left_alone(images_file: Path, tmp_path: Pa
     database.close()
     with pytest.raises(ConfigurationError, match="another version's of the emulator"):
         Emulator(tmp_path, images=images_file).start()
+
+
+def test_a_fork_does_not_end_the_emulator_of_its_parent(images_file: Path) -> None:
+    with Emulator(images=images_file) as emulator:
+        child = os.fork()
+        if child == 0:
+            emulator.stop()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert emulator.home.exists()
+        assert httpx.get(emulator.url + "/healthz", trust_env=False).status_code == 200
+
+
+def test_tokens_of_servings_are_kept_from_other_users(images_file: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with Emulator(tmp_path, images=images_file) as emulator:
+        emulator.state.create_serving("n", SERVING)
+        files = list(tmp_path.glob("records.sqlite*"))
+        assert files
+        assert {file.stat().st_mode & 0o077 for file in files} == {0}
 
 
 def test_clearing_ends_and_removes_everything(images_file: Path, tmp_path: Path) -> None:

@@ -482,6 +482,32 @@ def test_serving_that_took_the_place_of_ours_is_not_stopped(
 
 
 @deploying
+def test_serving_an_earlier_try_created_is_stopped_when_it_never_gets_ready(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    defer(deploy(name, readiness_path="/sick", deferrable=True), task_run)
+    created = record().created
+    task_run.retry()  # whose worker, or triggerer, died while it waited
+    with pytest.raises(ServingTimeoutError):
+        deploy(name, readiness_path="/sick", launch_timeout=0.5).execute(task_run.context())
+    until(lambda: record().status.value, lambda status: status == "STOPPED")
+    assert record().created == created
+
+
+@deploying
+def test_ready_serving_is_known_again_although_another_task_has_spoilt_the_note(
+    name: str, task_run: TaskRun, variables: dict[str, str], record: Callable[[], ServingRecord]
+) -> None:
+    [event] = events_of(defer(deploy(name, deferrable=True), task_run))
+    [key] = variables
+    variables[key] = json.dumps({"digest": ""})
+    deploy(name).execute_complete(task_run.context(), event, **task_run.resume_with)
+    created = record().created
+    deploy(name).execute(TaskRun().context())
+    assert record().created == created
+
+
+@deploying
 def test_serving_that_answers_already_is_not_deferred_for(name: str) -> None:
     first = deploy(name).execute(TaskRun().context())
     assert deploy(name, deferrable=True).execute(TaskRun().context()) == first

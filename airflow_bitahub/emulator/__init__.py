@@ -25,6 +25,7 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
     disguise.py    what a query shows when it is to tell untruths
     injector.py    makes it all go wrong
     hangup.py      closing a connection without an answer
+    description.py what is told of all this at /openapi.json
     app.py         HTTP <-> state and runner
     server.py      the socket, and `Emulator`
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
+from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
@@ -18,8 +19,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_bitahub import __version__
 from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.emulator.description import (
+    ABOUT,
+    CONFLICT,
+    PROFILED,
+    Items,
+    JobName,
+    Log,
+    Record,
+    ServingName,
+    Success,
+    describe,
+    gives,
+    takes,
+)
 from airflow_bitahub.emulator.faults import Fault, Faults
-from airflow_bitahub.emulator.gate import Gate, envelope
+from airflow_bitahub.emulator.gate import Gate, envelope, needs_token
 from airflow_bitahub.emulator.hangup import HangUp
 from airflow_bitahub.emulator.injector import FaultInjector
 from airflow_bitahub.emulator.processes import tail
@@ -60,7 +75,14 @@ def create_app(
     :param sign_in: who may sign in; None: nobody
     """
     # The interactive pages would load scripts from elsewhere.
-    app = FastAPI(title="BitaHub emulator", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="BitaHub emulator",
+        version=__version__,
+        description=ABOUT,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # an address with a slash too many is a wrong one, at the platform too
+    )
     for root in _ROOTS:
         app.include_router(_job_routes(state, runner, profile), prefix=root + _JOBS)
         app.include_router(_serving_routes(state, runner), prefix=root + _SERVINGS)
@@ -68,6 +90,7 @@ def create_app(
         app.include_router(sign_in_routes(sign_in))
     _add_own_routes(app, state, faults)
     _add_error_answers(app)
+    describe(app, partial(needs_token, signing_in=sign_in is not None))
     app.add_middleware(FaultInjector, faults=faults, state=state)
     app.add_middleware(Defects)
     app.add_middleware(Ledger, state=state)
@@ -83,7 +106,7 @@ def success(data: Any) -> JSONResponse:
 def _job_routes(state: State, runner: Runner, profile: Profile) -> APIRouter:
     router = APIRouter(tags=["jobs"])
 
-    @router.get("")
+    @router.get("", summary="List the jobs of a namespace, newest first.", response_description=PROFILED)
     async def list_jobs(
         namespace: str, page: Annotated[int, Query(ge=1)] = 1, limit: Annotated[int, Query(ge=1, le=1000)] = 100
     ) -> JSONResponse:
@@ -91,7 +114,9 @@ def _job_routes(state: State, runner: Runner, profile: Profile) -> APIRouter:
         shown = records[(page - 1) * limit : page * limit]
         return JSONResponse(profile.answer_list(shown, len(records)))
 
-    @router.post("/{name}")
+    @router.post(
+        "/{name}", summary="Submit a job.", openapi_extra=takes(JobSpec), responses=gives(Success[JobName]) | CONFLICT
+    )
     async def submit_job(
         namespace: str, name: str, request: Request, body: Annotated[bytes, Depends(_body)]
     ) -> JSONResponse:
@@ -101,16 +126,16 @@ def _job_routes(state: State, runner: Runner, profile: Profile) -> APIRouter:
         runner.jobs.submit(namespace, spec, request.state.user)
         return success({"jobName": name})
 
-    @router.get("/{name}")
+    @router.get("/{name}", summary="Give a job.", response_description=PROFILED)
     async def get_job(namespace: str, name: str) -> JSONResponse:
         return JSONResponse(profile.answer(state.job(JobKey(namespace, name))))
 
-    @router.delete("/{name}")
+    @router.delete("/{name}", summary="Stop a job, or remove one that is over.", responses=gives(Success[JobName]))
     async def delete_job(namespace: str, name: str) -> JSONResponse:
         runner.jobs.delete(JobKey(namespace, name))
         return success({"jobName": name})
 
-    @router.get("/{name}/log")
+    @router.get("/{name}/log", summary="Give the last lines of what a job printed.", responses=gives(Success[Log]))
     async def read_job_log(namespace: str, name: str, tail_lines: TailLines = 100) -> JSONResponse:
         record = state.job(JobKey(namespace, name))
         return success({"log": tail(runner.jobs.log_of(record.key), tail_lines)})
@@ -124,31 +149,36 @@ def _serving_routes(state: State, runner: Runner) -> APIRouter:
     def view(key: ServingKey, request: Request) -> dict[str, Any]:
         return serving_view(state.serving(key), state.now(), show_token=request.state.knows_token)
 
-    @router.post("")
+    @router.post(
+        "",
+        summary="Create a serving.",
+        openapi_extra=takes(ServingSpec),
+        responses=gives(Success[ServingName]) | CONFLICT,
+    )
     async def create_serving(namespace: str, body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
         record = runner.servings.create(namespace, _parse(ServingSpec, body))
         return success({"name": record.key.name, "version": record.key.version})
 
-    @router.get("")
+    @router.get("", summary="List the servings of a namespace, newest first.", responses=gives(Success[Items]))
     async def list_servings(namespace: str, request: Request) -> JSONResponse:
         items = [view(record.key, request) for record in state.servings(namespace)]
         return success({"items": items, "totalItems": len(items)})
 
-    @router.get("/{name}")
+    @router.get("/{name}", summary="Give a serving.", responses=gives(Success[Record]))
     async def get_serving(namespace: str, name: str, request: Request, version: str = "v1") -> JSONResponse:
         return success(view(ServingKey(namespace, name, version), request))
 
-    @router.put("/{name}/stop")
+    @router.put("/{name}/stop", summary="Stop a serving and keep its record.", responses=gives(Success[ServingName]))
     async def stop_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
         runner.servings.stop(ServingKey(namespace, name, version))
         return success({"name": name, "version": version})
 
-    @router.delete("/{name}")
+    @router.delete("/{name}", summary="End a serving and remove it.", responses=gives(Success[ServingName]))
     async def delete_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
         await runner.servings.delete(ServingKey(namespace, name, version))
         return success({"name": name, "version": version})
 
-    @router.get("/{name}/log")
+    @router.get("/{name}/log", summary="Give the last lines of what a serving printed.", responses=gives(Success[Log]))
     async def read_serving_log(
         namespace: str, name: str, version: str = "v1", tail_lines: TailLines = 100
     ) -> JSONResponse:
@@ -161,32 +191,55 @@ def _serving_routes(state: State, runner: Runner) -> APIRouter:
 def _add_own_routes(app: FastAPI, state: State, faults: Faults) -> None:
     """Add what the platform does not have."""
 
-    @app.get("/", tags=["emulator"])
+    @app.get("/", tags=["emulator"], summary="Tell what this is.", responses=gives(Success[Record]))
     async def about() -> JSONResponse:
         return success({"name": "BitaHub emulator", "version": __version__})
 
-    @app.get("/healthz", tags=["emulator"])
+    @app.get("/healthz", tags=["emulator"], summary="Tell that it serves.", responses=gives(Success[str]))
     async def healthz() -> JSONResponse:
         return success("ok")
 
-    @app.get("/emulator/ledger", tags=["emulator"])
+    @app.get(
+        "/emulator/ledger",
+        tags=["emulator"],
+        summary="List every job that ever existed, with what was asked about it.",
+        responses=gives(Success[list[Record]]),
+    )
     async def ledger() -> JSONResponse:
         return success([ledger_view(entry) for entry in state.ledger()])
 
-    @app.post("/emulator/faults", tags=["emulator"])
+    @app.post(
+        "/emulator/faults",
+        tags=["emulator"],
+        summary="Put a fault in force.",
+        openapi_extra=takes(Fault),
+        responses=gives(Success[Record]),
+    )
     async def add_fault(body: Annotated[bytes, Depends(_body)]) -> JSONResponse:
         return success(faults.add(_parse(Fault, body)).view())
 
-    @app.get("/emulator/faults", tags=["emulator"])
+    @app.get(
+        "/emulator/faults",
+        tags=["emulator"],
+        summary="List the faults in force.",
+        responses=gives(Success[list[Record]]),
+    )
     async def list_faults() -> JSONResponse:
         return success([armed.view() for armed in faults])
 
-    @app.delete("/emulator/faults", tags=["emulator"])
+    @app.delete(
+        "/emulator/faults", tags=["emulator"], summary="Take all faults out of force.", responses=gives(Success[None])
+    )
     async def clear_faults() -> JSONResponse:
         faults.clear()
         return success(None)
 
-    @app.delete("/emulator/faults/{fault_id}", tags=["emulator"])
+    @app.delete(
+        "/emulator/faults/{fault_id}",
+        tags=["emulator"],
+        summary="Take a fault out of force.",
+        responses=gives(Success[None]),
+    )
     async def remove_fault(fault_id: str) -> JSONResponse:
         faults.remove(fault_id)
         return success(None)

@@ -30,6 +30,13 @@ def envelope(code: int, message: str, http_status: int | None = None) -> JSONRes
     return JSONResponse(body, status_code=http_status or code)
 
 
+def needs_token(method: str, path: str, *, signing_in: bool) -> bool:
+    """Tell whether a request is refused without a token: changes always are, and where users sign in so is looking."""
+    if signing_in:
+        return path != TOKEN_PATH and not (path in _OPEN and method in _LOOKING)
+    return method not in _LOOKING
+
+
 class Gate:
     """ASGI middleware that lets only proper requests through.
 
@@ -58,7 +65,7 @@ class Gate:
         # A web page may send a form, but gets nowhere without the password, and cannot read a token that is given. All
         # it could do is use up the tries of a user; the emulator's own token is good all the same.
         answer = self._refuse(headers, "application/x-www-form-urlencoded" if signs_in else "application/json")
-        if answer is None and not is_ours and not signs_in:
+        if answer is None and not is_ours:
             answer = self._refuse_caller(method, path, user)
         await (answer or self._app)(scope, receive, send)
 
@@ -79,11 +86,11 @@ class Gate:
 
     def _refuse_caller(self, method: str, path: str, user: str | None) -> JSONResponse | None:
         """Refuse whoever has not the emulator's own token and may not do this."""
-        if self._sign_in is None:
-            return None if method in _LOOKING else _unauthorized("this needs the emulator's token")
-        if user is None:
-            is_free = path in _OPEN and method in _LOOKING
-            return None if is_free else _unauthorized("this needs a token, which is missing, wrong or expired")
+        if self._sign_in is None or user is None:
+            if not needs_token(method, path, signing_in=self._sign_in is not None):
+                return None
+            which = "the emulator's token" if self._sign_in is None else "a token, which is missing, wrong or expired"
+            return _unauthorized(f"this needs {which}")
         if path.startswith("/emulator/") and method not in _LOOKING:
             return _status(403, "Forbidden", "this needs the emulator's own token")
         namespace = _NAMESPACE.match(path)

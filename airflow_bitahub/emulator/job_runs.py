@@ -67,6 +67,8 @@ class JobRuns(Runs[JobKey, Outcome]):
         """
         self._state.require_free(JobKey(namespace, spec.job_name))
         check_label("namespace", namespace)
+        if sum(role.task_number for role in spec.task_roles) > MAX_TASKS:
+            raise Invalid(f"the job has more than {MAX_TASKS} tasks, which is more than the emulator runs")
         script = self._scripts.for_job(spec)
         if script is None:
             self._check(spec)
@@ -104,8 +106,6 @@ class JobRuns(Runs[JobKey, Outcome]):
                 self.begin(job.key, self._find_tasks(job))
 
     def _check(self, spec: JobSpec) -> None:
-        if sum(role.task_number for role in spec.task_roles) > MAX_TASKS:
-            raise Invalid(f"the job has more than {MAX_TASKS} tasks, which is more than the emulator runs")
         self._mounts(spec, check_only=True)
         for role in spec.task_roles:
             check_text("command", role.command)

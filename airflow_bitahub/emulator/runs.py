@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 K = TypeVar("K", JobKey, ServingKey)
 T = TypeVar("T")
 
+_MOST = 2**31 - 1
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
@@ -114,6 +115,12 @@ def check_label(field: str, value: str) -> None:
     """Refuse what could not be the name of a folder, or of a Kubernetes object."""
     if not _LABEL.fullmatch(value):
         raise Invalid(f"{field}: {value!r} is not made of at most 63 letters, digits, '-', '_' and '.'")
+
+
+def check_count(field: str, value: int) -> None:
+    """Refuse what Kubernetes could not count up to. What is calculated from it could not be told either."""
+    if value > _MOST:
+        raise Invalid(f"{field}: is more than {_MOST}")
 
 
 def check_text(field: str, value: str) -> None:

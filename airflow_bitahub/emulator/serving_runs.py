@@ -17,6 +17,7 @@ from airflow_bitahub.emulator.runs import (
     Runs,
     Workshop,
     building,
+    check_count,
     check_label,
     check_text,
     ending,
@@ -56,6 +57,11 @@ class ServingRuns(Runs[ServingKey, str]):
         self._state.require_free(ServingKey(namespace, spec.name, spec.version))
         check_label("namespace", namespace)
         check_label("version", spec.version)
+        check_count("replicas", spec.replicas)
+        check_count("resource.cpu", spec.resource.cpu)
+        check_count("resource.memory", spec.resource.memory)
+        if spec.resource.acc_device is not None:
+            check_count("resource.accDevice.requests", spec.resource.acc_device.requests)
         for command in spec.commands:
             check_text("commands", command)
         for name, value in spec.envs.items():

@@ -10,12 +10,14 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
+from airflow_bitahub.emulator.description import takes
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105  an address
@@ -34,6 +36,31 @@ class SignInError(BitaHubError):
         super().__init__(message)
         self.error = error
         self.status = status
+
+
+class TokenForm(BaseModel):
+    """What is sent for tokens. A client's own id and secret may come with it."""
+
+    grant_type: Literal["password", "refresh_token"]
+    username: str = ""
+    password: str = ""
+    refresh_token: str = ""
+
+
+class Tokens(BaseModel):
+    """OAuth's token response; `expires_in` is seconds."""
+
+    access_token: str
+    token_type: Literal["Bearer"]
+    refresh_token: str
+    expires_in: int
+
+
+class OAuthError(BaseModel):
+    """OAuth's error response."""
+
+    error: str
+    error_description: str
 
 
 class _Grant(NamedTuple):
@@ -132,7 +159,16 @@ def sign_in_routes(sign_in: SignIn) -> APIRouter:
     """Give the one address at which tokens are had."""
     router = APIRouter(tags=["signing in"])
 
-    @router.post(TOKEN_PATH)
+    @router.post(
+        TOKEN_PATH,
+        summary="Give tokens for a user's password, or for a refresh token.",
+        openapi_extra=takes(TokenForm, "application/x-www-form-urlencoded"),
+        responses={
+            200: {"model": Tokens, "description": "An access token, and one to get the next with."},
+            400: {"model": OAuthError, "description": "The form is wrong, or what it brings."},
+            429: {"model": OAuthError, "description": "There were too many wrong passwords."},
+        },
+    )
     async def give_tokens(request: Request) -> JSONResponse:
         body = (await request.body()).decode("utf-8", "replace")
         try:

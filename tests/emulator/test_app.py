@@ -182,7 +182,9 @@ def test_refused_submissions_record_nothing(api: Api) -> None:
     assert not (api.emulator.storage / "projects/u/x").exists()
 
 
-@pytest.mark.parametrize("path", ["/nowhere", JOBS + "/a/b/c", "/lapis", "/docs", JOBS.replace("lapis", "kapis")])
+@pytest.mark.parametrize(
+    "path", ["/nowhere", JOBS + "/a/b/c", "/lapis", "/docs", JOBS + "/", JOBS.replace("lapis", "kapis")]
+)
 def test_unknown_address(api: Api, path: str) -> None:
     response = api.http.get(path)
     assert response.status_code == 404

@@ -168,13 +168,13 @@ class Emulator:
         """
         self._pid = os.getpid()
         self._lock = self._lock_home()
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._lock.close)
             self._store = Store(self.home / "records.sqlite")
-            self.state.restore(self._store)
+            undo.callback(self._store.close)
             listener = self._listen()
-        except BitaHubError:
-            self._lock.close()
-            raise
+            self.state.restore(self._store)
+            undo.pop_all()
         self._port = listener.getsockname()[1]
         app = create_app(
             self.state, self._runner, self.faults, self.token, self._known_as, self._profile, self._sign_in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import shutil
 import socket
@@ -177,7 +176,9 @@ class ServingRuns(Runs[ServingKey, str]):
         for other in self._state.servings():
             has_it = other.status is ServingStatus.RUNNING and other.spec.protocols[0].port == port
             if has_it and other.key != key:
-                with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=0.5):
+                try:
+                    socket.create_server((LOOPBACK, port)).close()
+                except OSError:
                     held = f"; port {port} is taken, it seems by {other.key}: let the program listen on $PORT"
         return f"the program ended by itself with exit code {code}{held}{ending(self.log_of(key))}"
 

@@ -325,11 +325,11 @@ class _Creation:
             except (APIError, TransportError) as error:
                 had_effect = had_effect or (_is_unsettled(error) and not isinstance(error, ConnectFailedError))
                 if (yield from _look(looking, _settling(error), self.clock)) is None:
+                    if _is_unsettled(error) and attempt < _SUBMISSIONS:
+                        continue
                     if not (_is_unsettled(error) and had_effect):
                         self._forget()
-                    if not _is_unsettled(error) or attempt == _SUBMISSIONS:
-                        raise
-                    continue
+                    raise
             break
         serving = yield from _look(looking, GRACE, self.clock)
         if serving is None:

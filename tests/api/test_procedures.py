@@ -1366,7 +1366,17 @@ def test_a_rate_limit_is_no_refusal() -> None:
 
 
 @pytest.mark.parametrize("pause", [0, 600], ids=["at once", "much later"])
-@pytest.mark.parametrize("options", [{}, {"lost": [1, 2]}, {"dropped": [1]}, {"lag": 20}, {"lag": 20, "lost": [1, 2]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"lost": [1, 2]},
+        {"dropped": [1]},
+        {"answers": {1: NOT_CONNECTED, 2: NOT_CONNECTED}},
+        {"lag": 20},
+        {"lag": 20, "lost": [1, 2]},
+    ],
+)
 @pytest.mark.parametrize("before", ["nothing", "other spec", "failed", "failed, not to be replaced"])
 def test_a_worker_may_die_at_any_step_of_a_deployment(before: str, options: dict[str, Any], pause: float) -> None:
     def attempt(deaths: Sequence[tuple[int, bool]]) -> int:

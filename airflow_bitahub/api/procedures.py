@@ -513,26 +513,29 @@ class _Submission:
     def post(self, record: JobRecord, *, new: bool = False) -> Procedure[tuple[Job, JobRecord]]:
         """Submit under a recorded name until the platform has it; an unknown outcome is settled by looking."""
         name, job = record.job_name, None
+        # Until a submission may have had an effect, a job of a name that others know, too, can only be theirs.
+        is_theirs = new and self.task.job_name is not None
         for attempt in range(1, _SUBMISSIONS + 1):
-            first = new and attempt == 1
             try:
                 yield from submit_job(self.spec_for(record), self.extra_body)
             except ConflictError as error:
-                if first and self.task.job_name:
+                if is_theirs:
                     # Taken between our look and our submission: never ours to adopt or to stop.
                     self.save(replace(record, refused=True))
                     raise _refused(name) from error
             except RateLimitError:
+                if is_theirs:
+                    self.save(replace(record, refused=True))
                 raise
             except (APIError, TransportError) as error:
-                job = yield from _look(get_job(name), _settling(error), self.clock)
+                is_theirs = is_theirs and (not _is_unsettled(error) or isinstance(error, ConnectFailedError))
+                job = None if is_theirs else (yield from _look(get_job(name), _settling(error), self.clock))
                 if job is None:
-                    if not _is_unsettled(error):
+                    if _is_unsettled(error) and attempt < _SUBMISSIONS:
+                        continue
+                    if is_theirs or not _is_unsettled(error):
                         self.save(replace(record, refused=True))
-                        raise
-                    if attempt == _SUBMISSIONS:
-                        raise
-                    continue
+                    raise
             break
         job = job or (yield from _look(get_job(name), GRACE, self.clock))
         if job is None:

@@ -791,6 +791,18 @@ def test_a_submission_that_got_through_very_late_is_found_whatever_the_second_is
     assert len(world.submitted) == 1
 
 
+@pytest.mark.parametrize("error", [BUSY, NOT_CONNECTED], ids=repr)
+def test_what_a_submission_without_effect_was_to_make_is_not_taken_for_ours(error: BitaHubError) -> None:
+    world = Jobs(answers=dict.fromkeys(range(1, 4), error), plan=[(10_000, JobStatus.SUCCEEDED)])
+    with pytest.raises(type(error)):
+        world.ensure(NAMED)
+    world.create("mnist")  # by somebody else
+    for task in (retry(NAMED), clear(NAMED)):
+        with pytest.raises(JobRefusedError):
+            world.ensure(task)
+    assert world.stopped == []
+
+
 def test_submitting_ends() -> None:
     world = Jobs(dropped=range(1, 100))
     with pytest.raises(RequestTimeoutError):

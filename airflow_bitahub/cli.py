@@ -98,6 +98,13 @@ def _add_emulator(subparsers: Subparsers) -> None:
         help="a job for which there can never be room is refused, or fails as UNDERPOWERED (default: %(default)s)",
     )
     parser.add_argument(
+        "--mounts",
+        choices=["auto", "bubblewrap", "links"],
+        default="auto",
+        help="how programs see their mounts: at their real paths, by bubblewrap; through links; or the first where it "
+        "works (default: %(default)s)",
+    )
+    parser.add_argument(
         "--expire", type=float, metavar="SECONDS", help="remove what is over after so long (default: keep it)"
     )
     parser.add_argument(
@@ -150,6 +157,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         oversized_fail=args.oversized == "fail",
         expire=args.expire,
         allowed_hosts=args.allow_host,
+        mounts=args.mounts,
         profile=args.profile,
         sign_in=sign_in,
     )

@@ -13,9 +13,9 @@ from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
 from airflow_bitahub.emulator import rendezvous
 from airflow_bitahub.emulator.capacity import Capacity
 from airflow_bitahub.emulator.images import Image
-from airflow_bitahub.emulator.links import LinkFolder, clean
 from airflow_bitahub.emulator.processes import ProcessGroup, TracedCommand
 from airflow_bitahub.emulator.refused import Invalid
+from airflow_bitahub.emulator.rooms import Folder, Room, clean
 from airflow_bitahub.emulator.runs import (
     Runs,
     Workshop,
@@ -111,17 +111,18 @@ class JobRuns(Runs[JobKey, Outcome]):
             check_text("command", role.command)
             self._images.find(role.image)
 
-    def _mounts(self, spec: JobSpec, *, check_only: bool = False) -> dict[str, Path]:
+    def _mounts(self, spec: JobSpec, *, check_only: bool = False) -> dict[str, Folder]:
         inputs = [("dataset", mount) for mount in spec.datasets] + [("model", mount) for mount in spec.models or ()]
         if spec.code is not None:
             inputs.append(("code", spec.code))
         mounts = {
-            clean(mount.mount_source.mount_path): self._storage.locate_input(kind, mount.mount_source.path)
+            clean(mount.mount_source.mount_path): Folder(self._storage.locate_input(kind, mount.mount_source.path))
             for kind, mount in inputs
         }
         if spec.output is not None:
             locate = self._storage.locate if check_only else self._storage.locate_output
-            mounts[clean(spec.output.mount_source.mount_path)] = locate(spec.output.mount_source.path)
+            place = locate(spec.output.mount_source.path)
+            mounts[clean(spec.output.mount_source.mount_path)] = Folder(place, is_writable=True)
         return mounts
 
     async def _run(self, record: JobRecord, script: ScriptedJob | None) -> Outcome:
@@ -172,20 +173,20 @@ class JobRuns(Runs[JobKey, Outcome]):
 
     async def _run_tasks(self, key: JobKey, spec: JobSpec) -> Outcome:
         pythons, mounts = await self._pythons(key, spec), self._mounts(spec)
-        folders = [LinkFolder({**files_of(image), **mounts}, python) for image, python in pythons]
+        rooms = [self._make_room({**files_of(image), **mounts}, python) for image, python in pythons]
         endpoints = rendezvous.endpoints(spec.task_roles, next(self._blocks))
         groups: dict[Replica, ProcessGroup] = {}
         shutil.rmtree(self.trace_of(key, "any").parent, ignore_errors=True)  # an earlier attempt's
         with ExitStack() as stack:
-            for role, folder in zip(spec.task_roles, folders, strict=True):
-                stack.enter_context(folder)
-                folder.note(self.trace_of(key, role.task_role_name))
+            for role, room in zip(spec.task_roles, rooms, strict=True):
+                stack.enter_context(room)
+                room.note(self.trace_of(key, role.task_role_name))
             self._state.launch_job(key)
             try:
-                for role, folder in zip(spec.task_roles, folders, strict=True):
+                for role, room in zip(spec.task_roles, rooms, strict=True):
                     for index in range(role.task_number):
                         told = rendezvous.variables(key.name, role, index, spec.task_roles, endpoints)
-                        groups[role.task_role_name, index] = self._start_task(key, role, index, folder, told)
+                        groups[role.task_role_name, index] = self._start_task(key, role, index, room, told)
                 return await self._watch_tasks(key, groups)
             finally:
                 await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
@@ -205,7 +206,7 @@ class JobRuns(Runs[JobKey, Outcome]):
         finally:
             await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
             for role in record.spec.task_roles:
-                LinkFolder.remove_noted(self.trace_of(key, role.task_role_name))
+                Room.remove_noted(self.trace_of(key, role.task_role_name))
         return await self._retry(key, record.spec, outcome)
 
     async def _watch_tasks(self, key: JobKey, groups: dict[Replica, ProcessGroup]) -> Outcome:
@@ -240,12 +241,9 @@ class JobRuns(Runs[JobKey, Outcome]):
             return Outcome(code, _failure(first.role, first.index, code, self.log_of(record.key)))
         return None
 
-    def _start_task(
-        self, key: JobKey, role: TaskRole, index: int, folder: LinkFolder, told: dict[str, str]
-    ) -> ProcessGroup:
+    def _start_task(self, key: JobKey, role: TaskRole, index: int, room: Room, told: dict[str, str]) -> ProcessGroup:
         program = TracedCommand(self.trace_of(key, f"{role.task_role_name}-{index}"))
-        env = {**folder.environment(), **told}
-        return program.start(folder.map(role.command), cwd=folder.scratch, env=env, log=self.log_of(key))
+        return program.start(role.command, room, told, self.log_of(key))
 
     def over(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
         """Note how a job ended."""

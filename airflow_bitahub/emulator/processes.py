@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from airflow_bitahub.emulator.rooms import Room
+
 LOST = 137  # the exit code of a command of which nobody saw the end
 
 # The command gets a shell of its own, so that no `exec` or `exit` in it gets past the note of its exit code.
-_TRACE = 'echo $$ >"$0.pid"; /bin/sh -c "$1"; code=$?; echo $code >"$0.exit"; exit $code'
+_TRACE = 'echo $$ >"$0.pid"; "$@"; code=$?; echo $code >"$0.exit"; exit $code'
 
 
 class ProcessGroup:
@@ -112,8 +114,11 @@ class TracedCommand:
     def __init__(self, trace: Path) -> None:
         self._trace = trace
 
-    def start(self, command: str, *, cwd: Path, env: Mapping[str, str], log: Path) -> ProcessGroup:
-        """Start it. Raises OSError when that cannot be done."""
+    def start(self, command: str, room: Room, told: Mapping[str, str], log: Path) -> ProcessGroup:
+        """Start it in a room. Raises OSError when that cannot be done.
+
+        :param told: environment variables, besides those that every program has
+        """
         self._trace.parent.mkdir(parents=True, exist_ok=True)
         for kind in ("lock", "pid", "exit"):
             self._file(kind).unlink(missing_ok=True)
@@ -121,8 +126,8 @@ class TracedCommand:
         try:
             # It belongs to the open file, which the command inherits: so it lasts as long as the command.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            argv = ["/bin/sh", "-c", _TRACE, str(self._trace), command]
-            return start(argv, cwd=cwd, env=env, log=log, pass_fds=[lock])
+            argv = ["/bin/sh", "-c", _TRACE, str(self._trace), *room.wrapper, "/bin/sh", "-c", room.map(command)]
+            return start(argv, cwd=room.scratch, env={**room.environment(), **told}, log=log, pass_fds=[lock])
         finally:
             os.close(lock)
 

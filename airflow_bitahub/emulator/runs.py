@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from airflow_bitahub.emulator.images import Image, Images
-from airflow_bitahub.emulator.links import clean
 from airflow_bitahub.emulator.processes import tail
 from airflow_bitahub.emulator.refused import Invalid
+from airflow_bitahub.emulator.rooms import Folder, Room, clean
 from airflow_bitahub.emulator.scripts import Scripts
 from airflow_bitahub.emulator.state import JobKey, ServingKey, State
 from airflow_bitahub.emulator.storage import Storage
@@ -31,12 +31,14 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 class Workshop(NamedTuple):
     """What everything runs with.
 
-    `home` holds logs and traces. `grace` is the seconds between SIGTERM and SIGKILL.
+    `make_room` is the kind of `Room` that programs run in. `home` holds logs and traces. `grace` is the seconds between
+    SIGTERM and SIGKILL.
     """
 
     state: State
     storage: Storage
     images: Images
+    make_room: type[Room]
     scripts: Scripts
     home: Path
     grace: float
@@ -46,7 +48,7 @@ class Runs(ABC, Generic[K, T]):
     """One asyncio task per job or serving. Its methods are called in the event loop."""
 
     def __init__(self, workshop: Workshop) -> None:
-        self._state, self._storage, self._images, self._scripts, self._home, self._grace = workshop
+        self._state, self._storage, self._images, self._make_room, self._scripts, self._home, self._grace = workshop
         self.tasks: dict[K, asyncio.Task[T]] = {}
 
     @abstractmethod
@@ -78,9 +80,9 @@ class Runs(ABC, Generic[K, T]):
             await asyncio.sleep(0.005)
 
 
-def files_of(image: Image) -> dict[str, Path]:
+def files_of(image: Image) -> dict[str, Folder]:
     """Give what an image would contain: container path -> file or folder."""
-    return {clean(path): source for path, source in image.files.items()}
+    return {clean(path): Folder(source) for path, source in image.files.items()}
 
 
 def new_log(file: Path) -> None:

@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -31,6 +32,7 @@ from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.profiles import find_profile
 from airflow_bitahub.emulator.runner import Runner
 from airflow_bitahub.emulator.runs import Workshop
+from airflow_bitahub.emulator.sandbox import choose_room
 from airflow_bitahub.emulator.scripts import Scripts
 from airflow_bitahub.emulator.serving_runs import LOOPBACK
 from airflow_bitahub.emulator.signin import SignIn
@@ -38,6 +40,8 @@ from airflow_bitahub.emulator.state import State
 from airflow_bitahub.emulator.storage import Storage
 from airflow_bitahub.emulator.store import Store
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
+
+log = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "BITAHUB_EMULATOR_TOKEN"  # noqa: S105  the name of a variable
 PASSWORD_VARIABLE = "BITAHUB_EMULATOR_PASSWORD"  # noqa: S105  likewise
@@ -90,10 +94,13 @@ class Emulator:
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
+    :param mounts: how programs see theirs: ``bubblewrap``, at their real paths and with little else of this machine;
+        ``links``, through links; or ``auto``, the first where it works
     :param clock: seconds since the epoch, for records, scripted jobs and faults, such as a `DrivenClock`
     :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
     :param sign_in: who may sign in, as at KubeSphere; then queries need a token as well; None: nobody
-    :raises ConfigurationError: the images file is wrong, or there is no such profile
+    :raises ConfigurationError: the images file is wrong, there is no such profile, or bubblewrap was asked for and does
+        not work
     """
 
     def __init__(
@@ -115,6 +122,7 @@ class Emulator:
         grace: float = 5.0,
         expire: float | None = None,
         allowed_hosts: Iterable[str] = (),
+        mounts: str = "auto",
         clock: Callable[[], float] = time.time,
         profile: str = "default",
         sign_in: SignIn | None = None,
@@ -122,6 +130,7 @@ class Emulator:
         if token == "":
             raise ConfigurationError("The emulator's token is empty.")
         self._profile, self._sign_in = find_profile(profile), sign_in
+        room, self._mounts = choose_room(mounts)
         entries = load_images(Path(images or DEFAULT_IMAGES))
         self._is_temporary = home is None
         self.home = Path(home or tempfile.mkdtemp(prefix="bitahub-emulator-")).resolve()
@@ -134,7 +143,7 @@ class Emulator:
         self.faults = Faults()
         cache = Path(image_cache).resolve() if image_cache else self.home / "images"
         self._runner = Runner(
-            Workshop(self.state, store, Images(entries, cache, grace), self.scripts, self.home, grace),
+            Workshop(self.state, store, Images(entries, cache, grace), room, self.scripts, self.home, grace),
             Capacity(max_running, accelerators=accelerators, cores=cores, memory_mb=memory_mb),
             expire=expire,
             oversized_fail=oversized_fail,
@@ -198,6 +207,7 @@ class Emulator:
         self._thread.start()
         atexit.register(self.stop)
         self._await_started(server)
+        log.info("programs see their mounts %s", self._mounts)
 
     def stop(self) -> None:
         """Stop every job and serving and end the server. Does nothing when it does not run."""

@@ -9,9 +9,9 @@ import socket
 from pathlib import Path
 
 from airflow_bitahub.api.servings import ServingSpec, ServingStatus
-from airflow_bitahub.emulator.links import LinkFolder, clean
 from airflow_bitahub.emulator.processes import TracedCommand
 from airflow_bitahub.emulator.refused import Invalid
+from airflow_bitahub.emulator.rooms import Folder, Room, clean
 from airflow_bitahub.emulator.runs import (
     Runs,
     Workshop,
@@ -96,8 +96,8 @@ class ServingRuns(Runs[ServingKey, str]):
                 waits = serving.status is ServingStatus.WAITING
                 self.begin(serving.key, self._run(serving) if waits else self._find_program(serving))
 
-    def _mounts(self, spec: ServingSpec) -> dict[str, Path]:
-        return {clean(spec.model.mount_path): self._storage.locate_input("model", spec.model.path)}
+    def _mounts(self, spec: ServingSpec) -> dict[str, Folder]:
+        return {clean(spec.model.mount_path): Folder(self._storage.locate_input("model", spec.model.path))}
 
     async def _run(self, record: ServingRecord) -> str:
         if not record.restarts:
@@ -126,19 +126,17 @@ class ServingRuns(Runs[ServingKey, str]):
         if not self._images.is_ready(image):
             self._state.explain_serving(key, building(spec.image))
         python = await self._images.prepare(image)
-        with LinkFolder({**files_of(image), **self._mounts(spec)}, python) as folder:
-            env = {
-                **folder.environment(),
-                **{name: folder.map(value) for name, value in spec.envs.items()},
+        with self._make_room({**files_of(image), **self._mounts(spec)}, python) as room:
+            told = {
+                **{name: room.map(value) for name, value in spec.envs.items()},
                 # Several servings at once cannot all have the port of their image.
                 "HOST": LOOPBACK,
                 "PORT": str(port),
             }
-            folder.note(self.trace_of(key, "program"))
-            command = folder.map("\n".join(spec.commands))
+            room.note(self.trace_of(key, "program"))
             program = TracedCommand(self.trace_of(key, "program"))
             await program.find().end(self._grace)  # started by an emulator that was killed before it could say so
-            group = program.start(command, cwd=folder.scratch, env=env, log=self.log_of(key))
+            group = program.start("\n".join(spec.commands), room, told, self.log_of(key))
             try:
                 self._state.launch_serving(key, f"http://{LOOPBACK}:{port}")
                 return self._failure(key, await group.wait())
@@ -157,7 +155,7 @@ class ServingRuns(Runs[ServingKey, str]):
                 failure = self._failure(record.key, await group.wait())
             finally:
                 await group.end(self._grace)
-                LinkFolder.remove_noted(self.trace_of(record.key, "program"))
+                Room.remove_noted(self.trace_of(record.key, "program"))
             return await self._revive(record, port, failure)
         finally:
             self._ports.discard(port)

@@ -193,7 +193,8 @@ def images_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def emulator(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     home = tmp_path_factory.mktemp("a home with spaces")
-    with Emulator(home, images=images_file, grace=1.0, serving_restarts=0) as emulator:
+    # Programs in a sandbox could not tell their process ids on this machine, which some tests need.
+    with Emulator(home, images=images_file, grace=1.0, serving_restarts=0, mounts="links") as emulator:
         for folder in ("projects/u/p/code", "datasets/u/MNIST", "models/u/dense"):
             (emulator.storage / folder).mkdir(parents=True)
         yield emulator

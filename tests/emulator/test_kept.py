@@ -27,25 +27,29 @@ class Handler(http.server.BaseHTTPRequestHandler):
 http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
 
 
-def live(home: Path, images: Path, urls: Connection) -> None:
+def live(home: Path, images: Path, mounts: str, urls: Connection) -> None:
     """Be an emulator."""
-    emulator = Emulator(home, images=images, token=TOKEN, grace=0.5, max_running=1)
+    emulator = Emulator(home, images=images, token=TOKEN, grace=0.5, max_running=1, mounts=mounts)
     run_until_signal(emulator, lambda: urls.send(emulator.url))
 
 
 class Mortal:
-    """An emulator in a process of its own, on a home that it shares with those that come after it."""
+    """An emulator in a process of its own, on a home that it shares with those that come after it.
 
-    def __init__(self, home: Path, images: Path) -> None:
+    Only where programs run without a sandbox are the process ids that they write down the machine's.
+    """
+
+    def __init__(self, home: Path, images: Path, mounts: str = "links") -> None:
         self.home = home
         self.output = home / "storage/projects/u/p/outputs/1"
         (home / "storage/models/u/dense").mkdir(parents=True)
         self._images = images
+        self._mounts = mounts
         self.start()
 
     def start(self) -> None:
         urls, far_end = FORKS.Pipe(duplex=False)
-        self._process = FORKS.Process(target=live, args=(self.home, self._images, far_end))
+        self._process = FORKS.Process(target=live, args=(self.home, self._images, self._mounts, far_end))
         self._process.start()
         url = httpx.URL(urls.recv())
         self.api = Api(Emulator(self.home / "other", images=self._images, token=TOKEN, port=url.port or 0))

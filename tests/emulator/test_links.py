@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_bitahub.emulator.links import LinkFolder, PathMap, clean
+from airflow_bitahub.emulator.links import LinkFolder, PathMap
 from airflow_bitahub.emulator.refused import Invalid
+from airflow_bitahub.emulator.rooms import Folder, clean
 
 MAP = PathMap(
     {
@@ -94,7 +95,7 @@ def test_folder_of_links(tmp_path: Path) -> None:
     first.mkdir(parents=True)
     second.mkdir()
     (second / "kept").write_text("kept")
-    with LinkFolder({"/a/b": first, "/a-b": second}, Path(sys.executable)) as folder:
+    with LinkFolder({"/a/b": Folder(first), "/a-b": Folder(second)}, Path(sys.executable)) as folder:
         assert " " not in str(folder.path)
         assert folder.map("/a/b") != folder.map("/a-b")
         assert Path(folder.map("/a/b")).resolve() == first

@@ -233,7 +233,7 @@ def test_two_hundred_jobs_at_once(images_file: Path, tmp_path: Path) -> None:
 
 def test_stopping_the_emulator_ends_everything(images_file: Path, tmp_path: Path) -> None:
     files, threads = open_files(), threading.active_count()
-    emulator = Emulator(tmp_path, images=images_file, grace=0.5, max_running=2)
+    emulator = Emulator(tmp_path, images=images_file, grace=0.5, max_running=2, mounts="links")
     emulator.start()
     api = Api(emulator)
     (emulator.storage / "models/u/dense").mkdir(parents=True)

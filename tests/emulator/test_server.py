@@ -100,7 +100,7 @@ def test_tokens_of_servings_are_kept_from_other_users(images_file: Path, tmp_pat
 
 
 def test_clearing_ends_and_removes_everything(images_file: Path, tmp_path: Path) -> None:
-    with Emulator(tmp_path, images=images_file, grace=0.5) as emulator:
+    with Emulator(tmp_path, images=images_file, grace=0.5, mounts="links") as emulator:
         (emulator.storage / "models/u/dense").mkdir(parents=True)
         api = Api(emulator)
         with api.http:
@@ -150,7 +150,7 @@ def test_one_emulator_per_home(images_file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals) -> None:
     home = tmp_path / "home"
-    argv = [*COMMAND, "--port", "0", "--home", str(home), "--images", str(images_file)]
+    argv = [*COMMAND, "--port", "0", "--home", str(home), "--images", str(images_file), "--mounts", "links"]
     with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as process:
         text = read_greeting(process)
         token = (home / "token").read_text().strip()

@@ -116,14 +116,15 @@ def test_one_that_ends_by_itself_is_started_again_after_longer_and_longer_pauses
         (emulator.storage / "models/u/dense").mkdir(parents=True)
         api = Api(emulator)
         with api.http:
-            name = api.serve("echo tried >> /model/u/dense/tries; exit 4")
+            name = api.serve("echo tried; exit 4")
             for number, pause in ((1, 1), (2, 2)):
                 message = f"restart {number} of 2 in {pause} s: the program ended by itself with exit code 4"
                 api.until(lambda: api.serving(name)["podstatuses"], lambda pods: pods and message in pods[0]["message"])  # noqa: B023
                 assert api.serving(name)["status"] == "WAITING"
                 clock.advance(pause)
             assert "exit code 4" in api.wait_serving(name, "FAILED")["podstatuses"][0]["message"]
-        assert (emulator.storage / "models/u/dense/tries").read_text() == "tried\n" * 3
+        [log] = emulator.home.glob("servings/**/log")
+        assert log.read_text() == "tried\n" * 3
 
 
 def test_one_that_waits_for_its_restart_can_be_stopped(images_file: Path, tmp_path: Path) -> None:

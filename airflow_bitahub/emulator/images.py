@@ -9,7 +9,8 @@ constraints = "constraints.txt"                 # optional; relative to this fil
                                                 # {dags} is the folder of the package's example DAGs
 [[image]]
 pattern = "*py38*"
-python = "/opt/py38/bin/python"                 # or an interpreter that exists
+python = "python3.8"                            # another interpreter, for the environment or, without requirements, as
+requirements = ["tensorflow-cpu==2.3.4"]        # it is; a path relative to this file, or a name to look for in PATH
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ class Image(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> Image:
-        if (self.requirements is None) == (self.python is None):
-            raise ValueError("give either requirements or python")
+        if self.requirements is None and self.python is None:
+            raise ValueError("give requirements, python or both")
         if self.constraints is not None and self.requirements is None:
             raise ValueError("constraints need requirements")
         return self
@@ -103,11 +104,16 @@ def _with_absolute_paths(image: Image, folder: Path) -> Image:
     return image.model_copy(
         update={
             "constraints": image.constraints and folder / image.constraints,
-            # not resolved: through a link it may be a virtual environment's
-            "python": image.python and folder / image.python.expanduser(),
+            "python": image.python and _interpreter(image.python.expanduser(), folder),
             "files": {path: folder / str(source).replace("{dags}", dags) for path, source in image.files.items()},
         }
     )
+
+
+def _interpreter(python: Path, folder: Path) -> Path:
+    if len(python.parts) == 1 and (found := shutil.which(python)):
+        return Path(found)
+    return folder / python  # not resolved: through a link it may be a virtual environment's
 
 
 class Images:
@@ -144,7 +150,7 @@ class Images:
 
     def is_ready(self, image: Image) -> bool:
         """Tell whether the image's environment exists."""
-        return image.python is not None or (self._place(image) / "done").exists()
+        return image.requirements is None or (self._place(image) / "done").exists()
 
     async def prepare(self, image: Image) -> Path:
         """Give the image's interpreter, once its environment is built.
@@ -153,7 +159,7 @@ class Images:
 
         :raises BuildFailedError: it cannot be built
         """
-        if image.python is not None:
+        if image.python is not None and image.requirements is None:
             return image.python
         place = self._place(image)
         if not self.is_ready(image):
@@ -179,7 +185,8 @@ class Images:
     def _place(self, image: Image) -> Path:
         """Give the folder of the environment; it is named after everything that decides what is in it."""
         constraints = image.constraints.read_text("utf-8") if image.constraints else ""
-        facts = [image.requirements, constraints, sys.version_info[:3], sys.base_prefix, platform.machine()]
+        base = [str(image.python)] if image.python else [sys.version_info[:3], sys.base_prefix]
+        facts = [image.requirements, constraints, *base, platform.machine()]
         return self._cache / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     async def _build(self, image: Image, place: Path) -> None:
@@ -211,19 +218,20 @@ class Images:
 
 def _commands(image: Image, requirements: Path, venv: Path) -> list[list[str]]:
     """Give the commands that build an environment, with uv where it is found, which is faster."""
+    base = str(image.python or sys.executable)
     if not image.requirements:
-        return [[sys.executable, "-m", "venv", "--without-pip", str(venv)]]
+        return [[base, "-m", "venv", "--without-pip", str(venv)]]
     python = str(venv / "bin" / "python")
     what = ["-r", str(requirements)]
     if image.constraints is not None:
         what += ["-c", str(image.constraints)]
     if uv := shutil.which("uv"):
         return [
-            [uv, "venv", "--python", sys.executable, str(venv)],
+            [uv, "venv", "--python", base, str(venv)],
             [uv, "pip", "install", "--python", python, *what],
         ]
     return [
-        [sys.executable, "-m", "venv", str(venv)],
+        [base, "-m", "venv", str(venv)],
         [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *what],
     ]
 

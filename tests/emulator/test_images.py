@@ -42,8 +42,7 @@ def test_unknown_image(tmp_path: Path) -> None:
         ("nonsense", "not TOML"),
         ("[image]\na = 1", "must hold"),
         (BARE + "[other]\na = 1", "must hold"),
-        ('[[image]]\npattern = "x"', "requirements or python"),
-        ('[[image]]\npattern = "x"\nrequirements = []\npython = "/p"', "requirements or python"),
+        ('[[image]]\npattern = "x"', "requirements, python or both"),
         ('[[image]]\npattern = "x"\npython = "/p"\nconstraints = "c"', "constraints need"),
         ("[[image]]\nrequirements = []", "pattern"),
         (BARE + "[[image]]\npattern = 1\nrequirements = []", "Image 2 .* pattern"),
@@ -85,6 +84,25 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 def test_an_interpreter_is_taken_as_it_is(tmp_path: Path) -> None:
     found = images(tmp_path, f'[[image]]\npattern = "x"\npython = "{sys.executable}"')
     assert asyncio.run(found.prepare(found.find("x"))) == Path(sys.executable)
+
+
+def test_an_interpreter_may_be_looked_for_in_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other-python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = images(tmp_path, '[[image]]\npattern = "x"\npython = "other-python"')
+    assert found.find("x").python == tmp_path / "other-python"
+
+
+def test_an_environment_may_be_another_interpreters(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "python"
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\ntouch "{tmp_path}/used"\nexec "{sys.executable}" "$@"\n')
+    other.chmod(0o755)
+    found = images(tmp_path, BARE + f'python = "{other}"\n')
+    python = asyncio.run(found.prepare(found.find("bare")))
+    assert (tmp_path / "used").exists()
+    own = images(tmp_path, BARE)
+    assert asyncio.run(own.prepare(own.find("bare"))) != python
 
 
 def test_the_shipped_images() -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from airflow_bitahub.api.jobs import JobSpec, TaskRole
 from airflow_bitahub.api.servings import Model, Protocol, ServingSpec
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import DrivenClock, Emulator, EmulatorError
 from airflow_bitahub.exceptions import ConfigurationError
-from tests.emulator.conftest import Api, is_alive
+from tests.emulator.conftest import JOBS, Api, is_alive
 
 SERVING = ServingSpec(
     name="s",
@@ -97,6 +98,31 @@ def test_tokens_of_servings_are_kept_from_other_users(images_file: Path, tmp_pat
         files = list(tmp_path.glob("records.sqlite*"))
         assert files
         assert {file.stat().st_mode & 0o077 for file in files} == {0}
+
+
+def memory_mb() -> float:
+    """Give what this process has in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up as Linux tells it")
+def test_ten_thousand_finished_jobs_are_a_light_burden(images_file: Path, tmp_path: Path) -> None:
+    role = TaskRole(image="i", command="c")
+    for is_restart in (False, True):
+        before = memory_mb()
+        with Emulator(tmp_path, images=images_file) as emulator:
+            for number in range(0 if is_restart else 10_000):
+                spec = JobSpec(job_name=f"old-{number}", task_roles=[role])
+                key = emulator.state.create_job("bita-user", spec).key
+                emulator.state.launch_job(key)
+                emulator.state.finish_job(key, 0, "")
+            api = Api(emulator)
+            with api.http:
+                page = api.http.get(JOBS, params={"limit": 100, "page": 100}).json()["data"]
+                assert (page["totalItems"], len(page["items"])) == (10_000 + is_restart, 100)
+                assert api.job("old-0")["state"] == "SUCCEEDED"
+                assert api.run("echo new", code=None, datasets=[])[1] == "new\n"
+            assert memory_mb() - before < 100
 
 
 def test_clearing_ends_and_removes_everything(images_file: Path, tmp_path: Path) -> None:

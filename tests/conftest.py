@@ -253,12 +253,12 @@ def submitted(platform: Emulator, client: BitaHubClient) -> Iterator[Submitted]:
 
 @pytest.fixture
 def task_state(monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
-    """Lets Airflow say in which state any task is; None: it has no such task. Untold, it does not answer."""
+    """Lets Airflow say in which state any task is; None: it has no such task; "": it is in none. Untold, no answer."""
 
     def say(state: str | None) -> None:
         def answer(dag_id: str, map_index: int | None, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:
             assert (dag_id, task_ids, map_index) == ("tests", ["task"], None)
-            return {} if state is None else {run_ids[0]: {task_ids[0]: state}}
+            return {} if state is None else {run_ids[0]: {task_ids[0]: state or None}}
 
         monkeypatch.setattr(
             "airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", staticmethod(answer)

@@ -45,7 +45,7 @@ class BitaHubOperator(BaseOperator):
         """
 
         def work() -> None:
-            if is_wanted(context["ti"]):
+            if is_wanted(context["ti"], when_reset=True):
                 self.log.info("The %s lives on: its task still waits for it", what)
                 return
             self._is_unwanted = True

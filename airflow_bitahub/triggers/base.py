@@ -81,7 +81,7 @@ class BitaHubTrigger(BaseTrigger):
         """Stop it if the task was marked or cleared; Airflow also comes here when it only moves the trigger."""
         if not self.cancel_on_kill:
             return
-        if self.task_instance is None or await sync_to_async(is_wanted)(self.task_instance):
+        if self.task_instance is None or await sync_to_async(is_wanted)(self.task_instance, when_reset=False):
             self.log.info("The %s lives on: its task still waits for it", self.subject)
             return
         self.log.info("Stopping the %s: its task no longer waits for it", self.subject)

@@ -18,11 +18,15 @@ class TaskInstance(Protocol):
     map_index: int | None
 
 
-def is_wanted(ti: TaskInstance) -> bool:
+def is_wanted(ti: TaskInstance, *, when_reset: bool) -> bool:
     """Ask Airflow whether the task instance still waits for its job.
 
     `on_kill` also runs when a pod is merely drained, or a trigger merely moved to another triggerer. Then the job must
     live on, for the next try to find it. No answer counts as a yes, for the same reason.
+
+    :param when_reset: the answer where the task has no state at all. To a worker that means that a new scheduler took
+        the task for an orphan of one that died, and will start it again. To a triggerer it means that the task was
+        cleared, since schedulers leave deferred tasks alone; its next try may be a long way off.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -35,4 +39,5 @@ def is_wanted(ti: TaskInstance) -> bool:
         )
     except Exception:
         return True
-    return any(state in _WANTED for state in states.get(ti.run_id, {}).values())
+    found = states.get(ti.run_id, {}).values()
+    return any(when_reset if state is None else state in _WANTED for state in found)

@@ -713,7 +713,8 @@ def test_killed_task_that_airflow_no_longer_wants_stops_its_job(
     submitted.wait(submitted.only.key.name, "STOPPED")
 
 
-@pytest.mark.parametrize("state", ["running", "up_for_retry", "deferred", "queued"])
+# "": a new scheduler has found the task orphaned by one that died, and will start it again.
+@pytest.mark.parametrize("state", ["running", "up_for_retry", "deferred", "queued", ""])
 def test_killed_task_that_airflow_still_wants_leaves_its_job_to_the_next_try(
     state: str, task_run: TaskRun, submitted: Submitted, task_state: Callable[[str | None], None]
 ) -> None:

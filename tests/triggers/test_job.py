@@ -148,7 +148,8 @@ def waiting_for(trigger: BitaHubJobTrigger, run: TaskRun) -> BitaHubJobTrigger:
 
 
 @pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("state", ["failed", "success", "restarting", "removed", None])
+# "": it was cleared, and may wait long for its turn.
+@pytest.mark.parametrize("state", ["failed", "success", "restarting", "removed", None, ""])
 def test_killed_trigger_stops_the_job_nobody_wants(
     state: str | None,
     submit: Callable[[str], str],

@@ -3,10 +3,10 @@
     BitaHubError
       APIError                    the platform answered, and refused
         AuthenticationError       it does not know who asks
-        PermissionDeniedError     it knows, and says no
-        NotFoundError             it has no such thing
-        ConflictError             it already has one of that name
-        InvalidRequestError       it cannot accept what was sent
+        PermissionDeniedError*    it knows, and says no
+        NotFoundError*            it has no such thing
+        ConflictError*            it already has one of that name
+        InvalidRequestError*      it cannot accept what was sent
         RateLimitError            it was asked too often
         ServerError               it failed itself
       TransportError              no usable answer
@@ -15,17 +15,24 @@
         UnexpectedResponseError   something answered, but not the platform's API
       JobError                    the platform did its part, the job did not
         JobFailedError            its program failed
-        JobStoppedError           somebody stopped it
+          JobEvictedError         the platform took its place away
+        JobUnderpoweredError*     the account cannot pay for it
+        JobStoppedError*          somebody stopped it
         JobTimeoutError           it was not over in time
-        JobLostError              the platform no longer knows it
-        JobRefusedError           the name belongs to somebody else's job
+          JobQueueTimeoutError    it did not begin in time
+        JobLostError*             the platform no longer knows it
+        JobRefusedError*          the name belongs to somebody else's job
       ServingError                likewise for a serving
         ServingFailedError        it will not run
         ServingTimeoutError       it was not ready in time
-        ServingRefusedError       the name belongs to a serving that must not be touched
+        ServingRefusedError*      the name belongs to a serving that must not be touched
         InvokeError               the served program refused, or answered wrongly
       StorageError                a file that should be there is not, or cannot be read
-      ConfigurationError          the Airflow connection or an argument is incomplete or wrong
+      ConfigurationError*         the Airflow connection or an argument is incomplete or wrong
+
+After those with a star a task fails at once, without using up its retries: trying again gives the same answer, or does
+what somebody did not want. Before the others have that effect, trouble that may pass (`TransportError`, `ServerError`,
+`RateLimitError`, and `AuthenticationError` where signing in has worked before) is ridden out while a job is waited for.
 
 Arguments are positional, so that every error survives pickling.
 """
@@ -140,6 +147,16 @@ class JobFailedError(JobError):
     """The job's program failed."""
 
 
+class JobEvictedError(JobFailedError):
+    """The platform took the job's place away, or lost its machine."""
+
+
+class JobUnderpoweredError(JobError):
+    """The account has not enough computing power left for the job."""
+
+    is_final = True
+
+
 class JobStoppedError(JobError):
     """Somebody stopped the job."""
 
@@ -148,6 +165,10 @@ class JobStoppedError(JobError):
 
 class JobTimeoutError(JobError):
     """The job was not over in time."""
+
+
+class JobQueueTimeoutError(JobTimeoutError):
+    """The job did not begin in time."""
 
 
 class JobLostError(JobError):

@@ -103,7 +103,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     folder = tmp_path_factory.mktemp("platform with spaces")
     images = folder / "images.toml"
     images.write_text(f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n')
-    with Emulator(folder / "home", images=images, grace=1.0, serving_restarts=0) as emulator:
+    # Through links, since jobs of the tests also wait for files that are nowhere on the platform.
+    with Emulator(folder / "home", images=images, grace=1.0, serving_restarts=0, mounts="links") as emulator:
         for path in (FOLDERS.code("demo"), FOLDERS.dataset("MNIST")[0]):
             (emulator.storage / path.lstrip("/")).mkdir(parents=True)
         yield emulator

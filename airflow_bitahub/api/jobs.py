@@ -37,6 +37,7 @@ __all__ = [
 
 # What tells when a job was over; for a Volcano job that is its last change.
 _ENDS = ("completedTime", "appCompletedTime", "stopedTime", "finishedAt", "lastTransitionTime")
+_EVICTION = re.compile(r"\b(PodEvicted|Evicted|Preempted|NodeLost)\b")  # Kubernetes' own words
 # A job's name becomes the name of a Kubernetes object (vendor).
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
@@ -169,6 +170,7 @@ class Job(BaseModel):
     :param finished_at: when it was over; only told of a job that is
     :param exit_code: likewise, of its program; 0 is success, 214 was seen for stopped jobs (client)
     :param message: what the platform says about its end
+    :param exit_type: what kind of end the platform calls it, such as ``NON_TRANSIENT`` (client)
     """
 
     model_config = ConfigDict(frozen=True)
@@ -181,6 +183,21 @@ class Job(BaseModel):
     finished_at: float | None = None
     exit_code: int | None = None
     message: str = ""
+    exit_type: str = ""
+
+    @property
+    def is_evicted(self) -> bool:
+        """Whether it failed because its place was taken away or its machine was lost, and not by its program.
+
+        A relative of the platform calls such ends TRANSIENT (family); Kubernetes names the reason (family).
+        """
+        is_transient = self.exit_type.upper().startswith("TRANSIENT")
+        return self.status is JobStatus.FAILED and (is_transient or _EVICTION.search(self.message) is not None)
+
+    @property
+    def is_underpowered(self) -> bool:
+        """Whether it could not run because the account has not enough computing power left (client)."""
+        return self.status is JobStatus.FAILED and self.word.upper() == "UNDERPOWERED"
 
     @property
     def queue_seconds(self) -> float | None:
@@ -289,6 +306,7 @@ def _read_job(data: Any, platform: Platform, name: str = "") -> Job:
         finished_at=_time(facts, *_ENDS) if job_status.is_terminal else None,
         exit_code=_integer(facts, "appExitCode", "exitCode") if job_status.is_terminal else None,
         message=_first_text(facts, "appExitDiagnostics", "exitDiagnostics", "message"),
+        exit_type=_first_text(facts, "appExitType", "exitType") if job_status.is_terminal else "",
     )
 
 

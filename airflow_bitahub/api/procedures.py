@@ -31,6 +31,7 @@ from airflow_bitahub.exceptions import (
     ConflictError,
     ConnectFailedError,
     JobLostError,
+    JobQueueTimeoutError,
     JobRefusedError,
     JobStoppedError,
     JobTimeoutError,
@@ -95,6 +96,8 @@ def wait_for_job(
     *,
     poll_interval: float,
     deadline: float | None = None,
+    queue_deadline: float | None = None,
+    patience: float = PATIENCE,
     grace: float | None = GRACE,
     on_change: Callable[[Job], None] | None = None,
     clock: Callable[[], float] = time.time,
@@ -103,36 +106,55 @@ def wait_for_job(
 
     :param poll_interval: seconds between two looks
     :param deadline: seconds since the epoch, since it must mean the same in another process; None: no limit
+    :param queue_deadline: likewise, for its beginning
+    :param patience: seconds for which the platform may be unreachable
     :param grace: seconds for which the platform may deny the job before that is believed; None: for ever
     :param on_change: told of the job whenever the platform's word for its state is a new one
     :raises JobTimeoutError: it was not over by the deadline
+    :raises JobQueueTimeoutError: it still waited for its turn at its deadline
     :raises JobLostError: the platform says for longer than the grace period that it has no such job
-    :raises BitaHubError: the platform could not be asked for longer than the patience, or refuses to be asked
+    :raises TransportError: the platform could not be asked for longer than the patience
+    :raises BitaHubError: it refuses to be asked
     """
-    word: str | None = None
-    trouble = _Trouble(grace)
-    last = "was never seen"
+    job: Job | None = None
+    trouble = _Trouble(grace, patience)
     while True:
+        word = job.word if job else None
         try:
             job = yield from get_job(name)
-        except (*PASSING, NotFoundError) as error:
-            # A failed poll says nothing about the job.
+        except (*PASSING, NotFoundError, AuthenticationError) as error:
+            # A failed poll says nothing about the job. A token that was good before may be renewed.
+            if isinstance(error, AuthenticationError) and job is None:
+                raise
             if trouble.exceeds(error, clock()):
                 if isinstance(error, NotFoundError):
                     raise _lost(name) from error
-                raise
+                raise TransportError(
+                    f"The platform could not be asked about job {name!r} for {patience:.0f} s{trouble}. {_last(job)}"
+                ) from error
         else:
-            trouble = _Trouble(grace)
-            if job.word != word:
-                word, last = job.word, str(job)
-                if on_change is not None:
-                    on_change(job)
+            trouble = _Trouble(grace, patience)
+            if job.word != word and on_change is not None:
+                on_change(job)
             if job.status.is_terminal:
                 return job
         now = clock()
         if deadline is not None and now >= deadline:
-            raise JobTimeoutError(f"Job {name!r} was not over in time; when last seen, {last}.", name)
-        yield Sleep(poll_interval if deadline is None else min(poll_interval, deadline - now))
+            raise JobTimeoutError(f"Job {name!r} was not over in time{trouble}. {_last(job)}", name)
+        pauses = [poll_interval, *([] if deadline is None else [deadline - now])]
+        if queue_deadline is not None and (job is None or _is_queued(job)):
+            if job is not None and now >= queue_deadline:
+                raise JobQueueTimeoutError(f"Job {name!r} did not begin in time{trouble}. {_last(job)}", name)
+            pauses += [queue_deadline - now] if now < queue_deadline else []
+        yield Sleep(min(pauses))
+
+
+def _is_queued(job: Job) -> bool:
+    return job.status is JobStatus.WAITING and job.started_at is None
+
+
+def _last(job: Job | None) -> str:
+    return "It was never seen." if job is None else f"When last seen, {job}."
 
 
 @dataclass
@@ -140,17 +162,23 @@ class _Trouble:
     """For how long polls have failed in a row: unanswered, and answered with "no such thing", each for itself."""
 
     grace: float | None
+    patience: float = PATIENCE
     unanswered_since: float | None = None
     missing_since: float | None = None
+    error: BitaHubError | None = None
 
     def exceeds(self, error: BitaHubError, now: float) -> bool:
         """Note a failed poll; tell whether there have been such for too long."""
+        self.error = error
         if isinstance(error, NotFoundError):
             self.unanswered_since = None
             self.missing_since = now if self.missing_since is None else self.missing_since
             return self.grace is not None and now - self.missing_since >= self.grace
         self.unanswered_since = now if self.unanswered_since is None else self.unanswered_since
-        return now - self.unanswered_since >= PATIENCE
+        return now - self.unanswered_since >= self.patience
+
+    def __str__(self) -> str:
+        return f" (the last answer: {self.error})" if self.error else ""
 
 
 def end_job(

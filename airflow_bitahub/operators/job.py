@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
 from airflow_bitahub import storage
 from airflow_bitahub.exceptions import (
@@ -16,21 +18,24 @@ from airflow_bitahub.exceptions import (
     ConfigurationError,
     JobFailedError,
     JobLostError,
+    JobQueueTimeoutError,
     JobStoppedError,
     JobTimeoutError,
+    JobUnderpoweredError,
     TransportError,
 )
 from airflow_bitahub.identity import JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubOperator
-from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
 from airflow_bitahub.triggers.job import BitaHubJobTrigger, JobEvent
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import BaseOperatorLink, Context, RetryPolicy
 
     from airflow_bitahub.api.jobs import Job, JobSpec, Mount
 
+_NO_TRIGGERER = timedelta(minutes=5)
 _RECORD = "bitahub_job"  # key in Airflow's task state store; renaming it would orphan running jobs
 
 
@@ -78,6 +83,11 @@ class BitaHubJobOperator(BitaHubOperator):
     :param wait_for_completion: False: succeed as soon as the job is submitted
     :param poll_interval: seconds between two looks at the job
     :param deferrable: wait in the triggerer instead of on a worker; default: ``[operators] default_deferrable``
+    :param queue_timeout: how long the job may wait for its turn, from the start of the try; then it is stopped and the
+        try fails; None: for ever. ``execution_timeout`` counts likewise, also while the task is deferred
+    :param unreachable_timeout: how long the platform may be unreachable while the job is waited for; then the try
+        fails, and the next one finds the job
+    :param retry_policy: Airflow's; default: after an eviction, the next try comes `failures.EVICTION_DELAY` later
     :param cancel_on_kill: stop the job when the task is marked, cleared or deleted; False: leave it running
     :param resubmit_stopped: let a retry submit again when somebody stopped the job on the platform
     :param bitahub_conn_id: the Airflow connection
@@ -133,12 +143,15 @@ class BitaHubJobOperator(BitaHubOperator):
         wait_for_completion: bool = True,
         poll_interval: float = 10,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        queue_timeout: timedelta | None = None,
+        unreachable_timeout: timedelta = timedelta(minutes=15),
         cancel_on_kill: bool = True,
         resubmit_stopped: bool = False,
         multiple_outputs: bool = True,
+        retry_policy: RetryPolicy | None = RETRY_POLICY,
         **kwargs: Any,
     ) -> None:
-        super().__init__(multiple_outputs=multiple_outputs, **kwargs)
+        super().__init__(multiple_outputs=multiple_outputs, retry_policy=retry_policy, **kwargs)
         if poll_interval <= 0:
             raise ValueError(f"poll_interval must be more than 0 seconds, not {poll_interval!r}")
         self.project = project
@@ -160,10 +173,13 @@ class BitaHubJobOperator(BitaHubOperator):
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
         self.deferrable = deferrable
+        self.queue_timeout = queue_timeout
+        self.unreachable_timeout = unreachable_timeout
         self.cancel_on_kill = cancel_on_kill
         self.resubmit_stopped = resubmit_stopped
         self._context: Context | None = None
         self._record: JobRecord | None = None
+        self._seen: Job | None = None
 
     # What subclasses say differently ---------------------------------------------------------------------------
 
@@ -221,16 +237,18 @@ class BitaHubJobOperator(BitaHubOperator):
                 )
             )
             context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
-            self.log.info("The %s", job)
+            self._note(job)
             if not self.wait_for_completion:
                 return self.result(job, record)
             if not job.status.is_terminal and self.deferrable:
-                self._defer(context, job)
+                self._defer(job)
             if not job.status.is_terminal:
                 waiting = wait_for_job(
                     job.name,
                     poll_interval=self.poll_interval,
-                    on_change=lambda seen: self.log.info("The %s", seen),
+                    queue_deadline=self._after(self.queue_timeout),  # the other one is Airflow's to keep
+                    patience=self.unreachable_timeout.total_seconds(),
+                    on_change=self._note,
                 )
                 job = self.hook.run(waiting)
             return self._conclude(job, record)
@@ -249,15 +267,28 @@ class BitaHubJobOperator(BitaHubOperator):
                 case "over":
                     return self._conclude(Job.model_validate(event["job"]), record)
                 case "timeout":
-                    raise JobTimeoutError(
-                        f"{message} The limit is execution_timeout={self.execution_timeout}.", record.job_name
-                    )
+                    raise JobTimeoutError(message, record.job_name)
+                case "queue_timeout":
+                    raise JobQueueTimeoutError(message, record.job_name)
                 case "lost":
                     raise JobLostError(message, record.job_name)
                 case _ if event.get("is_final"):
                     raise AirflowFailException(message)
                 case _:
                     raise TransportError(f"Nothing is known of job {record.job_name!r}: {message}")
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Take up the task again. Where the trigger itself has failed, that is treated like any other trouble."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
+            self._context = context
+            with self._settling():
+                record = self._load()
+                name = record.job_name if record else ""
+                if isinstance(error, TaskDeferralTimeout):
+                    raise JobTimeoutError(f"Nobody has watched job {name!r}: is a triggerer running?", name) from error
+                raise TransportError(f"Job {name!r} could not be watched: {error}") from error
 
     def on_kill(self) -> None:
         """Stop the job if somebody marked, cleared or deleted the task."""
@@ -343,33 +374,41 @@ class BitaHubJobOperator(BitaHubOperator):
         except KeyError as error:
             raise ConfigurationError(f"A folder needs 'path' and 'mount_path'; {dict(item)} lacks {error}.") from error
 
-    def _defer(self, context: Context, job: Job) -> None:
-        deadline = None
-        if self.execution_timeout is not None:
-            # Airflow does not enforce it while a task is deferred, and starts it anew when the task resumes.
-            deadline = (context["ti"].start_date + self.execution_timeout).timestamp()
+    def _defer(self, job: Job) -> None:
+        # Airflow does not enforce it while a task is deferred, and starts it anew when the task resumes.
+        deadline = self._after(self.execution_timeout)
         self.defer(
             trigger=BitaHubJobTrigger(
                 bitahub_conn_id=self.bitahub_conn_id,
                 job_name=job.name,
                 poll_interval=self.poll_interval,
                 deadline=deadline,
+                queue_deadline=self._after(self.queue_timeout),
+                patience=self.unreachable_timeout.total_seconds(),
                 cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
+            # The scheduler's own, for the case that no triggerer is there to keep the deadline.
+            timeout=None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + _NO_TRIGGERER,
         )
+
+    def _after(self, limit: timedelta | None) -> float | None:
+        """Give when a limit that counts from the start of this try is reached, in seconds since the epoch."""
+        if limit is None or self._context is None:
+            return None
+        start: datetime = self._context["ti"].start_date
+        return (start + limit).timestamp()
+
+    def _note(self, job: Job) -> None:
+        if self._seen is None or self._seen.word != job.word:
+            self.log.info("The %s", job)
+        self._seen = job
 
     def _conclude(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Turn the end of a job into the end of the task."""
         if job.status.is_successful:
             return self.result(job, record)
-        if job.status.value == "FAILED" or record.stopped or self.resubmit_stopped:
-            raise JobFailedError(f"The {job}.{self._log_tail(job.name)}", job.name)
-        raise JobStoppedError(
-            f"The {job}. Somebody stopped it on the platform, so it is not submitted again. Clear the task to run it "
-            f"again, or set resubmit_stopped=True.",
-            job.name,
-        )
+        raise job_error(job, self._log_tail(job.name), by_us=record.stopped or self.resubmit_stopped)
 
     def _log_tail(self, name: str) -> str:
         from airflow_bitahub.api.jobs import read_job_log
@@ -385,34 +424,51 @@ class BitaHubJobOperator(BitaHubOperator):
         """Leave no job behind when the task ends for good, and tell Airflow which errors are worth another try."""
         try:
             yield
-        except AirflowTaskTimeout:
-            self._stop("execution_timeout has passed")
-            raise
+        except AirflowTaskTimeout as error:
+            record = self._record
+            name = record.job_name if record else ""
+            seen = f"When last seen, {self._seen}." if self._seen else "It was never seen."
+            raise self._out_of_time(JobTimeoutError(f"Job {name!r} was not over in time. {seen}", name)) from error
+        except JobTimeoutError as error:
+            raise self._out_of_time(error) from error
         except Exception as error:
-            over = isinstance(error, JobFailedError | JobStoppedError | JobLostError)
-            if isinstance(error, JobTimeoutError) or (self._is_last_try(error) and not over):
+            over = isinstance(error, JobFailedError | JobUnderpoweredError | JobStoppedError | JobLostError)
+            if self._is_last_try(error) and not over:
                 self._stop("the task fails")
             if isinstance(error, BitaHubError):
                 raise airflow_error(error) from error
             raise
+
+    def _out_of_time(self, error: JobTimeoutError) -> JobTimeoutError:
+        """Stop the job, and give the error with its limit and what has become of the job."""
+        limit = "queue_timeout" if isinstance(error, JobQueueTimeoutError) else "execution_timeout"
+        end = "the job was stopped" if self._stop(f"{limit} has passed") else "the job could not be stopped"
+        message = f"{error.message} The limit is {limit}={getattr(self, limit)} from the start of the try; {end}."
+        return type(error)(message, error.job_name)
 
     def _is_last_try(self, error: Exception) -> bool:
         ti = self._context["ti"] if self._context else None
         is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
         return is_final or ti is None or ti.try_number > ti.max_tries
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, why: str) -> bool:
+        """Stop the job, if there is one, and tell whether it is over."""
         from airflow_bitahub.api.procedures import end_job
 
         record = self._load()
         if record is None or record.refused:
-            return
+            return True
         self.log.info("Stopping job %s: %s", record.job_name, why)
         self._save(replace(record, stopped=True))
-        try:
-            self.hook.new_client().run(end_job(record.job_name, may_appear=not record.confirmed, timeout=60))
-        except BitaHubError as error:
-            self.log.error("%s", error)
+        for _ in range(2):  # Airflow's own alarm may go off meanwhile, but only once
+            with suppress(AirflowTaskTimeout):
+                try:
+                    self.hook.new_client().run(end_job(record.job_name, may_appear=not record.confirmed, timeout=60))
+                except BitaHubError as error:
+                    self.log.error("%s", error)
+                    return False
+                return True
+        return False
 
     def _load(self) -> JobRecord | None:
         if self._context is None:

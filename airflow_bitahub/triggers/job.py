@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from airflow_bitahub.exceptions import JobLostError, JobTimeoutError
+from airflow_bitahub.exceptions import JobLostError, JobQueueTimeoutError, JobTimeoutError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.triggers.base import BitaHubTrigger
 
@@ -13,11 +13,11 @@ class JobEvent(TypedDict, total=False):
     """What the trigger reports, once.
 
     ``over``: `job` is the job as the platform tells it, however it ended. ``timeout``: the deadline passed.
-    ``lost``: the platform no longer knows the job. ``trouble``: nothing is known of it; asking failed for too long, or
-    `is_final`: will always fail.
+    ``queue_timeout``: that for its beginning did. ``lost``: the platform no longer knows the job. ``trouble``: nothing
+    is known of it; asking failed for too long, or `is_final`: will always fail.
     """
 
-    outcome: Literal["over", "timeout", "lost", "trouble"]
+    outcome: Literal["over", "timeout", "queue_timeout", "lost", "trouble"]
     job: dict[str, Any]
     message: str
     is_final: bool
@@ -29,6 +29,8 @@ class BitaHubJobTrigger(BitaHubTrigger):
     Parameters are those of `BitaHubTrigger`, and:
 
     :param job_name: the job
+    :param queue_deadline: like `deadline`, for the job's beginning
+    :param patience: seconds for which the platform may be unreachable
     """
 
     def __init__(
@@ -39,9 +41,13 @@ class BitaHubJobTrigger(BitaHubTrigger):
         deadline: float | None = None,
         grace: float | None = 30,
         cancel_on_kill: bool = True,
+        queue_deadline: float | None = None,
+        patience: float = 900,
     ) -> None:
         super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill)
         self.job_name = job_name
+        self.queue_deadline = queue_deadline
+        self.patience = patience
 
     @property
     def subject(self) -> str:
@@ -51,7 +57,12 @@ class BitaHubJobTrigger(BitaHubTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Give what Airflow stores of the trigger."""
         path, arguments = super().serialize()
-        return path, {**arguments, "job_name": self.job_name}
+        return path, {
+            **arguments,
+            "job_name": self.job_name,
+            "queue_deadline": self.queue_deadline,
+            "patience": self.patience,
+        }
 
     async def wait(self, hook: BitaHubHook) -> JobEvent:
         """Give the event's payload."""
@@ -61,11 +72,15 @@ class BitaHubJobTrigger(BitaHubTrigger):
             self.job_name,
             poll_interval=self.poll_interval,
             deadline=self.deadline,
+            queue_deadline=self.queue_deadline,
+            patience=self.patience,
             grace=self.grace,
             on_change=lambda job: self.log.info("The %s", job),
         )
         try:
             job = await hook.arun(waiting)
+        except JobQueueTimeoutError as error:
+            return {"outcome": "queue_timeout", "message": str(error)}
         except JobTimeoutError as error:
             return {"outcome": "timeout", "message": str(error)}
         except JobLostError as error:

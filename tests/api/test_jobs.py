@@ -188,6 +188,33 @@ def test_whatever_a_submission_is_answered_with_the_name_is_the_key(data: Any) -
 
 # What is read ---------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    ("state", "end", "is_evicted"),
+    [
+        ("FAILED", {"appExitType": "TRANSIENT_NORMAL"}, True),
+        ("FAILED", {"appExitType": "TRANSIENT_CONFLICT"}, True),
+        ("FAILED", {"appExitDiagnostics": "task1-0: Evicted: the node was low on memory"}, True),
+        ("FAILED", {"appExitDiagnostics": "Preempted by a job of higher priority"}, True),
+        ("FAILED", {"appExitType": "NON_TRANSIENT"}, False),
+        ("FAILED", {"appExitDiagnostics": "exit code 1; its log ends with: 3 cache entries were evicted"}, False),
+        ("STOPPED", {"appExitType": "TRANSIENT_NORMAL"}, False),
+        ("RUNNING", {"appExitType": "TRANSIENT_NORMAL"}, False),
+    ],
+)
+def test_a_job_whose_place_was_taken_away_is_told_from_one_whose_program_failed(
+    state: str, end: dict[str, str], is_evicted: bool
+) -> None:
+    data = {"name": "mnist-1", "jobStatus": {"state": state, **end}}
+    assert get_job("mnist-1").read(response(data), PLATFORM).is_evicted is is_evicted
+
+
+def test_a_job_the_account_cannot_pay_for_is_told_from_others_that_failed() -> None:
+    for word, is_underpowered in (("UNDERPOWERED", True), ("FAILED", False)):
+        job = get_job("mnist-1").read(response({"name": "mnist-1", "state": word}), PLATFORM)
+        assert (job.status, job.is_underpowered) == (JobStatus.FAILED, is_underpowered)
+
+
 # The shapes of platform-api.md, section 3.3, each of a job of 2022-09-18 03:14:51 that was over 10 minutes later.
 FLAT = {
     "name": "mnist-1",
@@ -290,6 +317,7 @@ BUSINESS = {
                 finished_at=1663471491.571,
                 exit_code=214,
                 message="killed due to StopFrameworkRequest",
+                exit_type="NON_TRANSIENT",
             ),
             id="B, like OpenPAI",
         ),

@@ -38,6 +38,7 @@ from airflow_bitahub.exceptions import (
     InvalidRequestError,
     JobFailedError,
     JobLostError,
+    JobQueueTimeoutError,
     JobRefusedError,
     JobStoppedError,
     JobTimeoutError,
@@ -263,9 +264,16 @@ def test_a_failed_look_says_nothing_about_the_job(error: BitaHubError) -> None:
 
 def test_an_unreachable_platform_is_ridden_out_for_the_patience() -> None:
     stage = Script(BROKEN)
-    with pytest.raises(ServerError):
+    with pytest.raises(TransportError, match=r"for 900 s .*ServerError.*never seen"):
         wait(stage)
     assert stage.now == 1000 + PATIENCE
+
+
+def test_the_patience_may_be_another_and_the_job_as_last_seen_is_told() -> None:
+    stage = Script(job("RUNNING"), TIMEOUT)
+    with pytest.raises(TransportError, match=r"for 60 s .*When last seen, job 'mnist' is RUNNING"):
+        wait(stage, patience=60)
+    assert stage.now == 1000 + 10 + 60
 
 
 def test_patience_begins_anew_with_every_answer() -> None:
@@ -274,7 +282,21 @@ def test_patience_begins_anew_with_every_answer() -> None:
     assert wait(stage).word == "SUCCEEDED"
 
 
-@pytest.mark.parametrize("kind", [AuthenticationError, PermissionDeniedError, InvalidRequestError, APIError])
+def test_a_token_that_was_good_before_may_be_renewed() -> None:
+    expired = refusal(AuthenticationError)
+    assert wait(Script(job("RUNNING"), expired, expired, job("SUCCEEDED"))).word == "SUCCEEDED"
+    with pytest.raises(TransportError, match="AuthenticationError"):
+        wait(Script(job("RUNNING"), expired))
+
+
+def test_a_token_that_was_never_good_ends_the_waiting_at_once() -> None:
+    stage = Script(refusal(AuthenticationError))
+    with pytest.raises(AuthenticationError):
+        wait(stage)
+    assert len(stage.calls) == 1
+
+
+@pytest.mark.parametrize("kind", [PermissionDeniedError, InvalidRequestError, APIError])
 def test_being_refused_ends_the_waiting_at_once(kind: type[APIError]) -> None:
     stage = Script(job("RUNNING"), refusal(kind))
     with pytest.raises(kind):
@@ -315,14 +337,36 @@ def test_the_deadline_is_looked_at_after_the_state() -> None:
 
 def test_a_job_that_is_not_over_by_the_deadline() -> None:
     stage = Script(job("RUNNING", message="epoch 3"))
-    with pytest.raises(JobTimeoutError, match="when last seen, job 'mnist' is RUNNING: epoch 3"):
+    with pytest.raises(JobTimeoutError, match="When last seen, job 'mnist' is RUNNING: epoch 3"):
         wait(stage, deadline=1025)
     assert stage.pauses == [10, 10, 5]
 
 
 def test_a_job_that_was_never_seen_by_the_deadline() -> None:
-    with pytest.raises(JobTimeoutError, match="was never seen"):
+    with pytest.raises(JobTimeoutError, match=r"the last answer: .*was never seen"):
         wait(Script(MISSING), deadline=1025, grace=None)
+
+
+def test_a_job_that_does_not_begin_by_its_deadline() -> None:
+    stage = Script(job("WAITING", message="waiting: 2 gtx-1080-ti asked for, 0 free"))
+    with pytest.raises(JobQueueTimeoutError, match=r"did not begin in time.*is WAITING: waiting: 2 gtx-1080-ti"):
+        wait(stage, queue_deadline=1025, deadline=5000)
+    assert stage.pauses == [10, 10, 5]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [job("RUNNING"), job("HIBERNATING"), Job(name="mnist", status=JobStatus.WAITING, word="RESTARTING", started_at=1)],
+    ids=str,
+)
+def test_a_job_that_has_begun_or_may_have_is_not_held_to_the_queues_deadline(seen: Job) -> None:
+    assert wait(Script(*[seen] * 9, job("SUCCEEDED")), queue_deadline=1025).word == "SUCCEEDED"
+
+
+def test_a_platform_that_cannot_be_asked_does_not_make_a_job_late() -> None:
+    stage = Script(*[TIMEOUT] * 9, job("RUNNING"), job("SUCCEEDED"))
+    assert wait(stage, queue_deadline=1025).word == "SUCCEEDED"
+    assert stage.pauses[:4] == [10, 10, 5, 10]
 
 
 # end_job --------------------------------------------------------------------------------------------------------

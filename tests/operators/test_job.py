@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import XCom
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk import RetryAction
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, delete_job, get_job, stop_job, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
+from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Faults, Match, Records
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state import JobRecord
 from airflow_bitahub.exceptions import (
+    JobEvictedError,
     JobFailedError,
+    JobQueueTimeoutError,
     JobTimeoutError,
     TransportError,
 )
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.links import BitaHubJobLink
+from airflow_bitahub.operators.failures import EVICTION_DELAY
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from tests.conftest import (
@@ -79,9 +86,13 @@ def defer(operator: BitaHubJobOperator, run: TaskRun) -> BitaHubJobTrigger:
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(run.context())
     assert deferred.value.method_name == "execute_complete"
-    assert deferred.value.timeout is None, "the deadline is the trigger's, so that its report can be acted upon"
     trigger = deferred.value.trigger
     assert isinstance(trigger, BitaHubJobTrigger)
+    if trigger.deadline is None:
+        assert deferred.value.timeout is None
+    else:
+        assert deferred.value.timeout is not None, "the scheduler's, for the case that there is no triggerer"
+        assert deferred.value.timeout.total_seconds() > trigger.deadline - time.time() + 60
     return trigger
 
 
@@ -617,7 +628,10 @@ def test_deferred_job_that_outlives_its_deadline_is_stopped_and_a_retry_is_a_new
     limit = {"execution_timeout": timedelta(seconds=0.1), "deferrable": True}
     [event] = events_of(defer(job(command="sleep 60", **limit), task_run))
     assert event["outcome"] == "timeout"
-    with pytest.raises(JobTimeoutError, match=r"not over in time.*execution_timeout=0:00:00\.1") as timeout:
+    told = (
+        r"not over in time.*is RUNNING.*execution_timeout=0:00:00\.10* from the start of the try; the job was stopped"
+    )
+    with pytest.raises(JobTimeoutError, match=told) as timeout:
         job(**limit).execute_complete(task_run.context(), event)
     assert timeout.value.job_name == submitted.only.key.name
     assert submitted.only.status.value == "STOPPED"
@@ -693,13 +707,160 @@ def test_execution_timeout_stops_the_job_and_a_retry_is_a_new_attempt(
 ) -> None:
     context = task_run.context()
     context["ti"].xcom_push = time_runs_out  # which is called between submitting and waiting
-    with pytest.raises(AirflowTaskTimeout):
-        job(command="sleep 60").execute(context)
+    told = r"not over in time. When last seen, job .* is (WAITING|RUNNING).*execution_timeout=0:00:00.10* .*was stopped"
+    with pytest.raises(JobTimeoutError, match=told):
+        job(command="sleep 60", execution_timeout=timedelta(seconds=0.1)).execute(context)
     assert submitted.only.status.value == "STOPPED"
     assert task_run.store["bitahub_job"]["stopped"] is True
     task_run.retry()
     assert job().execute(task_run.context())
     assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+def test_airflows_alarm_does_not_keep_a_job_from_being_stopped(
+    task_run: TaskRun, submitted: Submitted, time_runs_out: Callable[..., object], faults: Faults
+) -> None:
+    limit = {"execution_timeout": timedelta(seconds=0.1), "deferrable": True}
+    [event] = events_of(defer(job(command="sleep 60", **limit), task_run))
+    # The alarm of the leg that takes up the report goes off while it waits for the platform.
+    faults.add(Fault(match=Match(method="GET", times=1), effect=Effect(delay=0.5)))
+    time_runs_out()
+    with pytest.raises(JobTimeoutError, match="the job was stopped"):
+        job(**limit).execute_complete(task_run.context(), event)
+    assert submitted.only.status.value == "STOPPED"
+
+
+@pytest.fixture
+def faults(platform: Emulator) -> Iterator[Faults]:
+    yield platform.faults
+    platform.faults.clear()
+
+
+@pytest.fixture
+def busy(faults: Faults) -> None:
+    """Has the platform say that all jobs still wait for their turn."""
+    patch: dict[str, Any] = {
+        "state": "WAITING",
+        "launchedTime": 0,
+        "jobStatus": {"state": "WAITING", "appLaunchedTime": 0},
+    }
+    effect = Effect(records=Records(where={"state": "RUNNING"}, patch=patch))
+    faults.add(Fault(match=Match(method="GET"), effect=effect))
+
+
+@pytest.mark.usefixtures("busy")
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_job_that_waits_too_long_for_its_turn_is_stopped(
+    deferrable: bool, task_run: TaskRun, submitted: Submitted
+) -> None:
+    limits: dict[str, Any] = {"queue_timeout": timedelta(seconds=0.2), "execution_timeout": timedelta(hours=1)}
+    operator = job(command="sleep 60", deferrable=deferrable, **limits)
+    told = r"did not begin in time. When last seen, .* is WAITING.* The limit is queue_timeout=0:00:00.2"
+    if deferrable:
+        [event] = events_of(defer(operator, task_run))
+        assert event["outcome"] == "queue_timeout"
+        with pytest.raises(JobQueueTimeoutError, match=told):
+            job(**limits).execute_complete(task_run.context(), event)
+    else:
+        with pytest.raises(JobQueueTimeoutError, match=told):
+            operator.execute(task_run.context())
+    assert submitted.only.status.value == "STOPPED"
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_job_that_has_begun_is_not_held_to_the_queues_limit(
+    deferrable: bool, task_run: TaskRun, submitted: Submitted
+) -> None:
+    operator = job(command="sleep 0.5", deferrable=deferrable, queue_timeout=timedelta(seconds=0.2))
+    if deferrable:
+        [event] = events_of(defer(operator, task_run))
+        result: Any = job().execute_complete(task_run.context(), event)
+    else:
+        result = operator.execute(task_run.context())
+    assert result["job_name"] == submitted.only.key.name
+
+
+def test_platform_that_is_unreachable_for_too_long_fails_the_try_and_leaves_the_job_to_the_next(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator, faults: Faults
+) -> None:
+    context = task_run.context()
+    context["ti"].xcom_push = lambda **_: faults.add(Fault(match=Match(), effect=Effect(before=Answer(status=503))))
+    with pytest.raises(TransportError, match=r"could not be asked about job .* for 0 s .*503"):
+        job(command=LASTING, unreachable_timeout=timedelta(0)).execute(context)
+    faults.clear()
+    assert not submitted.only.status.is_terminal
+    let_go(platform, submitted.only)
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert submitted.requests("POST") == [submitted.only.key.name]
+
+
+def test_trigger_is_told_how_long_the_platform_may_be_unreachable(task_run: TaskRun, submitted: Submitted) -> None:
+    limit = timedelta(hours=2)
+    assert defer(job(command="sleep 60", deferrable=True, unreachable_timeout=limit), task_run).patience == 7200
+    assert submitted.only.status.value == "RUNNING"
+
+
+def test_scheduler_that_finds_no_triggerer_stops_the_job_like_any_other_timeout(
+    task_run: TaskRun, submitted: Submitted
+) -> None:
+    limit = {"execution_timeout": timedelta(hours=1), "deferrable": True}
+    defer(job(command="sleep 60", **limit), task_run)
+    failure = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+    with pytest.raises(JobTimeoutError, match=r"is a triggerer running.* execution_timeout=1:00:00 .*job was stopped"):
+        job(**limit).resume_execution(TRIGGER_FAIL_REPR, failure, task_run.context())
+    assert submitted.only.status.value == "STOPPED"
+
+
+def test_trigger_that_fails_leaves_the_job_to_the_next_try_and_the_last_one_stops_it(
+    task_run: TaskRun, submitted: Submitted
+) -> None:
+    failure = {"error": TriggerFailureReason.TRIGGER_FAILURE, "traceback": ["no such module"]}
+    for is_last in (False, False, True):
+        defer(job(command="sleep 60", deferrable=True), task_run)
+        with pytest.raises(TransportError, match=f"{submitted.only.key.name}.*could not be watched"):
+            job().resume_execution(TRIGGER_FAIL_REPR, failure, task_run.context())
+        assert submitted.only.status.is_terminal is is_last
+        task_run.retry()
+
+
+def test_evicted_job_is_tried_again_later_and_as_a_new_attempt(
+    task_run: TaskRun, submitted: Submitted, faults: Faults
+) -> None:
+    end: dict[str, Any] = {"appExitType": "TRANSIENT_NORMAL", "appExitDiagnostics": "the node was drained"}
+    patch = Effect(records=Records(where={"state": "FAILED"}, patch={"jobStatus": end}))
+    faults.add(Fault(match=Match(method="GET"), effect=patch))
+    operator = job(command="exit 137")
+    with pytest.raises(JobEvictedError, match=r"the node was drained.*its program is not to blame") as evicted:
+        operator.execute(task_run.context())
+    assert operator.retry_policy is not None
+    decision = operator.retry_policy.evaluate(evicted.value, 1, 2)
+    assert (decision.action, decision.retry_delay) == (RetryAction.RETRY, EVICTION_DELAY)
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+def test_failure_of_the_program_follows_the_dags_own_retries(task_run: TaskRun, submitted: Submitted) -> None:
+    operator = job(command="exit 3")
+    with pytest.raises(JobFailedError) as failed:
+        operator.execute(task_run.context())
+    assert operator.retry_policy is not None
+    assert operator.retry_policy.evaluate(failed.value, 1, 2).action is RetryAction.DEFAULT
+    assert job(retry_policy=None).retry_policy is None
+    assert submitted.only.status.value == "FAILED"
+
+
+def test_job_the_account_cannot_pay_for_fails_at_once(task_run: TaskRun, submitted: Submitted, faults: Faults) -> None:
+    patch: dict[str, Any] = {"state": "UNDERPOWERED", "jobStatus": {"state": "UNDERPOWERED"}}
+    effect = Effect(records=Records(where={"state": "FAILED"}, patch=patch))
+    faults.add(Fault(match=Match(method="GET"), effect=effect))
+    with pytest.raises(AirflowFailException, match="not enough computing power left: top it up"):
+        job(command="exit 1").execute(task_run.context())
+    assert submitted.requests("POST") == [submitted.only.key.name]
 
 
 @pytest.mark.parametrize("state", ["failed", "success", "removed", "restarting", None])

@@ -38,7 +38,9 @@ def trigger(name: str, **arguments: Any) -> BitaHubJobTrigger:
 
 
 def test_trigger_survives_storage() -> None:
-    stored = BitaHubJobTrigger("elsewhere", "job", 7.5, deadline=123.5, grace=None, cancel_on_kill=False)
+    stored = BitaHubJobTrigger(
+        "elsewhere", "job", 7.5, deadline=123.5, grace=None, cancel_on_kill=False, queue_deadline=99.5, patience=60
+    )
     assert restored(stored).serialize() == stored.serialize()
     assert stored.serialize() == (
         "airflow_bitahub.triggers.job.BitaHubJobTrigger",
@@ -49,6 +51,8 @@ def test_trigger_survives_storage() -> None:
             "deadline": 123.5,
             "grace": None,
             "cancel_on_kill": False,
+            "queue_deadline": 99.5,
+            "patience": 60,
         },
     )
 
@@ -83,7 +87,7 @@ def test_passed_deadline_is_reported_and_the_job_is_left_to_the_task(
     name = submit("sleep 60")
     [event] = events_of(trigger(name, deadline=time.time() + 0.1))
     assert event["outcome"] == "timeout"
-    assert f"Job '{name}' was not over in time; when last seen, job '{name}' is" in event["message"]
+    assert f"Job '{name}' was not over in time. When last seen, job '{name}' is" in event["message"]
     assert submitted.requests("DELETE") == []
 
 

@@ -258,6 +258,9 @@ def ensure_job(
     if record.refused:
         return (yield from submission.send(task.next_attempt(record)))
 
+    # Airflow does not raise max_tries for a clear of a running task whose scheduler dies. Who stopped the job is then
+    # most likely the worker, which can no longer write it down once its task is cleared.
+    may_be_cleared = task.clear_number != record.clear_number
     record = task.refresh(record)
     job = yield from _look(get_job(record.job_name), 0 if record.confirmed else GRACE, clock)
     if job is None and not record.confirmed:
@@ -269,7 +272,7 @@ def ensure_job(
         save(record)
         if record.stopped and not job.status.is_terminal:
             job = yield from end_job(job.name, clock=clock)  # a stop of ours that did not get through
-    return (yield from submission.resume(record, job, resubmit_stopped))
+    return (yield from submission.resume(record, job, resubmit_stopped or may_be_cleared))
 
 
 def ensure_serving(

@@ -736,6 +736,16 @@ def test_a_job_that_somebody_else_stopped_is_not_submitted_again() -> None:
     assert len(world.submitted) == 1
 
 
+def test_a_job_that_was_stopped_for_a_clear_which_looks_like_a_retry_is_submitted_again() -> None:
+    # Its worker stopped it and could no longer write that down; then the scheduler died, which would have raised
+    # max_tries.
+    world = over(JobStatus.STOPPED)
+    world.ensure(replace(retry(TASK), clear_number=TASK.clear_number + 1))
+    assert len(world.submitted) == 2
+    world.now += 25
+    assert world.ensure(replace(retry(retry(TASK)), clear_number=TASK.clear_number + 1)).status.is_successful
+
+
 def test_a_job_that_somebody_else_stopped_is_submitted_again_if_asked() -> None:
     world = over(JobStatus.STOPPED)
     world.ensure(retry(TASK), resubmit_stopped=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -12,6 +13,8 @@ from asgiref.sync import sync_to_async
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.triggers.task_state import is_wanted
+
+_stopping: set[asyncio.Task[None]] = set()  # the event loop itself would let them be collected
 
 
 class BitaHubTrigger(BaseTrigger):
@@ -81,9 +84,19 @@ class BitaHubTrigger(BaseTrigger):
         """Stop it if the task was marked or cleared; Airflow also comes here when it only moves the trigger."""
         if not self.cancel_on_kill:
             return
+        # Airflow cancels a trigger again every second until it has ended, which is less than a stop may take.
+        stopping = asyncio.create_task(self._stop_if_unwanted())
+        _stopping.add(stopping)
+        stopping.add_done_callback(_stopping.discard)
+        await asyncio.shield(stopping)
+
+    async def _stop_if_unwanted(self) -> None:
         if self.task_instance is None or await sync_to_async(is_wanted)(self.task_instance, when_reset=False):
             self.log.info("The %s lives on: its task still waits for it", self.subject)
             return
         self.log.info("Stopping the %s: its task no longer waits for it", self.subject)
-        async with BitaHubHook.connected(self.bitahub_conn_id) as hook:
-            await self.stop(hook)
+        try:
+            async with BitaHubHook.connected(self.bitahub_conn_id) as hook:
+                await self.stop(hook)
+        except Exception as error:
+            self.log.error("The %s may still run: %s", self.subject, error)

@@ -91,4 +91,5 @@ class BitaHubJobTrigger(BitaHubTrigger):
         """Stop the job."""
         from airflow_bitahub.api.procedures import end_job
 
-        await hook.arun(end_job(self.job_name, wait=False, timeout=20))
+        # Long enough for a platform to be restarted: nobody else is going to stop it.
+        await hook.arun(end_job(self.job_name, wait=False, timeout=300))

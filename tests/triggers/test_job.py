@@ -13,6 +13,8 @@ import pytest
 
 from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, delete_job, stop_job, submit_job
 from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.emulator.faults import Effect, Fault, Match
+from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from tests.conftest import IMAGE, Gateway, Submitted, TaskRun, events_of, restored
 
@@ -180,6 +182,36 @@ def test_trigger_that_is_only_moved_leaves_the_job_alone(
     task_state(state)
     asyncio.run(waiting_for(trigger(name), task_run).on_kill())
     assert submitted.requests("DELETE") == []
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("lost", ["a look", "a stop"])
+def test_killed_trigger_goes_on_stopping_the_job_though_airflow_cuts_it_off(
+    lost: str,
+    platform: Emulator,
+    submit: Callable[[str], str],
+    submitted: Submitted,
+    task_run: TaskRun,
+    task_state: Callable[[str | None], None],
+) -> None:
+    name = submit("sleep 60")
+    task_state("failed")
+    match = Match(method="GET" if lost == "a look" else "DELETE", path=f"*/jobs/{name}", times=1)
+    fault = platform.faults.add(Fault(match=match, effect=Effect(before="close")))
+
+    async def kill_and_cancel() -> None:
+        # Airflow cancels a trigger again every second until it has ended.
+        killed = asyncio.create_task(waiting_for(trigger(name), task_run).on_kill())
+        while not fault.applied:
+            await asyncio.sleep(0.01)
+        killed.cancel()
+        await asyncio.wait([killed])
+        while not submitted.status(name).is_terminal:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(kill_and_cancel(), 20))
+    assert submitted.status(name).value == "STOPPED"
+    platform.faults.clear()
 
 
 @pytest.mark.usefixtures("connection")

@@ -1,4 +1,5 @@
-"""The command ``airflow-bitahub``: ``demo`` shows the whole, ``emulator`` runs the platform's emulator.
+"""The command ``airflow-bitahub``: ``demo`` shows the whole, ``emulator`` runs the platform's emulator, ``jobs`` looks
+after jobs whose tasks are gone.
 
 A subcommand is a function that adds its own parser and names, as `run`, what performs it. What only one subcommand
 needs is imported when it runs.
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(metavar="command", required=True)
     _add_demo(subparsers)
     _add_emulator(subparsers)
+    _add_jobs(subparsers)
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))
@@ -180,6 +182,52 @@ def _run_emulator(args: argparse.Namespace) -> int:
         print("Ctrl-C ends it, and everything it runs.", flush=True)
 
     run_until_signal(emulator, announce)
+    return 0
+
+
+def _add_jobs(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "jobs",
+        help="list this Airflow's live jobs, and stop those that nobody waits for",
+        description="Look after the live jobs that this Airflow has submitted. To be run where Airflow's own commands "
+        "run, since it reads Airflow's database.",
+    )
+    actions = parser.add_subparsers(metavar="action", required=True)
+    listing = actions.add_parser("list", help="show each job, and who waits for it")
+    listing.set_defaults(run=_run_jobs_list)
+    reaping = actions.add_parser("reap", help="stop the jobs that nobody waits for")
+    reaping.add_argument(
+        "--dry-run",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="only show what would be stopped (default: %(default)s)",
+    )
+    reaping.set_defaults(run=_run_jobs_reap)
+    for action in (listing, reaping):
+        action.add_argument(
+            "--conn-id", default="bitahub_default", metavar="ID", help="the Airflow connection (default: %(default)s)"
+        )
+
+
+def _run_jobs_list(args: argparse.Namespace) -> int:
+    from airflow_bitahub.reaper import find_jobs, hook_on_server
+
+    for found in find_jobs(hook_on_server(args.conn_id)):
+        print(f"{found.verdict:9} {found.job.name:40} {found.job.status.value:9} {found.task or 'no task'}")
+    return 0
+
+
+def _run_jobs_reap(args: argparse.Namespace) -> int:
+    from airflow_bitahub.reaper import find_jobs, hook_on_server, require_distinct_marker, stop
+
+    hook = hook_on_server(args.conn_id)
+    require_distinct_marker(hook)
+    orphans = [found for found in find_jobs(hook) if found.verdict == "orphan"]
+    for found in orphans:
+        end = "would be stopped" if args.dry_run else stop(hook, found)
+        print(f"{found.job.name:40} {found.task or 'no task'}: {end}", flush=True)
+    if args.dry_run and orphans:
+        print("Nothing was stopped. To stop them: airflow-bitahub jobs reap --no-dry-run")
     return 0
 
 

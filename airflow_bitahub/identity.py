@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from airflow_bitahub.exceptions import ConfigurationError
 
+RECORD_KEY = "bitahub_job"  # in Airflow's task state store; renaming it would orphan running jobs
 MAX_NAME = 40
 MAX_GIVEN_NAME = 58  # a counter may follow, and Kubernetes takes 63
 _MARKER, _RANDOM = 3, 7
@@ -46,6 +47,12 @@ def new_token(marker: str) -> str:
     return marker + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM))
 
 
+def is_marked(job_name: str, marker: str) -> bool:
+    """Tell whether a name was made by a deployment with that marker."""
+    pattern = rf".+-\d{{8}}-{re.escape(marker)}[{_ALPHABET}]{{{_RANDOM}}}-\d+"
+    return re.fullmatch(pattern, job_name) is not None
+
+
 @dataclass(frozen=True)
 class JobRecord:
     """What a task instance remembers of its job, from one try to the next.
@@ -61,6 +68,7 @@ class JobRecord:
     :param stopped: whether we stopped it ourselves
     :param refused: whether the platform refused the submission, so that there is no such job of ours
     :param closed: whether its generation is over, and the next has begun to end its job
+    :param detached: whether the job is to outlive its task
     """
 
     job_name: str
@@ -74,6 +82,7 @@ class JobRecord:
     stopped: bool = False
     refused: bool = False
     closed: bool = False
+    detached: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Give the record as Airflow's task state store keeps it."""

@@ -29,13 +29,14 @@ ARROWS = {
     "sensors": {"exceptions", "api", "hooks", "triggers", "operators.failures"},
     "emulator": {"exceptions", "api.jobs", "api.platform", "api.servings", "__init__"},
     "demo": {"exceptions", "storage", "emulator", "__init__"},
-    "cli": {"exceptions", "emulator", "demo", "__init__"},
+    "reaper": {"exceptions", "identity", "api", "hooks"},
+    "cli": {"exceptions", "emulator", "demo", "reaper", "__init__"},
     "pytest_plugin": {"emulator"},
 }
 # third-party packages that only some parts may import
 WHOSE = {
     "httpx": {"client", "emulator", "demo"},
-    "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors"},
+    "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors", "reaper"},
     "fastapi": {"emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, get_job, stop_job, submit_job
+from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, get_job, list_jobs, stop_job, submit_job
 from airflow_bitahub.api.protocol import Call, Procedure, Sleep
 from airflow_bitahub.api.servings import (
     Serving,
@@ -179,6 +179,19 @@ class _Trouble:
 
     def __str__(self) -> str:
         return f" (the last answer: {self.error})" if self.error else ""
+
+
+def list_all_jobs(page_size: int = 500) -> Procedure[list[Job]]:
+    """Give all jobs of the namespace, page by page; a platform that knows no pages gives them all on the first."""
+    found: dict[str, Job] = {}
+    page = 1
+    while True:
+        jobs = yield from list_jobs(page, page_size)
+        new = {job.name: job for job in jobs if job.name not in found}
+        found.update(new)
+        if not new or len(jobs) < page_size:
+            return list(found.values())
+        page += 1
 
 
 def end_job(

@@ -24,7 +24,7 @@ from airflow_bitahub.exceptions import (
     JobUnderpoweredError,
     TransportError,
 )
-from airflow_bitahub.identity import JobRecord, TaskIdentity
+from airflow_bitahub.identity import RECORD_KEY, JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubOperator
 from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.jobs import Job, JobSpec, Mount
 
 _NO_TRIGGERER = timedelta(minutes=5)
-_RECORD = "bitahub_job"  # key in Airflow's task state store; renaming it would orphan running jobs
 
 
 class BitaHubJobOperator(BitaHubOperator):
@@ -473,7 +472,7 @@ class BitaHubJobOperator(BitaHubOperator):
     def _load(self) -> JobRecord | None:
         if self._context is None:
             return None
-        self._record = JobRecord.from_json(self._context["task_state_store"].get(_RECORD))
+        self._record = JobRecord.from_json(self._context["task_state_store"].get(RECORD_KEY))
         return self._record
 
     def _save_if_wanted(self, record: JobRecord) -> None:
@@ -482,8 +481,9 @@ class BitaHubJobOperator(BitaHubOperator):
 
     def _save(self, record: JobRecord) -> None:
         if self._context is not None:
-            self._record = record
-            self._context["task_state_store"].set(_RECORD, record.to_json())
+            detached = not (self.wait_for_completion and self.cancel_on_kill)
+            self._record = replace(record, detached=detached)
+            self._context["task_state_store"].set(RECORD_KEY, self._record.to_json())
 
 
 def mount(path: str, mount_path: str) -> Mount:

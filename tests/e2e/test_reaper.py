@@ -1,0 +1,74 @@
+"""Finding jobs that nobody waits for, by a real Airflow's database."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_bitahub.api.auth import BearerToken
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
+from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.identity import deployment_marker, new_token
+from tests.e2e.test_lifecycle import states, wait_until
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import World
+
+pytestmark = pytest.mark.e2e
+
+
+def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``airflow-bitahub jobs`` beside Airflow, whose deployment is named just as its address."""
+    connection = {
+        "conn_type": "bitahub",
+        "host": world.emulator.url,
+        "password": world.emulator.token,
+        "extra": {"deployment": world.airflow.url},
+    }
+    program = "import sys; from airflow_bitahub.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, "jobs", *arguments],
+        env={**world.airflow.environment, "AIRFLOW_CONN_NAMED": json.dumps(connection)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
+    run_id = world.airflow.trigger("both_ways")
+    wait_until(lambda: states(world, "both_ways", run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
+    orphan, foreign = f"lost-20260101-{new_token(deployment_marker(world.airflow.url))}-1", "somebody-elses"
+    client = BitaHubClient(world.emulator.url, auth=BearerToken(world.emulator.token))
+    for name in (orphan, foreign):
+        role = TaskRole(image="python:3", command="sleep 300")
+        client.send(submit_job(JobSpec(job_name=name, task_roles=[role])))
+    client.close()
+
+    listed = jobs(world, "list", "--conn-id", "named")
+    assert listed.returncode == 0, listed.stderr
+    verdicts = {line.split()[1]: line.split()[0] for line in listed.stdout.splitlines()}
+    [worker], [triggerer] = (
+        [job["name"] for job in world.ledger(task) if job["state"] == "RUNNING"]
+        for task in ("on-worker", "in-triggerer")
+    )
+    assert verdicts == {worker: "wanted", triggerer: "wanted", orphan: "orphan"}
+    assert f"on-worker of both_ways, {run_id}" in listed.stdout
+
+    refused = jobs(world, "reap", "--no-dry-run")  # the connection in Airflow's database has no deployment
+    assert refused.returncode == 1
+    assert "extra 'deployment'" in refused.stderr
+
+    reaped = jobs(world, "reap", "--conn-id", "named", "--no-dry-run")
+    assert (reaped.returncode, reaped.stdout.split()[0]) == (0, orphan), reaped.stderr
+    ended = {job["name"] for job in world.ledger("") if job["state"] == "STOPPED"}
+    assert orphan in ended
+    assert not ended & {worker, triggerer, foreign}
+
+    # A run that is deleted takes its jobs with it.
+    world.airflow.call("DELETE", f"/dags/both_ways/dagRuns/{run_id}")
+    wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})

@@ -1,0 +1,144 @@
+"""Which live jobs are wanted. That Airflow's database is read rightly is shown end to end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, submit_job
+from airflow_bitahub.cli import main
+from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.identity import JobRecord, deployment_marker, is_marked, new_token
+from airflow_bitahub.reaper import Owner, find_jobs, judge, require_distinct_marker
+from tests.conftest import IMAGE, Submitted
+
+MARKER = deployment_marker("ours")
+
+
+def record(name: str, **changes: Any) -> JobRecord:
+    return JobRecord(name, "/projects/u/p/outputs/1", "abcdefghij", 1, 1, 2, 0, **changes)
+
+
+@pytest.fixture
+def named(connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[BitaHubHook]:
+    """A hook of a deployment that has a name, so that its marker is its own."""
+    named = {**connection, "extra": {**connection["extra"], "deployment": "ours"}}
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(named))
+    hook = BitaHubHook()
+    yield hook
+    hook.client.close()
+
+
+def lasting(client: BitaHubClient, name: str) -> None:
+    client.send(submit_job(JobSpec(job_name=name, task_roles=[TaskRole(image=IMAGE, command="sleep 60")])))
+
+
+@pytest.mark.parametrize(
+    ("is_over", "detached", "verdict"),
+    [
+        (False, False, "wanted"),
+        (False, True, "wanted"),
+        (True, False, "orphan"),
+        (True, True, "detached"),
+    ],
+)
+def test_a_job_is_wanted_while_its_task_is_not_over(is_over: bool, detached: bool, verdict: str) -> None:
+    job = Job(name="j", status=JobStatus.RUNNING)
+    [found] = judge([job], {"j": Owner("t of d, r", record("j", detached=detached), is_over)})
+    assert (found.verdict, found.task) == (verdict, "t of d, r")
+
+
+def test_a_job_that_no_task_has_on_record_is_an_orphan() -> None:
+    owners = {"j-2": Owner("t of d, r", record("j-2"), is_over=False)}
+    [found] = judge([Job(name="j-1", status=JobStatus.WAITING)], owners)
+    assert (found.verdict, found.task) == ("orphan", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_ours"),
+    [
+        (f"mnist-20260101-{new_token(MARKER)}-1", True),
+        (f"a-b-c-20260101-{new_token(MARKER)}-12", True),
+        (f"mnist-20260101-{new_token(deployment_marker('theirs'))}-1", False),
+        (f"mnist-2026-{new_token(MARKER)}-1", False),
+        (f"{new_token(MARKER)}-1", False),
+        (f"mnist-20260101-{MARKER}-1", False),
+        (f"mnist-20260101-{new_token(MARKER)}", False),
+        ("a-name-of-their-own", False),
+    ],
+)
+def test_a_job_is_ours_if_its_name_has_the_marker_where_we_put_it(name: str, is_ours: bool) -> None:
+    assert is_marked(name, MARKER) is is_ours
+
+
+def test_only_live_jobs_with_the_marker_are_looked_at(
+    named: BitaHubHook, client: BitaHubClient, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", dict)
+    ours, over, theirs = (f"reap-20260101-{new_token(marker)}-1" for marker in (MARKER, MARKER, "zzz"))
+    for name in (ours, theirs, "a-name-of-their-own"):
+        lasting(client, name)
+    client.send(submit_job(JobSpec(job_name=over, task_roles=[TaskRole(image=IMAGE, command="true")])))
+    submitted.wait(over)
+    assert [(found.job.name, found.verdict) for found in find_jobs(named)] == [(ours, "orphan")]
+
+
+def test_reaping_shows_first_and_stops_on_request(
+    named: BitaHubHook,
+    client: BitaHubClient,
+    submitted: Submitted,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert named.marker == MARKER
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # the command sets it for its own process
+    names = [f"reap-20260101-{new_token(MARKER)}-{number}" for number in (1, 2, 3)]
+    orphan, wanted, detached = names
+    owners = {
+        wanted: Owner("w of d, r", record(wanted), is_over=False),
+        detached: Owner("t of d, r", record(detached, detached=True), is_over=True),
+    }
+    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", lambda: owners)
+    for name in names:
+        lasting(client, name)
+
+    assert main(["jobs", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[:2] for line in lines) == [
+        ["detached", detached],
+        ["orphan", orphan],
+        ["wanted", wanted],
+    ]
+
+    assert main(["jobs", "reap"]) == 0
+    out = capsys.readouterr().out
+    assert f"{orphan}" in out
+    assert "would be stopped" in out
+    assert "--no-dry-run" in out
+    assert wanted not in out
+    assert submitted.requests("DELETE") == []
+
+    assert main(["jobs", "reap", "--no-dry-run"]) == 0
+    assert "no task: it is STOPPED" in capsys.readouterr().out
+    assert submitted.requests("DELETE") == [orphan]
+    assert {submitted.status(name).is_terminal for name in (wanted, detached)} == {False}
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("base_url", ["", "http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:1"])
+def test_nothing_is_reaped_where_another_airflow_may_have_the_same_marker(
+    base_url: str, monkeypatch: pytest.MonkeyPatch, named: BitaHubHook
+) -> None:
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
+    require_distinct_marker(named)
+    unnamed = BitaHubHook()
+    unnamed.settings = type(named.settings)(named.settings.base_url, None, "u", {})
+    with pytest.raises(ConfigurationError, match="extra 'deployment'"):
+        require_distinct_marker(unnamed)
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com")
+    require_distinct_marker(unnamed)

@@ -107,6 +107,9 @@ def _add_emulator(subparsers: Subparsers) -> None:
         "works (default: %(default)s)",
     )
     parser.add_argument(
+        "--serving-tokens", action="store_true", help="let servings refuse whoever does not bring their access token"
+    )
+    parser.add_argument(
         "--expire", type=float, metavar="SECONDS", help="remove what is over after so long (default: keep it)"
     )
     parser.add_argument(
@@ -157,6 +160,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         cores=args.cores,
         memory_mb=args.memory_mb,
         oversized_fail=args.oversized == "fail",
+        serving_tokens=args.serving_tokens,
         expire=args.expire,
         allowed_hosts=args.allow_host,
         mounts=args.mounts,

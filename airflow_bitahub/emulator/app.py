@@ -27,6 +27,7 @@ from airflow_bitahub.emulator.description import (
     JobName,
     Log,
     Record,
+    Scale,
     ServingName,
     Success,
     describe,
@@ -167,6 +168,35 @@ def _serving_routes(state: State, runner: Runner) -> APIRouter:
     @router.get("/{name}", summary="Give a serving.", responses=gives(Success[Record]))
     async def get_serving(namespace: str, name: str, request: Request, version: str = "v1") -> JSONResponse:
         return success(view(ServingKey(namespace, name, version), request))
+
+    @router.put(
+        "/{name}",
+        summary="Let a serving be another; its address and its access token stay.",
+        openapi_extra=takes(ServingSpec),
+        responses=gives(Success[ServingName]),
+    )
+    async def update_serving(
+        namespace: str, name: str, body: Annotated[bytes, Depends(_body)], version: str = "v1"
+    ) -> JSONResponse:
+        runner.servings.update(ServingKey(namespace, name, version), _parse(ServingSpec, body))
+        return success({"name": name, "version": version})
+
+    @router.patch(
+        "/{name}",
+        summary="Let more or fewer programs of a serving run.",
+        openapi_extra=takes(Scale),
+        responses=gives(Success[ServingName]),
+    )
+    async def scale_serving(
+        namespace: str, name: str, body: Annotated[bytes, Depends(_body)], version: str = "v1"
+    ) -> JSONResponse:
+        runner.servings.scale(ServingKey(namespace, name, version), _parse(Scale, body).replicas)
+        return success({"name": name, "version": version})
+
+    @router.put("/{name}/start", summary="Run a serving that is over again.", responses=gives(Success[ServingName]))
+    async def start_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
+        await runner.servings.start(ServingKey(namespace, name, version))
+        return success({"name": name, "version": version})
 
     @router.put("/{name}/stop", summary="Stop a serving and keep its record.", responses=gives(Success[ServingName]))
     async def stop_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 ABOUT = """Speaks BitaHub's API and really runs the jobs and servings it is given.
 
@@ -77,6 +77,14 @@ class ServingName(BaseModel):
 
     name: str
     version: str
+
+
+class Scale(BaseModel):
+    """How many programs of a serving shall run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    replicas: Annotated[int, Field(ge=1)]
 
 
 class Items(BaseModel):

@@ -57,7 +57,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
-        token = _bearer(headers)
+        token = bearer(headers)
         is_ours = secrets.compare_digest(token.encode(), self._token.encode())
         user = self._sign_in.user_of(token) if self._sign_in else None
         scope.setdefault("state", {}).update(knows_token=is_ours or user is not None, user=user or "")
@@ -90,7 +90,7 @@ class Gate:
             if not needs_token(method, path, signing_in=self._sign_in is not None):
                 return None
             which = "the emulator's token" if self._sign_in is None else "a token, which is missing, wrong or expired"
-            return _unauthorized(f"this needs {which}")
+            return unauthorized(f"this needs {which}")
         if path.startswith("/emulator/") and method not in _LOOKING:
             return _status(403, "Forbidden", "this needs the emulator's own token")
         namespace = _NAMESPACE.match(path)
@@ -99,13 +99,14 @@ class Gate:
         return None
 
 
-def _bearer(headers: Headers) -> str:
+def bearer(headers: Headers) -> str:
     """Give the token that a request brings; "" when it brings none."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _unauthorized(message: str) -> JSONResponse:
+def unauthorized(message: str) -> JSONResponse:
+    """Refuse who has no token, or a wrong one; the message says which it takes."""
     answer = _status(401, "Unauthorized", f"{message}, as 'Authorization: Bearer ...'")
     answer.headers["WWW-Authenticate"] = "Bearer"
     return answer

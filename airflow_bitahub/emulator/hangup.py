@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HangUp(BaseException):
-    """Raised by an application that has not begun to answer: close the connection instead.
+    """Raised by an application in place of an answer, or of the rest of one: close the connection instead.
 
     Not an Exception, so that nothing on its way out takes it for a defect and answers after all.
     """

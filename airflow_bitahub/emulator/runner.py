@@ -17,7 +17,8 @@ class Runner:
 
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
-    :param serving_restarts: so often a serving's program that has ended is started again
+    :param serving_restarts: so often each program of a serving that has ended is started again
+    :param serving_tokens: servings refuse who does not bring their access token
     """
 
     def __init__(
@@ -28,9 +29,10 @@ class Runner:
         expire: float | None,
         oversized_fail: bool,
         serving_restarts: int,
+        serving_tokens: bool,
     ) -> None:
         self.jobs = JobRuns(workshop, capacity, oversized_fail=oversized_fail)
-        self.servings = ServingRuns(workshop, restarts=serving_restarts)
+        self.servings = ServingRuns(workshop, restarts=serving_restarts, need_tokens=serving_tokens)
         self._state = workshop.state
         self._images = workshop.images
         self._expire = expire

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import socket
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-import uvicorn
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.servings import ServingSpec
@@ -88,20 +86,13 @@ class ScriptedServing(BaseModel):
         """Tell whether a serving behaves like this."""
         return fnmatchcase(spec.name, self.serving_name)
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Answer on a listening socket until it is cancelled."""
+    def app(self) -> ASGIApp:
+        """Give what answers."""
 
         async def answer(_: Request) -> JSONResponse:
             return JSONResponse(self.answer)
 
-        app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "PUT", "DELETE"])])
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off", ws="none"))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await asyncio.shield(serving)
-        finally:
-            server.should_exit = True  # cancelled, it would leave its connections open
-            await serving
+        return Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST", "PUT", "DELETE"])])
 
 
 class Scripts:

@@ -27,6 +27,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from airflow_bitahub.emulator.app import create_app
 from airflow_bitahub.emulator.capacity import Capacity
 from airflow_bitahub.emulator.faults import Faults
+from airflow_bitahub.emulator.gateway import LOOPBACK
 from airflow_bitahub.emulator.hangup import hanging_up
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.profiles import find_profile
@@ -34,7 +35,6 @@ from airflow_bitahub.emulator.runner import Runner
 from airflow_bitahub.emulator.runs import Workshop
 from airflow_bitahub.emulator.sandbox import choose_room
 from airflow_bitahub.emulator.scripts import Scripts
-from airflow_bitahub.emulator.serving_runs import LOOPBACK
 from airflow_bitahub.emulator.signin import SignIn
 from airflow_bitahub.emulator.state import State
 from airflow_bitahub.emulator.storage import Storage
@@ -90,7 +90,9 @@ class Emulator:
     :param cores: likewise
     :param memory_mb: likewise
     :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
-    :param serving_restarts: so often a serving's program that has ended is started again, after 1, 2, 4 ... seconds
+    :param serving_restarts: so often each program of a serving that has ended is started again, after 1, 2, 4 ...
+        seconds
+    :param serving_tokens: servings answer 401 to who does not bring their access token
     :param grace: seconds between SIGTERM and SIGKILL for what is stopped
     :param expire: seconds after its end at which a job or serving is removed; None: it is kept
     :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
@@ -119,6 +121,7 @@ class Emulator:
         memory_mb: int | None = None,
         oversized_fail: bool = False,
         serving_restarts: int = 3,
+        serving_tokens: bool = False,
         grace: float = 5.0,
         expire: float | None = None,
         allowed_hosts: Iterable[str] = (),
@@ -148,6 +151,7 @@ class Emulator:
             expire=expire,
             oversized_fail=oversized_fail,
             serving_restarts=serving_restarts,
+            serving_tokens=serving_tokens,
         )
         self._host, self._port = host, port
         self._known_as = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from airflow_bitahub.api.jobs import JobSpec, JobStatus
 from airflow_bitahub.api.servings import ServingSpec, ServingStatus
+from airflow_bitahub.emulator.metering import Usage
 from airflow_bitahub.emulator.refused import Conflict, Unknown
 from airflow_bitahub.emulator.store import Store
 
@@ -42,6 +43,8 @@ SERVING_MOVES: Mapping[ServingStatus, frozenset[ServingStatus]] = MappingProxyTy
             {ServingStatus.WAITING, ServingStatus.STOPPING, ServingStatus.FAILED}  # WAITING: it restarts
         ),
         ServingStatus.STOPPING: frozenset({ServingStatus.STOPPED}),
+        ServingStatus.STOPPED: frozenset({ServingStatus.WAITING}),  # it is started again
+        ServingStatus.FAILED: frozenset({ServingStatus.WAITING}),
     }
 )
 STOPPED_EXIT_CODE = 214  # what the platform tells of a job that was stopped
@@ -120,13 +123,30 @@ class JobRecord:
 
 
 @dataclass(frozen=True)
-class ServingRecord:
-    """A serving.
+class Replica:
+    """One of the programs a serving runs side by side.
 
-    :param token: its access token
-    :param url: where its program listens; "" until it was started
+    :param number: what it is known by; no other replica of the serving ever had it
+    :param port: where it was told to listen; 0 until it was started
     :param message: what it waits for, or why it failed
     :param restarts: how often its program was started again
+    """
+
+    number: int
+    status: ServingStatus = ServingStatus.WAITING
+    port: int = 0
+    message: str = ""
+    restarts: int = 0
+
+
+@dataclass(frozen=True)
+class ServingRecord:
+    """A serving. It is RUNNING while one of its replicas is.
+
+    :param token: its access token
+    :param made: so many replicas it has ever had
+    :param url: where it is asked; "" until it was opened
+    :param usage: what it had used when it last changed
     """
 
     key: ServingKey
@@ -134,12 +154,22 @@ class ServingRecord:
     token: str = field(repr=False)
     created: int
     updated: int
+    replicas: tuple[Replica, ...] = ()
+    made: int = 0
     status: ServingStatus = ServingStatus.WAITING
     url: str = ""
     launched: int = 0
     finished: int = 0
-    message: str = ""
-    restarts: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def usage_at(self, now: int) -> Usage:
+        """Give what it has used until now, if it has not changed since."""
+        return self.usage.up_to(now, self.spec.resource, len(self.running))
+
+    @property
+    def running(self) -> list[Replica]:
+        """The replicas whose programs run; they may not listen yet."""
+        return [replica for replica in self.replicas if replica.status is ServingStatus.RUNNING]
 
 
 @dataclass(frozen=True)
@@ -314,7 +344,7 @@ class State:
         token = "".join(secrets.choice(_ALPHANUMERICS) for _ in range(32))
         with self._lock:
             self.require_free(key)
-            return self._put_serving(ServingRecord(key, spec, token, created=now, updated=now))
+            return self._put_serving(_staffed(ServingRecord(key, spec, token, created=now, updated=now)))
 
     def serving(self, key: ServingKey) -> ServingRecord:
         """Give a serving's record. Raises Unknown when there is none."""
@@ -324,22 +354,55 @@ class State:
         """Give the records of one namespace or of all, newest first."""
         return self._newest_first(self._servings.values(), namespace)
 
-    def explain_serving(self, key: ServingKey, message: str) -> None:
-        """Say what a serving waits for."""
+    def open_serving(self, key: ServingKey, url: str) -> None:
+        """Note where a serving is asked; none of its programs may answer yet."""
         with self._lock:
-            self._put_serving(replace(self.serving(key), message=message))
+            self._put_serving(replace(self.serving(key), url=url))
 
-    def launch_serving(self, key: ServingKey, url: str) -> ServingRecord:
-        """Note that a serving's program was started; it may not listen yet."""
-        # The platform floors this one time to the second, so it may come before the creation.
-        launched = self.now() // 1000 * 1000
-        return self._move_serving(key, ServingStatus.RUNNING, url=url, launched=launched, message="")
+    def explain_replica(self, key: ServingKey, number: int, message: str) -> None:
+        """Say what a replica waits for."""
+        self._change_replica(key, number, message=message)
 
-    def restart_serving(self, key: ServingKey, message: str) -> ServingRecord:
-        """Note that a serving's program has ended and is to be started again."""
+    def launch_replica(self, key: ServingKey, number: int, port: int) -> None:
+        """Note that a replica's program was started; it may not listen yet."""
+        self._change_replica(key, number, status=ServingStatus.RUNNING, port=port, message="")
+
+    def restart_replica(self, key: ServingKey, number: int, restarts: int, message: str) -> None:
+        """Note that a replica's program has ended and is to be started again.
+
+        :param restarts: how often that makes
+        """
+        self._change_replica(key, number, status=ServingStatus.WAITING, restarts=restarts, message=message)
+
+    def fail_replica(self, key: ServingKey, number: int, message: str) -> None:
+        """Note that a replica's program has ended and is not started again."""
+        self._change_replica(key, number, status=ServingStatus.FAILED, message=message)
+
+    def update_serving(self, key: ServingKey, spec: ServingSpec) -> ServingRecord:
+        """Note what a serving shall be from now on.
+
+        Where only the number of its replicas changes, those it keeps go on as they are; else all are new ones. One
+        that is over stays so.
+        """
         with self._lock:
-            restarts = self.serving(key).restarts + 1
-            return self._move_serving(key, ServingStatus.WAITING, restarts=restarts, message=message)
+            old = self.serving(key)
+            if spec == old.spec:
+                return old
+            is_scaled = spec == old.spec.model_copy(update={"replicas": spec.replicas})
+            best_first = sorted(old.replicas, key=lambda one: one.status is not ServingStatus.RUNNING)
+            kept = best_first[: spec.replicas] if is_scaled else []
+            self._put_serving(_staffed(replace(old, spec=spec, updated=self.now(), replicas=tuple(kept))))
+            return self._settle(key)
+
+    def start_serving(self, key: ServingKey) -> bool:
+        """Note that a serving that is over shall run again. Gives False when it is not over: nothing is left to do."""
+        with self._lock:
+            record = self.serving(key)
+            if not record.status.is_terminal:
+                return False
+            self._put_serving(_staffed(replace(record, replicas=(), finished=0)))
+            self._move_serving(key, ServingStatus.WAITING)
+            return True
 
     def stop_serving(self, key: ServingKey) -> bool:
         """Note that a serving shall end. Gives False when it is already ending or over: nothing is left to do."""
@@ -350,12 +413,22 @@ class State:
             return True
 
     def finish_serving(self, key: ServingKey, message: str) -> ServingRecord:
-        """Note that a serving's program is over: STOPPED when it was asked to, else FAILED with this message."""
-        now = self.now()
+        """Note that no program of a serving runs any more: STOPPED when it was asked to, else FAILED.
+
+        :param message: why those have failed of which that is not known yet
+        """
         with self._lock:
-            if self.serving(key).status is ServingStatus.STOPPING:
-                return self._move_serving(key, ServingStatus.STOPPED, finished=now, message="")
-            return self._move_serving(key, ServingStatus.FAILED, finished=now, message=message)
+            record = self.serving(key)
+            if record.status is ServingStatus.STOPPING:
+                over = [replace(one, status=ServingStatus.STOPPED, message="") for one in record.replicas]
+                status = ServingStatus.STOPPED
+            else:
+                over = [
+                    one if one.status.is_terminal else replace(one, status=ServingStatus.FAILED, message=message)
+                    for one in record.replicas
+                ]
+                status = ServingStatus.FAILED
+            return self._move_serving(key, status, finished=self.now(), replicas=tuple(over))
 
     def remove_serving(self, key: ServingKey) -> None:
         """Forget a serving. Raises Unknown when there is none."""
@@ -394,6 +467,25 @@ class State:
             _require_move(key, record.status, status, SERVING_MOVES.get(record.status, ()))
             return self._put_serving(replace(record, status=status, updated=self.now(), **changes))
 
+    def _change_replica(self, key: ServingKey, number: int, **changes: Any) -> None:
+        """Change a replica; nothing happens where the serving does without it by now."""
+        with self._lock:
+            record = self.serving(key)
+            replicas = tuple(replace(one, **changes) if one.number == number else one for one in record.replicas)
+            self._put_serving(replace(record, replicas=replicas))
+            self._settle(key)
+
+    def _settle(self, key: ServingKey) -> ServingRecord:
+        """Give a serving the status that follows from its replicas', unless it is ending or over."""
+        record = self.serving(key)
+        if record.status is ServingStatus.WAITING and record.running:
+            # The platform floors this one time to the second, so it may come before the creation.
+            return self._move_serving(key, ServingStatus.RUNNING, launched=self.now() // 1000 * 1000)
+        is_waiting = not record.running and any(one.status is ServingStatus.WAITING for one in record.replicas)
+        if record.status is ServingStatus.RUNNING and is_waiting:
+            return self._move_serving(key, ServingStatus.WAITING)
+        return record
+
     def _put_job(self, record: JobRecord) -> JobRecord:
         self._jobs[record.key] = record
         entry = self._latest[record.key]
@@ -402,7 +494,8 @@ class State:
         return record
 
     def _put_serving(self, record: ServingRecord) -> ServingRecord:
-        self._servings[record.key] = record
+        old = self._servings.get(record.key, record)
+        self._servings[record.key] = record = replace(record, usage=old.usage_at(self.now()))
         self._store.put_serving(str(record.key), _text(_SERVING, record))
         return record
 
@@ -420,6 +513,13 @@ class State:
 
 def _tasks(spec: JobSpec) -> tuple[Task, ...]:
     return tuple(Task(role.task_role_name, i) for role in spec.task_roles for i in range(role.task_number))
+
+
+def _staffed(record: ServingRecord) -> ServingRecord:
+    """Give a serving the replicas that it lacks."""
+    made = record.made + max(0, record.spec.replicas - len(record.replicas))
+    new = tuple(Replica(number) for number in range(record.made, made))
+    return replace(record, replicas=record.replicas + new, made=made)
 
 
 def _text(adapter: TypeAdapter[R], record: R) -> str:

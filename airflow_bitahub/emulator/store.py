@@ -9,7 +9,7 @@ from pathlib import Path
 
 from airflow_bitahub.exceptions import ConfigurationError
 
-_VERSION = 1  # to be raised with every change of the tables or of what a record holds
+_VERSION = 2  # to be raised with every change of the tables or of what a record holds
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (id INTEGER PRIMARY KEY, record TEXT NOT NULL, removed INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS servings (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, record TEXT NOT NULL);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_bitahub.emulator.metering import Usage
 from airflow_bitahub.emulator.state import LedgerEntry, ServingRecord
 
 
@@ -17,37 +18,38 @@ def serving_view(record: ServingRecord, now: int, *, show_token: bool) -> dict[s
         "name": record.key.name,
         "id": "",
         "namespace": record.key.namespace,
-        "hosts": record.url,
+        "hosts": record.url if record.launched else "",
         "replicas": record.spec.replicas,
         "status": record.status.value,
         "token": record.token if show_token else "",
         "createdTime": record.created,
         "stopedTime": record.finished,
         "updatedTime": record.updated,
-        "meteringDetail": _metering(record, now),
+        "meteringDetail": _metering(record.usage_at(now)),
         "launchedTime": record.launched,
         # Empty in the document's answer, of a serving that runs well. Its elements are not known.
-        "podstatuses": [{"phase": record.status.value, "message": record.message}] if record.message else [],
+        "podstatuses": [
+            {"phase": replica.status.value, "message": replica.message}
+            for replica in record.replicas
+            if replica.message
+        ],
     }
 
 
-def _metering(record: ServingRecord, now: int) -> dict[str, Any]:
-    minutes = ((record.finished or now) - record.launched) / 60_000 if record.launched else 0.0
-    resource, replicas = record.spec.resource, record.spec.replicas
-    accelerator = resource.acc_device
+def _metering(usage: Usage) -> dict[str, Any]:
     return {
-        "usedCpuCoreMinutes": round(minutes * resource.cpu * replicas, 4),
-        "usedMemoryGBMinutes": round(minutes * resource.memory / 1024 * replicas, 4),
-        "runningMinutes": round(minutes, 4),
+        "usedCpuCoreMinutes": _minutes(usage.cores),
+        "usedMemoryGBMinutes": _minutes(usage.memory_mb / 1024),
+        "runningMinutes": _minutes(usage.running),
         "accDeviceMetering": [
-            {
-                "accDeviceNumMinutes": round(minutes * accelerator.requests * replicas, 4),
-                "accDeviceType": accelerator.device_type,
-            }
-        ]
-        if accelerator
-        else [],
+            {"accDeviceNumMinutes": _minutes(used), "accDeviceType": device_type}
+            for device_type, used in usage.accelerators.items()
+        ],
     }
+
+
+def _minutes(milliseconds: float) -> float:
+    return round(milliseconds / 60_000, 4)
 
 
 def ledger_view(entry: LedgerEntry) -> dict[str, Any]:

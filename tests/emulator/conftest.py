@@ -20,6 +20,13 @@ T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 SERVINGS = "/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving"
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
+# A serving's program that answers with its process id.
+TELL_PID = """python -c '
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(str(os.getpid()).encode())
+http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
 _numbers = count(1)
 
 
@@ -134,6 +141,16 @@ class Api:
 
     def wait_serving(self, name: str, status: str) -> dict[str, Any]:
         return self.until(lambda: self.serving(name), lambda serving: serving["status"] == status)
+
+
+def ask(url: str, token: str = "") -> str:
+    """Give what a serving answers; "" when it does not, or refuses."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    try:
+        response = httpx.get(url, headers=headers, trust_env=False, verify=False)
+    except httpx.TransportError:
+        return ""
+    return response.text if response.is_success else ""
 
 
 def open_files() -> int:

@@ -103,7 +103,10 @@ def proper_request(api: Api, method: str, path: str) -> tuple[str, Any]:
     if "/jobs" in path:
         body = api.job_body()
         return (body["jobName"] if method == "POST" else api.submit()), body
-    return ("" if method == "POST" or "{name}" not in path else api.serve("serve")), api.serving_body("serve")
+    if method == "POST" or "{name}" not in path:
+        return "", api.serving_body("serve")
+    name = api.serve("serve")
+    return name, {"replicas": 2} if method == "PATCH" else api.serving_body("serve", name=name, replicas=2)
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
@@ -185,10 +188,14 @@ def test_a_scripted_job_of_endless_tasks_is_refused(api: Api) -> None:
     assert_refused(api.post_job(body), 400, "more than 64 tasks")
 
 
+def test_a_serving_of_endless_replicas_is_refused(api: Api) -> None:
+    body = api.serving_body("serve", replicas=10**1000)
+    assert_refused(api.http.post(SERVINGS, json=body), 400, "replicas: the emulator runs at most 64")
+
+
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
-        ("replicas", {"replicas": 10**1000}),
         ("resource.cpu", {"resource": {"cpu": 10**1000}}),
         ("resource.memory", {"resource": {"memory": 10**1000}}),
         ("resource.accDevice.requests", {"resource": {"accDevice": {"deviceType": "g", "requests": 10**1000}}}),

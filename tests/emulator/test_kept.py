@@ -13,18 +13,12 @@ import httpx
 import pytest
 
 from airflow_bitahub.emulator.server import Emulator, run_until_signal
-from tests.emulator.conftest import JOBS, SERVINGS, Api, is_alive, mount
+from tests.emulator.conftest import JOBS, SERVINGS, TELL_PID, Api, ask, is_alive, mount
 
 TOKEN = "known"
 # Each emulator is forked off a process that has loaded everything, which saves a second and a half every time.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__])
-SERVE = """python -c '
-import http.server, os
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200); self.end_headers(); self.wfile.write(str(os.getpid()).encode())
-http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
 
 
 def live(home: Path, images: Path, mounts: str, urls: Connection) -> None:
@@ -194,24 +188,49 @@ def test_stop_that_was_under_way_is_completed(mortal: Mortal) -> None:
     assert_ends(mortal, pid)
 
 
-def test_serving_goes_on_answering_and_can_be_removed(mortal: Mortal) -> None:
-    name = mortal.api.serve(SERVE)
+def pids_of(mortal: Mortal, url: str, number: int) -> set[int]:
+    """Wait until so many programs answer in turn at an address, and give their process ids."""
+    answers = mortal.api.until(lambda: {ask(url) for _ in range(number)}, lambda seen: len(seen - {""}) == number)
+    return {int(pid) for pid in answers}
+
+
+def test_servings_programs_live_on_and_answer_again_at_the_same_address(mortal: Mortal) -> None:
+    name = mortal.api.serve(TELL_PID, replicas=2)
     before = mortal.api.wait_serving(name, "RUNNING")
-
-    def ask() -> str:
-        try:
-            return httpx.get(before["hosts"], trust_env=False).text
-        except httpx.HTTPError:
-            return ""
-
-    pid = mortal.api.until(ask, bool)
-    mortal.kill()
-    assert ask() == pid
-    mortal.start()
+    pids = pids_of(mortal, before["hosts"], 2)
+    mortal.restart()
+    assert all(is_alive(pid) for pid in pids)
     after = mortal.api.serving(name)
-    assert (after["status"], after["hosts"], after["token"]) == ("RUNNING", before["hosts"], before["token"])
+    same = ("status", "hosts", "token", "createdTime", "launchedTime")
+    assert [after[field] for field in same] == [before[field] for field in same]
+    assert after["meteringDetail"]["usedCpuCoreMinutes"] >= before["meteringDetail"]["usedCpuCoreMinutes"]
+    assert pids_of(mortal, before["hosts"], 2) == pids
+
+    mortal.api.http.patch(f"{SERVINGS}/{name}", json={"replicas": 1})
+    mortal.api.until(lambda: [is_alive(pid) for pid in pids], lambda alive: sum(alive) == 1)
     mortal.api.http.delete(f"{SERVINGS}/{name}")
-    assert_ends(mortal, int(pid))
+    for pid in pids:
+        assert_ends(mortal, pid)
+
+
+def test_stopped_serving_can_be_started_by_another_emulator(mortal: Mortal) -> None:
+    name = mortal.api.serve(TELL_PID)
+    url = mortal.api.wait_serving(name, "RUNNING")["hosts"]
+    mortal.api.http.put(f"{SERVINGS}/{name}/stop")
+    mortal.api.wait_serving(name, "STOPPED")
+    mortal.restart()
+    mortal.api.http.put(f"{SERVINGS}/{name}/start")
+    assert mortal.api.until(lambda: ask(url), bool)
+
+
+def test_what_a_serving_was_to_do_without_when_the_emulator_was_killed_is_ended(mortal: Mortal) -> None:
+    # It does not end by itself when it is asked to, so that the emulator is killed before it has ended it.
+    name = mortal.api.serve("trap '' TERM; echo $$ > /model/u/dense/pid; while :; do sleep 0.02; done")
+    pid = mortal.api.pid_from(mortal.home / "storage/models/u/dense/pid")
+    mortal.api.http.put(f"{SERVINGS}/{name}", json=mortal.api.serving_body(TELL_PID, name=name))
+    mortal.restart()
+    assert_ends(mortal, pid)
+    assert mortal.api.until(lambda: ask(mortal.api.serving(name)["hosts"]), bool)
 
 
 def test_nothing_is_left_of_a_job_that_was_found_again(mortal: Mortal) -> None:

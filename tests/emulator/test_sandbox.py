@@ -14,8 +14,8 @@ import pytest
 from airflow_bitahub.emulator.sandbox import choose_room, why_not
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError
-from tests.emulator.conftest import JOBS, Api, mount
-from tests.emulator.test_kept import SERVE, Mortal
+from tests.emulator.conftest import JOBS, TELL_PID, Api, mount
+from tests.emulator.test_kept import Mortal
 
 REASON = why_not()
 needs_bubblewrap = pytest.mark.skipif(bool(REASON), reason=f"no mounts at their real paths: {REASON}")
@@ -144,7 +144,7 @@ def mortal(images_file: Path, tmp_path: Path) -> Iterator[Mortal]:
 @needs_bubblewrap
 def test_jobs_and_servings_are_found_again(mortal: Mortal) -> None:
     name, _ = mortal.running("echo done; exit 3")
-    serving = mortal.api.serve(SERVE)
+    serving = mortal.api.serve(TELL_PID)
     url = mortal.api.wait_serving(serving, "RUNNING")["hosts"]
     mortal.restart()
     assert mortal.api.job(name)["state"] == "RUNNING"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import httpx
 import pytest
 
 from airflow_bitahub.emulator.server import DrivenClock, Emulator
-from tests.emulator.conftest import SERVINGS, Api, assert_refused, is_alive
+from tests.emulator.conftest import SERVINGS, TELL_PID, Api, ask, assert_refused, is_alive
 
 SERVER = "python -m http.server --bind $HOST $PORT"
 # The fields of the document's answer, in its spellings.
@@ -29,13 +32,6 @@ FIELDS = [
     "launchedTime",
     "podstatuses",
 ]
-
-
-def ask(url: str) -> str:
-    try:
-        return httpx.get(url, trust_env=False, verify=False).text
-    except httpx.TransportError:
-        return ""
 
 
 def test_serving_lives_and_stops(api: Api) -> None:
@@ -157,20 +153,29 @@ def test_own_port_wins_over_envs(api: Api) -> None:
 
 
 def test_metering(images_file: Path, tmp_path: Path) -> None:
-    emulator = Emulator(tmp_path, images=images_file, grace=1)
-    with emulator:
+    clock = DrivenClock()
+    with Emulator(tmp_path, images=images_file, grace=1, clock=clock, mounts="links") as emulator:
         api = Api(emulator)
         (emulator.storage / "models/u/dense").mkdir(parents=True)
-        name = api.serve(SERVER)
-        launched = api.wait_serving(name, "RUNNING")["launchedTime"] / 1000
-        emulator.state._clock = lambda: launched + 55.17 * 60
-        assert api.serving(name)["meteringDetail"] == {
-            "usedCpuCoreMinutes": 110.34,
-            "usedMemoryGBMinutes": 220.68,
-            "runningMinutes": 55.17,
-            "accDeviceMetering": [{"accDeviceNumMinutes": 55.17, "accDeviceType": "gtx-1080-ti"}],
-        }
-        api.http.close()
+        with api.http:
+            name = api.serve(f"echo $$ > /model/u/dense/pid; exec {SERVER}")
+            api.wait_serving(name, "RUNNING")
+            clock.advance(55.17 * 60)
+            metered = {
+                "usedCpuCoreMinutes": 110.34,
+                "usedMemoryGBMinutes": 220.68,
+                "runningMinutes": 55.17,
+                "accDeviceMetering": [{"accDeviceNumMinutes": 55.17, "accDeviceType": "gtx-1080-ti"}],
+            }
+            assert api.serving(name)["meteringDetail"] == metered
+
+            os.kill(api.pid_from(emulator.storage / "models/u/dense/pid"), signal.SIGKILL)
+            api.wait_serving(name, "WAITING")
+            assert api.serving(name)["meteringDetail"] == metered, "what has run is not forgotten"
+            api.http.put(f"{SERVINGS}/{name}/stop")
+            api.wait_serving(name, "STOPPED")
+            clock.advance(1000)
+            assert api.serving(name)["meteringDetail"] == metered
 
 
 @pytest.mark.parametrize(
@@ -196,3 +201,203 @@ def test_refused(api: Api, changes: dict[str, Any], words: str) -> None:
     before = api.http.get(SERVINGS).json()["data"]["totalItems"]
     assert_refused(api.http.post(SERVINGS, json={**api.serving_body("true"), **changes}), 400, words)
     assert api.http.get(SERVINGS).json()["data"]["totalItems"] == before
+
+
+# Stopped, started, updated, scaled --------------------------------------------------------------------------------
+
+
+def pids_of(api: Api, name: str, number: int) -> set[int]:
+    """Wait until so many programs of a serving answer, one after the other in turn, and give their process ids."""
+
+    def look() -> list[str]:
+        url = api.serving(name)["hosts"]
+        return [ask(url) for _ in range(2 * number)]
+
+    answers = api.until(look, lambda pids: len(set(pids) - {""}) == number and pids[:number] == pids[number:])
+    return {int(pid) for pid in answers}
+
+
+def put(api: Api, name: str, action: str) -> None:
+    assert api.http.put(f"{SERVINGS}/{name}/{action}").json()["data"] == {"name": name, "version": "v1"}
+
+
+def scale(api: Api, name: str, replicas: Any) -> httpx.Response:
+    return api.http.patch(f"{SERVINGS}/{name}", params={"version": "v1"}, json={"replicas": replicas})
+
+
+@pytest.fixture
+def name(api: Api) -> Iterator[str]:
+    """A serving whose program tells its process id."""
+    name = api.serve(TELL_PID)
+    yield name
+    api.http.delete(f"{SERVINGS}/{name}")
+
+
+def test_stopped_one_can_be_started_at_the_same_address(api: Api, name: str) -> None:
+    before = api.wait_serving(name, "RUNNING")
+    [pid] = pids_of(api, name, 1)
+    put(api, name, "start")
+    assert pids_of(api, name, 1) == {pid}, "starting one that is alive changes nothing"
+    put(api, name, "stop")
+    put(api, name, "start")  # it waits until the stop is over
+    assert not is_alive(pid)
+    after = api.wait_serving(name, "RUNNING")
+    for field in ("hosts", "token", "createdTime", "stopedTime", "podstatuses"):
+        assert after[field] == before[field]
+    assert pids_of(api, name, 1) != {pid}
+    assert_refused(api.http.put(f"{SERVINGS}/none/start"), 404, "'none'")
+
+
+def test_failed_one_can_be_started(api: Api) -> None:
+    flag = api.emulator.storage / "models/u/dense/mended"
+    name = api.serve(f"[ -e /model/u/dense/mended ] || exit 3; {SERVER}")
+    api.wait_serving(name, "FAILED")
+    flag.touch()
+    put(api, name, "start")
+    serving = api.wait_serving(name, "RUNNING")
+    assert (serving["stopedTime"], serving["podstatuses"]) == (0, [])
+    api.http.delete(f"{SERVINGS}/{name}")
+
+
+def test_as_many_programs_run_as_it_has_replicas_and_are_asked_in_turn(api: Api, name: str) -> None:
+    [first] = pids_of(api, name, 1)
+    assert scale(api, name, 3).json()["data"] == {"name": name, "version": "v1"}
+    assert api.serving(name)["replicas"] == 3
+    assert api.serving(name)["status"] == "RUNNING"
+    three = pids_of(api, name, 3)
+    assert first in three, "who runs already goes on"
+    assert all(is_alive(pid) for pid in three)
+    scale(api, name, 1)
+    [last] = pids_of(api, name, 1)
+    assert last in three
+    api.until(lambda: [is_alive(pid) for pid in three], lambda alive: sum(alive) == 1)
+    put(api, name, "stop")
+    api.wait_serving(name, "STOPPED")
+    assert not is_alive(last)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "words"), [(0, "replicas"), ("2", "replicas"), (None, "replicas"), (65, "at most 64")]
+)
+def test_scaling_that_cannot_be_is_refused(api: Api, name: str, replicas: Any, words: str) -> None:
+    assert_refused(scale(api, name, replicas), 400, words)
+    assert_refused(scale(api, "none", 2), 404, "'none'")
+    assert api.serving(name)["replicas"] == 1
+
+
+def test_update_runs_another_program_at_the_same_address(api: Api, name: str) -> None:
+    before = api.wait_serving(name, "RUNNING")
+    [pid] = pids_of(api, name, 1)
+
+    def update(*commands: str, **changes: Any) -> httpx.Response:
+        return api.http.put(f"{SERVINGS}/{name}", json=api.serving_body(*commands, **{"name": name, **changes}))
+
+    assert_refused(update(TELL_PID, name="other"), 400, "'other'", name)
+    assert_refused(update(TELL_PID, version="v2"), 400, "'v2'", name)
+    assert_refused(update(TELL_PID, image="unheard-of"), 400, "image 'unheard-of' is unknown")
+    assert update(TELL_PID, replicas=2).status_code == 200
+    assert pid in pids_of(api, name, 2), "where only the number changes, programs go on"
+
+    (api.emulator.storage / "models/u/dense/new").write_text("another")
+    assert update(f"cd /model/u/dense; {SERVER}").status_code == 200
+    assert api.until(lambda: ask(before["hosts"] + "/new"), bool) == "another"
+    after = api.serving(name)
+    for field in ("hosts", "token", "createdTime"):
+        assert after[field] == before[field]
+    assert after["replicas"] == 1
+    assert not is_alive(pid)
+
+
+def test_one_that_is_over_is_updated_and_runs_once_it_is_started(api: Api) -> None:
+    name = api.serve("exit 3")
+    api.wait_serving(name, "FAILED")
+    api.http.put(f"{SERVINGS}/{name}", json=api.serving_body(TELL_PID, name=name))
+    assert api.serving(name)["status"] == "FAILED"
+    put(api, name, "start")
+    pids_of(api, name, 1)
+    api.http.delete(f"{SERVINGS}/{name}")
+
+
+def test_replica_that_ends_is_started_again_while_the_others_answer(images_file: Path, tmp_path: Path) -> None:
+    clock = DrivenClock()
+    with Emulator(tmp_path, images=images_file, serving_restarts=1, clock=clock, mounts="links") as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            name = api.serve(TELL_PID, replicas=2)
+            first, second = pids_of(api, name, 2)
+            os.kill(first, signal.SIGKILL)
+            [told] = api.until(lambda: api.serving(name)["podstatuses"], bool)
+            assert told["phase"] == "WAITING"
+            assert "restart 1 of 1 in 1 s: the program ended by itself with exit code 137" in told["message"]
+            assert api.serving(name)["status"] == "RUNNING"
+            assert pids_of(api, name, 1) == {second}
+            clock.advance(1)
+            [third] = pids_of(api, name, 2) - {second}
+            os.kill(third, signal.SIGKILL)
+            api.until(lambda: api.serving(name)["podstatuses"], lambda pods: pods and pods[0]["phase"] == "FAILED")
+            assert api.serving(name)["status"] == "RUNNING", "as long as one of them runs"
+            assert pids_of(api, name, 1) == {second}
+
+
+# What stands at its address ---------------------------------------------------------------------------------------
+
+ECHO = """python -c '
+import http.server, os, time
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        if self.path == "/die":
+            os._exit(1)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(418, "odd")
+        for name, value in (("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("Was", self.requestline)):
+            self.send_header(name, value)
+        if self.path == "/break":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"4\\r\\nhalf\\r\\n")
+            self.close_connection = True
+            return
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
+
+
+def test_requests_and_answers_are_passed_on_as_they_are(api: Api) -> None:
+    name = api.serve(ECHO)
+    url = api.wait_serving(name, "RUNNING")["hosts"]
+    with httpx.Client(base_url=url, trust_env=False, verify=False) as http:
+        assert http.get("/").status_code in (501, 503)
+        api.until(lambda: http.get("/").status_code, lambda status: status == 501)
+        body = os.urandom(3 << 20)
+        answer = http.post("/a%2Fb//c%C3%A4?q=%20x&r", content=body)
+        assert (answer.status_code, answer.content) == (418, body)
+        assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
+        assert answer.headers["was"] == "POST /a%2Fb//c%C3%A4?q=%20x&r HTTP/1.1"
+        assert len(answer.headers.get_list("server")) == len(answer.headers.get_list("date")) == 1
+        with pytest.raises(httpx.RemoteProtocolError):
+            http.post("/break", content=b"")
+        dead = http.post("/die", content=b"")
+        assert (dead.status_code, dead.text.split(":")[0]) == (502, "the program gave no answer")
+    api.http.delete(f"{SERVINGS}/{name}")
+
+
+def test_token_is_wanted_where_that_is_asked_for(images_file: Path, tmp_path: Path) -> None:
+    with Emulator(tmp_path, images=images_file, serving_tokens=True) as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            name, other = api.serve(TELL_PID), api.serve(TELL_PID)
+            serving = api.wait_serving(name, "RUNNING")
+            assert api.until(lambda: ask(serving["hosts"], serving["token"]), bool)
+            for wrong in ("", "wrong", "\u00e4", emulator.token, api.serving(other)["token"]):
+                headers = {b"Authorization": f"Bearer {wrong}".encode()} if wrong else {}
+                refused = httpx.get(serving["hosts"], headers=headers, trust_env=False, verify=False)
+                assert (refused.status_code, refused.json()["kind"]) == (401, "Status")
+                assert "access token" in refused.json()["message"]
+            put(api, name, "stop")
+            put(api, name, "start")
+            assert api.until(lambda: ask(serving["hosts"], serving["token"]), bool)
+            assert ask(serving["hosts"]) == ""

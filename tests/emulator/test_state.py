@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
-from airflow_bitahub.api.servings import Model, Protocol, ServingSpec, ServingStatus
+from airflow_bitahub.api.jobs import Accelerator, JobSpec, JobStatus, TaskRole
+from airflow_bitahub.api.servings import Model, Protocol, Resource, ServingSpec, ServingStatus
 from airflow_bitahub.emulator.refused import Conflict, Unknown
 from airflow_bitahub.emulator.state import IllegalMoveError, JobKey, ServingKey, State
 
@@ -38,14 +40,10 @@ def job_spec(name: str = "j", tasks: int = 1) -> JobSpec:
     return JobSpec(job_name=name, task_roles=[TaskRole(image="i", command="c", task_number=tasks)])
 
 
-def serving_spec() -> ServingSpec:
-    return ServingSpec(
-        name="s",
-        model=Model(path="/models/u/m", mount_path="/model"),
-        image="i",
-        protocols=[Protocol()],
-        commands=["c"],
-    )
+def serving_spec(**fields: Any) -> ServingSpec:
+    model = Model(path="/models/u/m", mount_path="/model")
+    least = {"name": "s", "model": model, "image": "i", "protocols": [Protocol()], "commands": ["c"]}
+    return ServingSpec(**{**least, **fields})
 
 
 def test_job_that_succeeds(state: State, clock: Clock) -> None:
@@ -135,19 +133,104 @@ def test_ledger_remembers_the_removed(state: State) -> None:
 
 def test_serving_lives_and_stops(state: State, clock: Clock) -> None:
     clock.seconds += 1.5
-    record = state.launch_serving(SERVING, "http://127.0.0.1:1")
+    state.launch_replica(SERVING, 0, 1)
+    record = state.serving(SERVING)
     assert record.status is ServingStatus.RUNNING
     assert record.launched == 1_001_000  # floored to the second
     assert state.stop_serving(SERVING)
     assert not state.stop_serving(SERVING)
     record = state.finish_serving(SERVING, "ended")
-    assert (record.status, record.message, record.finished) == (ServingStatus.STOPPED, "", 1_001_750)
+    assert (record.status, record.finished) == (ServingStatus.STOPPED, 1_001_750)
+    assert [(one.status, one.message) for one in record.replicas] == [(ServingStatus.STOPPED, "")]
 
 
 def test_serving_that_ends_by_itself_failed(state: State) -> None:
-    state.launch_serving(SERVING, "http://127.0.0.1:1")
-    record = state.finish_serving(SERVING, "ended")
-    assert (record.status, record.message) == (ServingStatus.FAILED, "ended")
+    state.launch_replica(SERVING, 0, 1)
+    state.fail_replica(SERVING, 0, "exit code 3")
+    assert state.serving(SERVING).status is ServingStatus.RUNNING, "until all of it is over"
+    record = state.finish_serving(SERVING, "")
+    assert record.status is ServingStatus.FAILED
+    assert [(one.status, one.message) for one in record.replicas] == [(ServingStatus.FAILED, "exit code 3")]
+
+
+def test_serving_that_cannot_run_failed_with_all_its_replicas(state: State) -> None:
+    record = state.finish_serving(SERVING, "no environment")
+    assert [(one.status, one.message) for one in record.replicas] == [(ServingStatus.FAILED, "no environment")]
+
+
+def test_serving_runs_while_one_of_its_replicas_does(state: State) -> None:
+    state.update_serving(SERVING, serving_spec(replicas=2))
+    seen = []
+    changes: list[Callable[[], None]] = [
+        lambda: state.launch_replica(SERVING, 0, 1),
+        lambda: state.launch_replica(SERVING, 1, 2),
+        lambda: state.restart_replica(SERVING, 0, 1, "again"),
+        lambda: state.restart_replica(SERVING, 1, 1, "again"),
+        lambda: state.fail_replica(SERVING, 0, "never again"),
+        lambda: state.launch_replica(SERVING, 1, 2),
+    ]
+    for change in changes:
+        change()
+        seen.append(state.serving(SERVING).status.value)
+    assert seen == ["RUNNING", "RUNNING", "RUNNING", "WAITING", "WAITING", "RUNNING"]
+
+
+def test_scaling_keeps_the_replicas_that_run(state: State) -> None:
+    state.update_serving(SERVING, serving_spec(replicas=3))
+    state.fail_replica(SERVING, 0, "exit code 3")
+    state.launch_replica(SERVING, 2, 1)
+    assert [one.number for one in state.update_serving(SERVING, serving_spec(replicas=1)).replicas] == [2]
+    assert [one.number for one in state.update_serving(SERVING, serving_spec(replicas=2)).replicas] == [2, 3]
+
+
+def test_updating_replaces_every_replica_and_late_news_of_the_old_ones_are_ignored(state: State) -> None:
+    state.launch_replica(SERVING, 0, 1)
+    record = state.update_serving(SERVING, serving_spec(image="another"))
+    assert (record.status, [one.number for one in record.replicas]) == (ServingStatus.WAITING, [1])
+    state.launch_replica(SERVING, 0, 1)
+    assert state.serving(SERVING) == record
+
+
+def test_updating_what_is_over_does_not_start_it(state: State) -> None:
+    state.finish_serving(SERVING, "")
+    assert state.update_serving(SERVING, serving_spec(image="another")).status is ServingStatus.FAILED
+    assert state.start_serving(SERVING)
+    assert not state.start_serving(SERVING)
+    record = state.serving(SERVING)
+    assert (record.status, record.finished, record.spec.image) == (ServingStatus.WAITING, 0, "another")
+
+
+def test_usage_is_that_of_the_replicas_that_run(state: State, clock: Clock) -> None:
+    def minutes(number: float) -> None:
+        clock.seconds += number * 60
+
+    def used() -> tuple[float, ...]:
+        usage = state.serving(SERVING).usage_at(state.now())
+        every = (usage.running, usage.cores, usage.memory_mb, *usage.accelerators.values())
+        return tuple(one / 60_000 for one in every)
+
+    minutes(10)
+    assert used() == (0, 0, 0)
+    state.launch_replica(SERVING, 0, 1)
+    minutes(1)
+    assert used() == (1, 2, 4096)
+    state.update_serving(SERVING, serving_spec(replicas=2))
+    minutes(1)
+    assert used() == (2, 4, 8192), "the second does not run yet"
+    state.launch_replica(SERVING, 1, 2)
+    minutes(1)
+    assert used() == (3, 8, 16384)
+    gpu = Resource(cpu=1, memory=1, acc_device=Accelerator(device_type="rtx-3090", requests=3))
+    state.update_serving(SERVING, serving_spec(resource=gpu))
+    state.launch_replica(SERVING, 2, 1)
+    minutes(1)
+    assert used() == (4, 9, 16385, 3)
+    state.stop_serving(SERVING)
+    state.finish_serving(SERVING, "")
+    minutes(10)
+    state.start_serving(SERVING)
+    minutes(10)
+    assert used() == (4, 9, 16385, 3)
 
 
 def test_serving_token_is_not_in_its_repr(state: State) -> None:

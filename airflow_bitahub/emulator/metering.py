@@ -1,0 +1,41 @@
+"""What a serving has used, as the platform bills it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from airflow_bitahub.api.servings import Resource
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a serving has used up to a time; stops, restarts and updates do not make it forget.
+
+    Each is milliseconds, times how much there was of it. A replica counts while its program runs.
+
+    :param until: milliseconds since the epoch
+    :param running: while one replica ran or several did
+    :param accelerators: for each device type
+    """
+
+    until: int = 0
+    running: int = 0
+    cores: int = 0
+    memory_mb: int = 0
+    accelerators: Mapping[str, int] = field(default_factory=dict)
+
+    def up_to(self, now: int, resource: Resource, replicas: int) -> Usage:
+        """Add the time since, in which so many replicas ran that had this."""
+        elapsed = max(0, now - self.until)
+        accelerators = dict(self.accelerators)
+        if (device := resource.acc_device) is not None:
+            used = accelerators.get(device.device_type, 0)
+            accelerators[device.device_type] = used + elapsed * device.requests * replicas
+        return Usage(
+            until=now,
+            running=self.running + (elapsed if replicas else 0),
+            cores=self.cores + elapsed * resource.cpu * replicas,
+            memory_mb=self.memory_mb + elapsed * resource.memory * replicas,
+            accelerators=accelerators,
+        )

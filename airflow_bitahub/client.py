@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import httpx
 
-from airflow_bitahub.api.auth import Auth, NoAuth
+from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.procedures import Retry, retrying
 from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
@@ -115,10 +115,10 @@ class BitaHubClient:
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.is_foreign:
             method, _, url = request.operation.partition(" ")
-            headers: Mapping[str, str] = {}
+            auth: Auth = BearerToken(request.token) if request.token else NoAuth()
         else:
             method, path = self.platform.locate(request.operation, request.names)
-            url, headers = self.base_url + path, self._auth.headers()
+            url, auth = self.base_url + path, self._auth
         optional = {
             "params": request.query or None,
             "json": request.json_body,
@@ -127,7 +127,7 @@ class BitaHubClient:
             "timeout": request.timeout,
         }
         given = {key: value for key, value in optional.items() if value is not None}
-        return {"method": method, "url": url, "headers": headers, **given}
+        return {"method": method, "url": url, "headers": auth.headers(), **given}
 
 
 @functools.cache

@@ -36,10 +36,22 @@ from airflow_bitahub.api.jobs import (
     submit_job,
 )
 from airflow_bitahub.api.platform import ENDPOINTS, Platform
-from airflow_bitahub.api.procedures import Retry, wait_for_job
+from airflow_bitahub.api.procedures import Retry, wait_for_job, wait_for_serving
 from airflow_bitahub.api.protocol import Call, Procedure, Sleep
-from airflow_bitahub.api.servings import Serving, ServingStatus, invoke_serving, probe_serving
+from airflow_bitahub.api.servings import (
+    Model,
+    Protocol,
+    Serving,
+    ServingSpec,
+    ServingStatus,
+    create_serving,
+    get_serving,
+    invoke_serving,
+    probe_serving,
+    update_serving,
+)
 from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.emulator.scripts import ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import (
     APIError,
@@ -49,6 +61,7 @@ from airflow_bitahub.exceptions import (
     ConflictError,
     ConnectFailedError,
     InvalidRequestError,
+    InvokeError,
     JobError,
     NotFoundError,
     RateLimitError,
@@ -257,6 +270,24 @@ def test_both_ways_may_be_used_on_one_client(platform: Emulator, make_client: Ma
     client = make_client(platform.url)
     for way in (*WAYS, *WAYS):
         way.send(client, list_jobs())
+
+
+def test_a_serving_that_wants_its_token_is_asked_with_it(way: Way, tmp_path: Path, make_client: MakeClient) -> None:
+    model = Model(path="/models/u/m", mount_path="/model/u/m")
+    wanted = ServingSpec(name="m", model=model, image="i", protocols=[Protocol()], commands=["serve"])
+    with Emulator(tmp_path, serving_tokens=True) as emulator:
+        emulator.scripts.add(ScriptedServing(answer={"predictions": [7]}))
+        client, stranger = make_client(emulator.url, auth=BearerToken(emulator.token)), make_client(emulator.url)
+        way.send(client, create_serving(wanted))
+        serving = way.run(client, wait_for_serving("m", "v1", poll_interval=0.05, readiness_path="/health"))
+        assert way.send(client, invoke_serving(serving, "/image")) == {"predictions": [7]}
+        with pytest.raises(InvokeError, match=r"HTTP 401.*Set the password"):
+            way.send(stranger, invoke_serving(way.send(stranger, get_serving("m")), "/image"))
+
+        way.send(client, update_serving(wanted.model_copy(update={"replicas": 2})))
+        assert way.send(client, get_serving("m")).replicas == 2
+        with pytest.raises(NotFoundError, match="Could not update serving 'other'"):
+            way.send(client, update_serving(wanted.model_copy(update={"name": "other"})))
 
 
 # What goes out --------------------------------------------------------------------------------------------------

@@ -126,6 +126,7 @@ def test_the_documents_serving_is_read() -> None:
         status=ServingStatus.RUNNING,
         word="RUNNING",
         url="http://mnist-serving-demo-1234-testinference.bitahub.com",
+        token="6fFvTrWb5BN9FEn5NTBO89Kkj53IMVL1",
         replicas=1,
         created_at=1663470891.571,
         launched_at=1663470891,

@@ -28,6 +28,7 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
         "create_serving": f"POST {_SERVINGS}",  # seed
         "get_serving": f"GET {_SERVINGS}/{{name}}",  # seed
         "list_servings": f"GET {_SERVINGS}",
+        "update_serving": f"PUT {_SERVINGS}/{{name}}",
         "stop_serving": f"PUT {_SERVINGS}/{{name}}/stop",
         "delete_serving": f"DELETE {_SERVINGS}/{{name}}",
     }

@@ -39,6 +39,7 @@ class Request:
     :param form: sent url-encoded, or as multipart when there are `files`
     :param files: field name -> (file name, content)
     :param timeout: seconds to wait for the answer; None: the client's own
+    :param token: sent as a bearer token where the address is not the platform's; "": none is
     """
 
     action: str
@@ -49,6 +50,7 @@ class Request:
     form: Mapping[str, str] | None = None
     files: Mapping[str, tuple[str, bytes]] | None = None
     timeout: float | None = None
+    token: str = field(default="", repr=False)
 
     @property
     def is_foreign(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -26,6 +27,7 @@ __all__ = [
     "list_servings",
     "probe_serving",
     "stop_serving",
+    "update_serving",
 ]
 
 
@@ -73,9 +75,10 @@ class ServingSpec(StrictModel):
 
 
 class Serving(BaseModel):
-    """A serving as the platform tells it. Its access token is left out on purpose, so that no log or XCom gets it.
+    """A serving as the platform tells it.
 
     :param url: where the served program is reached; "" until the platform says so
+    :param token: its access token, which is neither printed nor dumped, so that no log or XCom gets it; "": not known
     :param created_at: seconds since the epoch, as are the other times; None: not known
     """
 
@@ -85,6 +88,7 @@ class Serving(BaseModel):
     status: ServingStatus
     word: str = ""
     url: str = ""
+    token: str = Field(default="", repr=False, exclude=True)
     replicas: int = 1
     created_at: float | None = None
     launched_at: float | None = None
@@ -121,6 +125,16 @@ def list_servings() -> Call[list[Serving]]:
     return Call(request, read, safe_to_repeat=True)
 
 
+def update_serving(spec: ServingSpec) -> Call[None]:
+    """Let the serving of this name and version be this from now on (assumed: PUT).
+
+    Raises NotFoundError when there is none.
+    """
+    action, names, query = f"update serving {spec.name!r}", {"name": spec.name}, {"version": spec.version}
+    request = Request(action, "update_serving", names, query, json_body=spec.body())
+    return Call(request, lambda response, platform: accept(response, request, platform), safe_to_repeat=True)
+
+
 def stop_serving(name: str, version: str = "v1") -> Call[None]:
     """Stop a serving and keep its record (assumed; `stopedTime` in the seed implies that there is such a stop)."""
     request = Request(f"stop serving {name!r}", "stop_serving", {"name": name}, {"version": version})
@@ -137,10 +151,12 @@ def probe_serving(serving: Serving, path: str = "/", timeout: float = 10) -> Cal
     """Ask whether the served program answers.
 
     Anything below HTTP 500 is an answer at ``/``, which need not exist; any other path must be there (below HTTP 400),
-    since a gateway whose program has not started yet may answer 404 for it.
+    since a gateway whose program has not started yet may answer 404 for it. The serving's access token is sent, as by
+    `invoke_serving`.
     """
     limit = 500 if path.strip("/") == "" else 400
-    request = Request(f"reach serving {serving.name!r}", f"GET {join(serving.url, path)}", timeout=timeout)
+    where = f"GET {join(serving.url, path)}"
+    request = Request(f"reach serving {serving.name!r}", where, timeout=timeout, token=serving.token)
     return Call(request, lambda response, _platform: response.status < limit)
 
 
@@ -155,10 +171,12 @@ def invoke_serving(
     """Ask the served program (seed) and give its ``data``.
 
     The program is the user's own; the document's demo reports its errors inside HTTP 200, so the code in the answer
-    counts. Raises InvokeError when either says no.
+    counts. The serving's access token is sent as a bearer token, for an installation that wants it (assumed: the
+    document gives each serving one and sends none). Raises InvokeError when either says no.
     """
     url = join(serving.url, path)
-    request = Request(f"ask serving {serving.name!r}", f"POST {url}", form=form, files=files, timeout=timeout)
+    where, action = f"POST {url}", f"ask serving {serving.name!r}"
+    request = Request(action, where, form=form, files=files, timeout=timeout, token=serving.token)
 
     def read(response: Response, _platform: Platform) -> Any:
         try:
@@ -169,9 +187,17 @@ def invoke_serving(
         code = status.get("code") if isinstance(status, dict) else None
         if response.status >= 400 or (code is not None and code != 0) or body is None:
             said = status.get("msg") if isinstance(status, dict) else " ".join(response.text.split())[:200]
+            advice = "Check the picture, the path and the field name."
+            if response.status == 401:
+                advice = (
+                    "The access token that the platform tells of the serving was sent, and is not what it wants."
+                    if serving.token
+                    else "It wants its access token, which the platform has not told: does it know who asks? Set the "
+                    "password of the Airflow connection."
+                )
             raise InvokeError(
                 f"Could not ask serving {serving.name!r} at {url}. It said: {said or 'nothing'} (code {code}, "
-                f"HTTP {response.status}). Check the picture, the path and the field name.",
+                f"HTTP {response.status}). {advice}",
                 serving.name,
             )
         return body["data"] if isinstance(body, dict) and "data" in body else body
@@ -193,12 +219,13 @@ def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
     hosts = data.get("hosts")
     if isinstance(hosts, list):  # a string in the seed, despite its plural
         hosts = hosts[0] if hosts else ""
-    url = str(hosts or "")
+    url, token = str(hosts or ""), data.get("token")
     return Serving(
         name=str(data.get("name") or name),
         status=platform.serving_status(word),
         word=word,
         url=url if "://" in url or not url else f"http://{url}",
+        token=token if isinstance(token, str) and re.fullmatch(r"[!-~]+", token) else "",
         replicas=data["replicas"] if isinstance(data.get("replicas"), int) else 1,
         created_at=to_epoch(data.get("createdTime")),
         launched_at=to_epoch(data.get("launchedTime")),

@@ -23,6 +23,7 @@ from airflow_bitahub.api.servings import (
     list_servings,
     probe_serving,
     stop_serving,
+    update_serving,
 )
 from airflow_bitahub.exceptions import InvokeError, UnexpectedResponseError
 
@@ -98,6 +99,7 @@ def test_config_is_sent_as_null_and_no_accelerator_not_at_all() -> None:
         (list_servings(), "GET", SERVINGS, {}, True),
         (get_serving("m"), "GET", f"{SERVINGS}/m", {"version": "v1"}, True),
         (get_serving("m", "v2"), "GET", f"{SERVINGS}/m", {"version": "v2"}, True),
+        (update_serving(spec(name="m", version="v2")), "PUT", f"{SERVINGS}/m", {"version": "v2"}, True),
         (stop_serving("m", "v2"), "PUT", f"{SERVINGS}/m/stop", {"version": "v2"}, True),
         (delete_serving("m", "v2"), "DELETE", f"{SERVINGS}/m", {"version": "v2"}, False),
     ],
@@ -149,9 +151,23 @@ def test_little_is_enough() -> None:
     assert serving_of({"state": "RUNNING"}) == Serving(name="asked", status=ServingStatus.RUNNING, word="RUNNING")
 
 
-def test_the_access_token_is_nowhere_in_a_serving() -> None:
+def test_the_access_token_is_neither_printed_nor_dumped() -> None:
     serving = serving_of(DATA)
-    assert TOKEN not in f"{serving!r} {serving} {serving.model_dump()}"
+    shown = [repr(serving), str(serving), str(serving.model_dump()), serving.model_dump_json()]
+    shown += [repr(call) for call in (probe_serving(serving), invoke_serving(serving, "/image"))]
+    assert serving.token == TOKEN
+    assert not any(TOKEN in text for text in shown)
+
+
+@pytest.mark.parametrize("token", [None, 7, "", "two words", "a\nb", "\u00e4"])
+def test_what_could_not_be_sent_is_no_access_token(token: Any) -> None:
+    assert serving_of({**DATA, "token": token}).token == ""
+
+
+def test_the_access_token_goes_to_the_serving_that_has_it() -> None:
+    serving = serving_of(DATA)
+    assert probe_serving(serving).request.token == invoke_serving(serving, "/image").request.token == TOKEN
+    assert get_serving("mnist").request.token == ""
 
 
 @pytest.mark.parametrize("data", [None, [], "RUNNING"])
@@ -239,3 +255,11 @@ def test_a_program_that_refuses(status: int, body: bytes, said: str) -> None:
     assert said in str(caught.value)
     assert "Could not ask serving 'mnist' at http://mnist.example.com:8080/base/image" in str(caught.value)
     assert caught.value.serving_name == "mnist"
+
+
+@pytest.mark.parametrize(("token", "advice"), [("", "Set the password"), (TOKEN, "is not what it wants")])
+def test_what_to_do_about_a_serving_that_wants_a_token_is_told(token: str, advice: str) -> None:
+    serving = SERVING.model_copy(update={"token": token})
+    with pytest.raises(InvokeError, match=advice) as caught:
+        invoke_serving(serving, "/image").read(Response(401, {}, b""), PLATFORM)
+    assert TOKEN not in str(caught.value)

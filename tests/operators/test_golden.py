@@ -155,4 +155,4 @@ def test_served_model_is_asked_as_documented_and_without_the_platforms_token(
     assert_asked_as_documented(look, get["request"])
     assert_asked_as_documented(ask, invoke["request"])
     assert "Authorization" in look.headers
-    assert "Authorization" not in ask.headers
+    assert ask.headers["Authorization"] == f"Bearer {get['response']['json']['data']['token']}"

@@ -60,6 +60,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, image_cache: Path, tensorflo
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
         airflow.set_connection(platform.connection(emulator.url, emulator.token, emulator.storage))
-        for dag in ("mnist_lifecycle", "one_job", "both_ways", "gates"):
+        for dag in ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again"):
             airflow.await_dag(dag)
         yield World(airflow, emulator)

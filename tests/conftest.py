@@ -171,7 +171,6 @@ class TaskRun:
     logical_date: datetime | None = datetime(2026, 1, 1, tzinfo=timezone.utc)
     store: StateStore = field(default_factory=StateStore)
     xcoms: dict[str, Any] = field(default_factory=dict)
-    resume_with: dict[str, Any] = field(default_factory=dict)  # what a deferred task is resumed with, besides the event
 
     def retry(self) -> None:
         self.try_number += 1

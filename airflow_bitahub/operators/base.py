@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.triggers.task_state import is_wanted
@@ -16,6 +17,10 @@ from airflow_bitahub.triggers.task_state import is_wanted
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+T = TypeVar("T")
+
+# What the scheduler gives a trigger beyond its deadline, for the case that no triggerer is there to keep that.
+NO_TRIGGERER = timedelta(minutes=5)
 # Airflow kills a task process 5 seconds after its SIGTERM.
 KILL_BUDGET = 4.0
 
@@ -36,6 +41,17 @@ class BitaHubOperator(BaseOperator):
         """The hook this operator talks through."""
         return BitaHubHook(self.bitahub_conn_id)
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Take up a deferred task again, also where it was the framework that ended its waiting."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
+            self.take_up_failure(context, error)
+
+    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> None:  # noqa: ARG002
+        """Raise what it means that the trigger failed, or that nobody kept its deadline."""
+        raise error
+
     def stop_if_unwanted(self, context: Context, what: str, stop: Callable[[], None]) -> None:
         """Call `stop` if somebody marked, cleared or deleted the task, for use in `on_kill`.
 
@@ -55,6 +71,14 @@ class BitaHubOperator(BaseOperator):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         thread.join(KILL_BUDGET)
+
+    @staticmethod
+    def despite_the_alarm(stop: Callable[[], T]) -> T:
+        """Give what `stop` gives; Airflow's alarm for ``execution_timeout`` may interrupt it, but only once."""
+        try:
+            return stop()
+        except AirflowTaskTimeout:
+            return stop()
 
     def check_still_wanted(self) -> None:
         """Raise if `stop_if_unwanted` has found that nobody waits for the task.

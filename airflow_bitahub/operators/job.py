@@ -26,7 +26,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.identity import RECORD_KEY, JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubOperator
+from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator
 from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
 from airflow_bitahub.triggers.job import BitaHubJobTrigger, JobEvent
 
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context, RetryPolicy
 
     from airflow_bitahub.api.jobs import Job, JobSpec, Mount
-
-_NO_TRIGGERER = timedelta(minutes=5)
 
 
 class BitaHubJobOperator(BitaHubOperator):
@@ -276,18 +274,15 @@ class BitaHubJobOperator(BitaHubOperator):
                 case _:
                     raise TransportError(f"Nothing is known of job {record.job_name!r}: {message}")
 
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Take up the task again. Where the trigger itself has failed, that is treated like any other trouble."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralError, TaskDeferralTimeout) as error:
-            self._context = context
-            with self._settling():
-                record = self._load()
-                name = record.job_name if record else ""
-                if isinstance(error, TaskDeferralTimeout):
-                    raise JobTimeoutError(f"Nobody has watched job {name!r}: is a triggerer running?", name) from error
-                raise TransportError(f"Job {name!r} could not be watched: {error}") from error
+    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> None:
+        """Treat a trigger that failed like any other trouble, and a deadline that nobody kept like any other."""
+        self._context = context
+        with self._settling():
+            record = self._load()
+            name = record.job_name if record else ""
+            if isinstance(error, TaskDeferralTimeout):
+                raise JobTimeoutError(f"Nobody has watched job {name!r}: is a triggerer running?", name) from error
+            raise TransportError(f"Job {name!r} could not be watched: {error}") from error
 
     def on_kill(self) -> None:
         """Stop the job if somebody marked, cleared or deleted the task."""
@@ -387,8 +382,7 @@ class BitaHubJobOperator(BitaHubOperator):
                 cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
-            # The scheduler's own, for the case that no triggerer is there to keep the deadline.
-            timeout=None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time())) + _NO_TRIGGERER,
+            timeout=None if deadline is None else timedelta(seconds=deadline - time.time()) + NO_TRIGGERER,
         )
 
     def _after(self, limit: timedelta | None) -> float | None:
@@ -459,15 +453,13 @@ class BitaHubJobOperator(BitaHubOperator):
             return True
         self.log.info("Stopping job %s: %s", record.job_name, why)
         self._save(replace(record, stopped=True))
-        for _ in range(2):  # Airflow's own alarm may go off meanwhile, but only once
-            with suppress(AirflowTaskTimeout):
-                try:
-                    self.hook.new_client().run(end_job(record.job_name, may_appear=not record.confirmed, timeout=60))
-                except BitaHubError as error:
-                    self.log.error("%s", error)
-                    return False
-                return True
-        return False
+        name, may_appear = record.job_name, not record.confirmed
+        try:
+            self.despite_the_alarm(lambda: self.hook.new_client().run(end_job(name, may_appear=may_appear, timeout=60)))
+        except BitaHubError as error:
+            self.log.error("%s", error)
+            return False
+        return True
 
     def _load(self) -> JobRecord | None:
         if self._context is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk import Variable
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
 from airflow_bitahub.exceptions import (
     BitaHubError,
@@ -24,7 +26,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.identity import ServingRecord
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubOperator
+from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.job import explain
 from airflow_bitahub.storage import is_server_path, read_bytes
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import Serving, ServingSpec
+
+_OWN = "bitahub_serving"  # key in Airflow's task state store
 
 
 class BitaHubDeployServingOperator(BitaHubOperator):
@@ -164,7 +168,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             serving, self._own = self.hook.run(creating)
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
             self.log.info("The %s", serving)
-            deadline = context["ti"].start_date.timestamp() + self.launch_timeout
+            deadline = context["ti"].start_date.timestamp() + self._limit
+            self._keep_own()
             wait = partial(
                 wait_for_serving,
                 self.serving_name,
@@ -180,13 +185,11 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                 self._defer(serving, deadline)
             return self._ready(self.hook.run(wait(deadline=deadline)))
 
-    def execute_complete(
-        self, context: Context, event: ServingEvent | None = None, own: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Take up the trigger's report."""
         from airflow_bitahub.api.servings import Serving
 
-        self._own = ServingRecord.from_json(own)
+        self._take_up(context)
         with self._settling(context):
             event = event or {}
             message = event.get("message", "")
@@ -201,6 +204,17 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                     raise AirflowFailException(message)
                 case _:
                     raise TransportError(f"Nothing is known of serving {self.serving_name!r}: {message}")
+
+    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> None:
+        """Treat a trigger that failed like any other trouble, and a deadline that nobody kept like any other."""
+        self._take_up(context)
+        with self._settling(context):
+            name = self.serving_name
+            if isinstance(error, TaskDeferralTimeout):
+                raise ServingTimeoutError(
+                    f"Nobody has watched serving {name!r}: is a triggerer running?", name
+                ) from error
+            raise TransportError(f"Serving {name!r} could not be watched: {error}") from error
 
     def on_kill(self) -> None:
         """Stop the serving if somebody marked, cleared or deleted the task before it was ready."""
@@ -223,17 +237,43 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                 cancel_on_kill=self.cancel_on_kill and self._own is not None,
             ),
             method_name="execute_complete",
-            kwargs={"own": self._own and self._own.to_json()},
+            timeout=timedelta(seconds=deadline - time.time()) + NO_TRIGGERER,
         )
+
+    @property
+    def _limit(self) -> float:
+        """The seconds from the start of a try until the serving must be ready."""
+        limits = [self.launch_timeout]
+        if self.execution_timeout is not None:
+            limits.append(self.execution_timeout.total_seconds())
+        return min(limits)
+
+    def _keep_own(self) -> None:
+        """Write down for the time after a deferral which serving is this task's to stop."""
+        if self._context is None:
+            return
+        store = self._context["task_state_store"]
+        if self._own is not None:
+            store.set(_OWN, self._own.to_json())
+        else:
+            store.delete(_OWN)
+
+    def _take_up(self, context: Context) -> None:
+        self._context = context
+        self._own = ServingRecord.from_json(context["task_state_store"].get(_OWN))
 
     @contextmanager
     def _settling(self, context: Context) -> Iterator[None]:
         """Leave no serving of this task's behind that never got ready, and tell Airflow what is worth another try."""
         try:
             yield
-        except AirflowTaskTimeout:
+        except AirflowTaskTimeout as error:
             self._stop_own("execution_timeout has passed")
-            raise
+            raise ServingTimeoutError(
+                f"Serving {self.serving_name!r} was not ready in time. The limit is execution_timeout="
+                f"{self.execution_timeout} from the start of the try.",
+                self.serving_name,
+            ) from error
         except Exception as error:
             is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
             is_last = is_final or context["ti"].try_number > context["ti"].max_tries
@@ -248,8 +288,9 @@ class BitaHubDeployServingOperator(BitaHubOperator):
     def _stop_own(self, why: str) -> None:
         if self._own is not None:
             self.log.info("Stopping serving %s: %s", self.serving_name, why)
+            stop = partial(self._stop, self._own)
             try:
-                self._stop(self._own)
+                self.despite_the_alarm(stop)
             except BitaHubError as error:
                 self.log.error("%s", error)
 

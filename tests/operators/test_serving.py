@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 from airflow.sdk import Variable
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.servings import Model, Protocol, ServingSpec, create_serving, delete_serving, stop_serving
@@ -113,7 +115,9 @@ def defer(operator: BitaHubDeployServingOperator, run: TaskRun) -> BitaHubServin
     assert deferred.value.method_name == "execute_complete"
     trigger = deferred.value.trigger
     assert isinstance(trigger, BitaHubServingTrigger)
-    run.resume_with = json.loads(json.dumps(deferred.value.kwargs))
+    assert not deferred.value.kwargs, "dag.test() would drop them"
+    assert deferred.value.timeout is not None, "the scheduler's, for the case that there is no triggerer"
+    assert deferred.value.timeout.total_seconds() > (trigger.deadline or 0) - time.time() + 60
     return trigger
 
 
@@ -378,8 +382,8 @@ def test_execution_timeout_stops_the_serving(
 ) -> None:
     context = task_run.context()
     context["ti"].xcom_push = time_runs_out  # which is called between creating and waiting
-    with pytest.raises(AirflowTaskTimeout):
-        deploy(name, readiness_path="/sick").execute(context)
+    with pytest.raises(ServingTimeoutError, match=r"execution_timeout=0:00:20 from the start of the try"):
+        deploy(name, readiness_path="/sick", execution_timeout=timedelta(seconds=20)).execute(context)
     until(lambda: record().status.value, lambda status: status == "STOPPED")
 
 
@@ -392,7 +396,7 @@ def test_execution_timeout_before_it_is_known_whose_the_serving_is_stops_nothing
         return 503, {}
 
     gateway.answer = answer
-    with pytest.raises(AirflowTaskTimeout):
+    with pytest.raises(ServingTimeoutError):
         deploy(name).execute(task_run.context())
     assert {asked.method for asked in gateway.asked} == {"GET"}
 
@@ -439,8 +443,40 @@ def test_deferred_serving_that_is_never_ready_is_stopped(
     [event] = events_of(defer(operator, task_run))
     assert event["outcome"] == "timeout"
     with pytest.raises(ServingTimeoutError, match="was not ready in time"):
-        deploy(name).execute_complete(task_run.context(), event, **task_run.resume_with)
+        deploy(name).execute_complete(task_run.context(), event)
     until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@deploying
+def test_execution_timeout_counts_while_the_task_is_deferred(name: str, task_run: TaskRun) -> None:
+    context = task_run.context()
+    limits: dict[str, Any] = {"launch_timeout": 30, "execution_timeout": timedelta(seconds=10)}
+    with pytest.raises(TaskDeferred) as deferred:
+        deploy(name, readiness_path="/sick", deferrable=True, **limits).execute(context)
+    trigger: Any = deferred.value.trigger
+    assert trigger.deadline == context["ti"].start_date.timestamp() + 10
+
+
+@deploying
+@pytest.mark.parametrize(
+    ("reason", "is_last", "kind"),
+    [
+        (TriggerFailureReason.TRIGGER_TIMEOUT, False, ServingTimeoutError),
+        (TriggerFailureReason.TRIGGER_FAILURE, False, TransportError),
+        (TriggerFailureReason.TRIGGER_FAILURE, True, TransportError),
+    ],
+)
+def test_trigger_that_fails_is_trouble_like_any_other(
+    reason: TriggerFailureReason, is_last: bool, kind: type[Exception], name: str, record: Callable[[], ServingRecord]
+) -> None:
+    run = TaskRun(try_number=3 if is_last else 1)
+    defer(deploy(name, readiness_path="/sick", deferrable=True), run)
+    with pytest.raises(kind):
+        deploy(name).resume_execution(TRIGGER_FAIL_REPR, {"error": reason}, run.context())
+    if is_last or kind is ServingTimeoutError:
+        until(lambda: record().status.value, lambda status: status == "STOPPED")
+    else:
+        assert record().status.value == "RUNNING"
 
 
 @deploying
@@ -454,7 +490,7 @@ def test_serving_that_was_there_before_is_not_stopped_when_it_is_not_ready_in_ti
     if deferrable:
         [event] = events_of(defer(deploy(name, deferrable=True, **sick), run))
         with pytest.raises(ServingTimeoutError):
-            deploy(name).execute_complete(run.context(), event, **run.resume_with)
+            deploy(name).execute_complete(run.context(), event)
     else:
         with pytest.raises(ServingTimeoutError):
             deploy(name, **sick).execute(run.context())
@@ -473,7 +509,7 @@ def test_serving_that_took_the_place_of_ours_is_not_stopped(
     if deferrable:
         [event] = events_of(trigger)
         with pytest.raises(ServingFailedError, match="was replaced by another deployment while it started"):
-            deploy(name).execute_complete(run.context(), event, **run.resume_with)
+            deploy(name).execute_complete(run.context(), event)
     else:
         task_state("failed")
         operator.on_kill()
@@ -501,7 +537,7 @@ def test_ready_serving_is_known_again_although_another_task_has_spoilt_the_note(
     [event] = events_of(defer(deploy(name, deferrable=True), task_run))
     [key] = variables
     variables[key] = json.dumps({"digest": ""})
-    deploy(name).execute_complete(task_run.context(), event, **task_run.resume_with)
+    deploy(name).execute_complete(task_run.context(), event)
     created = record().created
     deploy(name).execute(TaskRun().context())
     assert record().created == created

@@ -79,7 +79,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
     :param readiness_path: where the program is asked whether it answers: at ``/`` anything below HTTP 500 is an answer,
         anywhere else only what is below HTTP 400
     :param launch_timeout: seconds until it must be ready, counted from the start of the try; what this task created is
-        stopped otherwise. ``execution_timeout`` counts only while the task occupies a worker
+        stopped otherwise. ``execution_timeout`` counts likewise, also while the task is deferred
     :param poll_interval: seconds between two looks
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param cancel_on_kill: stop the serving when the task is marked, cleared or deleted before it is ready

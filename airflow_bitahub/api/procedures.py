@@ -94,6 +94,7 @@ def wait_for_job(
     name: str,
     *,
     poll_interval: float,
+    longest_poll_interval: float = 0,
     deadline: float | None = None,
     grace: float | None = GRACE,
     on_change: Callable[[Job], None] | None = None,
@@ -102,6 +103,8 @@ def wait_for_job(
     """Wait until a job is over, however it ends, and give it.
 
     :param poll_interval: seconds between two looks
+    :param longest_poll_interval: a job waited for so long that its twentieth part is more than `poll_interval` is
+        looked at so seldom, up to this; 0: no less often
     :param deadline: seconds since the epoch, since it must mean the same in another process; None: no limit
     :param grace: seconds for which the platform may deny the job before that is believed; None: for ever
     :param on_change: told of the job whenever the platform's word for its state is a new one
@@ -109,12 +112,14 @@ def wait_for_job(
     :raises JobLostError: the platform says for longer than the grace period that it has no such job
     :raises BitaHubError: the platform could not be asked for longer than the patience, or refuses to be asked
     """
+    job: Job | None = None
     word: str | None = None
     trouble = _Trouble(grace)
     last = "was never seen"
+    start = clock()
     while True:
         try:
-            job = yield from get_job(name)
+            job = yield from get_job(name, job)
         except (*PASSING, NotFoundError) as error:
             # A failed poll says nothing about the job.
             if trouble.exceeds(error, clock()):
@@ -132,7 +137,8 @@ def wait_for_job(
         now = clock()
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} was not over in time; when last seen, {last}.", name)
-        yield Sleep(poll_interval if deadline is None else min(poll_interval, deadline - now))
+        pause = max(poll_interval, min(longest_poll_interval, (now - start) / 20))
+        yield Sleep(pause if deadline is None else min(pause, deadline - now))
 
 
 @dataclass

@@ -24,12 +24,12 @@ from airflow_bitahub.identity import JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.triggers.job import BitaHubJobTrigger, JobEvent
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.jobs import Job, JobSpec, Mount
+    from airflow_bitahub.triggers.job import JobEvent
 
 _RECORD = "bitahub_job"  # key in Airflow's task state store; renaming it would orphan running jobs
 
@@ -344,6 +344,8 @@ class BitaHubJobOperator(BitaHubOperator):
             raise ConfigurationError(f"A folder needs 'path' and 'mount_path'; {dict(item)} lacks {error}.") from error
 
     def _defer(self, context: Context, job: Job) -> None:
+        from airflow_bitahub.triggers.job import BitaHubJobTrigger
+
         deadline = None
         if self.execution_timeout is not None:
             # Airflow does not enforce it while a task is deferred, and starts it anew when the task resumes.

@@ -69,11 +69,25 @@ class BitaHubClient:
 
     async def asend(self, call: Call[T]) -> T:
         """Like `send`, without blocking the event loop."""
-        return await _adrive(retrying(call, self._retry), self._aexchange)
+        return await _adrive(retrying(call, self._retry), self._aexchange, asyncio.sleep)
 
-    async def arun(self, procedure: Procedure[T]) -> T:
-        """Like `run`, without blocking the event loop."""
-        return await _adrive(procedure, self.asend)
+    async def arun(
+        self,
+        procedure: Procedure[T],
+        *,
+        perform: Callable[[Call[Any]], Awaitable[Any]] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> T:
+        """Like `run`, without blocking the event loop.
+
+        :param perform: who is asked in this client's stead
+        :param sleep: what a `Sleep` does
+        """
+        return await _adrive(procedure, perform or self.asend, sleep)
+
+    def prepare(self) -> None:
+        """Get ready for `asend` and `arun`: that may read certificates, for which no event loop should wait."""
+        self._aopen()
 
     def close(self) -> None:
         """Give back the connections of `send` and `run`."""
@@ -101,13 +115,16 @@ class BitaHubClient:
         return call.read(_response(answer), self.platform)
 
     async def _aexchange(self, call: Call[T]) -> T:
-        if self._ahttp is None:
-            self._ahttp = httpx.AsyncClient(**self._options())
         try:
-            answer = await self._ahttp.request(**self._arguments(call.request))
+            answer = await self._aopen().request(**self._arguments(call.request))
         except _TROUBLE as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(_response(answer), self.platform)
+
+    def _aopen(self) -> httpx.AsyncClient:
+        if self._ahttp is None:
+            self._ahttp = httpx.AsyncClient(**self._options())
+        return self._ahttp
 
     def _options(self) -> dict[str, Any]:
         return {"timeout": self._timeout, "verify": _tls(self._verify)}
@@ -160,13 +177,17 @@ def _drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
         procedure.close()
 
 
-async def _adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+async def _adrive(
+    procedure: Procedure[T],
+    perform: Callable[[Call[Any]], Awaitable[Any]],
+    sleep: Callable[[float], Awaitable[None]],
+) -> T:
     try:
         step = next(procedure)
         while True:
             try:
                 if isinstance(step, Sleep):
-                    await asyncio.sleep(step.seconds)
+                    await sleep(step.seconds)
                 answer = None if isinstance(step, Sleep) else await perform(step)
             except BitaHubError as error:
                 step = procedure.throw(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow.providers.common.compat.sdk import XCom
 from airflow.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ class _StoredLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
         """Give the stored address, or "" before there is one."""
+        from airflow.sdk.execution_time.xcom import XCom
+
         return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
 
 

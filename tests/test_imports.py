@@ -141,3 +141,23 @@ print(*sorted({{name.split('.')[0] for name in sys.modules}} & {{'airflow', 'htt
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_parsing_a_dag_loads_next_to_nothing() -> None:
+    """Above Airflow's SDK: what only run time needs stays away, as do other parts of Airflow and all libraries."""
+    modules = [".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in SOURCES]
+    program = f"""
+import sys
+import airflow.sdk
+from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Variable, conf
+before = set(sys.modules)
+import {", ".join(name for name in modules if name.split(".")[1] in ("operators", "sensors"))}
+print(*sorted(set(sys.modules) - before))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = done.stdout.splitlines()[-1].split()  # Airflow may have said something before
+    ours = {name.split(".")[1] for name in loaded if name.startswith(f"{PACKAGE}.")}
+    assert ours == {"exceptions", "hooks", "identity", "links", "operators", "sensors", "storage", "triggers"}
+    assert [name for name in loaded if name.startswith(f"{PACKAGE}.triggers.")] == [f"{PACKAGE}.triggers.task_state"]
+    others = [name for name in loaded if name.split(".")[0] != PACKAGE]
+    assert others == ["airflow.sdk.bases.skipmixin", "airflow.sdk.definitions.retry_policy"]

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from airflow.sdk.types import TaskInstanceKey
 
-from airflow_bitahub import links
 from airflow_bitahub.links import BitaHubJobLink, BitaHubServingLink
 
 KEY = TaskInstanceKey("tests", "task", "manual__1", 1, -1)
@@ -33,7 +32,7 @@ def test_a_link_is_what_the_operator_pushed(
             asked.append(place)
             return pushed
 
-    monkeypatch.setattr(links, "XCom", Store)
+    monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", Store)
     operator: Any = object()  # a fresh one, which knows nothing
     assert link.get_link(operator, ti_key=KEY) == shown
     assert asked == [{"key": link.xcom_key, "ti_key": KEY}]

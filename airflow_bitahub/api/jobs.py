@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -22,12 +23,14 @@ from airflow_bitahub.exceptions import UnexpectedResponseError
 __all__ = [
     "Accelerator",
     "Job",
+    "JobPage",
     "JobSpec",
     "JobStatus",
     "Mount",
     "MountSource",
     "TaskRole",
     "delete_job",
+    "find_jobs",
     "get_job",
     "list_jobs",
     "read_job_log",
@@ -229,12 +232,15 @@ def submit_job(spec: JobSpec, extra_body: Mapping[str, Any] | None = None) -> Ca
     return Call(request, lambda response, platform: accept(response, request, platform))
 
 
-def get_job(name: str) -> Call[Job]:
-    """Ask for a job (assumed: the address of its submission). Raises NotFoundError when the platform has none."""
+def get_job(name: str, known: Job | None = None) -> Call[Job]:
+    """Ask for a job (assumed: the address of its submission). Raises NotFoundError when the platform has none.
+
+    :param known: the job as last told; while its state has the same word, the answer is not read any further
+    """
     request = Request(f"get job {name!r}", "get_job", {"name": name})
 
     def read(response: Response, platform: Platform) -> Job:
-        return _read_job(unwrap(response, request, platform), platform, name)
+        return _read_job(unwrap(response, request, platform), platform, name, known)
 
     return Call(request, read, safe_to_repeat=True)
 
@@ -247,6 +253,43 @@ def list_jobs(page: int = 1, limit: int = 100) -> Call[list[Job]]:
         return [_read_job(item, platform) for item in items_of(unwrap(response, request, platform))]
 
     return Call(request, read, safe_to_repeat=True)
+
+
+class JobPage(NamedTuple):
+    """What one page of the list of jobs says about some of them.
+
+    :param jobs: those that were looked for and are on it, by name
+    :param names: of all jobs on it
+    :param size: bytes
+    """
+
+    jobs: dict[str, Job]
+    names: set[str]
+    size: int
+
+
+def find_jobs(known: Mapping[str, Job | None], page: int, limit: int) -> Call[JobPage]:
+    """Look for jobs on one page of the list that `list_jobs` asks for.
+
+    An entry that cannot be read, or is not the only one of its name, counts as not there.
+
+    :param known: the names to look for, each with the job as last told, as in `get_job`
+    """
+    listing = list_jobs(page, limit)
+
+    def read(response: Response, platform: Platform) -> JobPage:
+        found = JobPage({}, set(), len(response.body))
+        for item in items_of(unwrap(response, listing.request, platform)):
+            name = _listed_name(item)
+            if name in known and name not in found.names:
+                with suppress(UnexpectedResponseError):
+                    found.jobs[name] = _read_job(item, platform, name, known[name])
+            elif name in found.names:
+                found.jobs.pop(name, None)
+            found.names.add(name)
+        return found
+
+    return Call(listing.request, read, safe_to_repeat=True)
 
 
 def stop_job(name: str) -> Call[None]:
@@ -286,7 +329,12 @@ def items_of(data: Any) -> list[Any]:
     return data
 
 
-def _read_job(data: Any, platform: Platform, name: str = "") -> Job:
+def _listed_name(item: Any) -> str:
+    """Give the name of a list's entry; OpenPAI, for one, tells "user~name"."""
+    return _first_text(_facts(item), "jobName", "name").rpartition("~")[2] if isinstance(item, dict) else ""
+
+
+def _read_job(data: Any, platform: Platform, name: str = "", known: Job | None = None) -> Job:
     """Find a job's facts in any of the shapes seen. `name` is what was asked for, for shapes that do not repeat it."""
     if not isinstance(data, dict):
         raise UnexpectedResponseError(f"The platform's answer about job {name!r} holds no job.")
@@ -294,6 +342,8 @@ def _read_job(data: Any, platform: Platform, name: str = "") -> Job:
     word = _first_text(facts, "state", "status", "phase")
     if not word:
         raise UnexpectedResponseError(f"The platform's answer about job {name!r} tells no state.")
+    if known is not None and known.word == word and not known.status.is_terminal:
+        return known
     job_status = platform.job_status(word)
     return Job(
         # What was asked for comes first: OpenPAI, for one, answers with "user~name".

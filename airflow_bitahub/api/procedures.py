@@ -95,6 +95,7 @@ def wait_for_job(
     name: str,
     *,
     poll_interval: float,
+    longest_poll_interval: float = 0,
     deadline: float | None = None,
     queue_deadline: float | None = None,
     patience: float = PATIENCE,
@@ -105,6 +106,8 @@ def wait_for_job(
     """Wait until a job is over, however it ends, and give it.
 
     :param poll_interval: seconds between two looks
+    :param longest_poll_interval: a job waited for so long that its twentieth part is more than `poll_interval` is
+        looked at so seldom, up to this; 0: no less often
     :param deadline: seconds since the epoch, since it must mean the same in another process; None: no limit
     :param queue_deadline: likewise, for its beginning
     :param patience: seconds for which the platform may be unreachable
@@ -118,10 +121,11 @@ def wait_for_job(
     """
     job: Job | None = None
     trouble = _Trouble(grace, patience)
+    start = clock()
     while True:
         word = job.word if job else None
         try:
-            job = yield from get_job(name)
+            job = yield from get_job(name, job)
         except (*PASSING, NotFoundError, AuthenticationError) as error:
             # A failed poll says nothing about the job. A token that was good before may be renewed.
             if isinstance(error, AuthenticationError) and job is None:
@@ -141,7 +145,8 @@ def wait_for_job(
         now = clock()
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} was not over in time{trouble}. {_last(job)}", name)
-        pauses = [poll_interval, *([] if deadline is None else [deadline - now])]
+        pause = max(poll_interval, min(longest_poll_interval, (now - start) / 20))
+        pauses = [pause, *([] if deadline is None else [deadline - now])]
         if queue_deadline is not None and (job is None or _is_queued(job)):
             if job is not None and now >= queue_deadline:
                 raise JobQueueTimeoutError(f"Job {name!r} did not begin in time{trouble}. {_last(job)}", name)

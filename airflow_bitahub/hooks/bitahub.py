@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.api.procedures import Retry
     from airflow_bitahub.api.protocol import Call, Procedure
     from airflow_bitahub.client import BitaHubClient
 
@@ -74,6 +76,15 @@ class Settings:
             raise ConfigurationError(f"The Airflow connection's extra {key!r} must be a positive number.")
         return value
 
+    def choice(self, key: str, known: Sequence[str]) -> str:
+        """Give an extra field that is one of several words; the first, where it is not set."""
+        value = self.text(key, known[0])
+        if value not in known:
+            raise ConfigurationError(
+                f"The Airflow connection's extra {key!r} is {value!r}; known are {', '.join(known)}."
+            )
+        return value
+
     def table(self, key: str) -> Mapping[str, str]:
         """Give an extra field that overrides single entries of one of the platform's tables."""
         value = self.extra.get(key) or {}
@@ -94,6 +105,10 @@ class BitaHubHook(BaseHook):
     - ``default_image``: for jobs that name none
     - ``console_url``: address of a job in the platform's console, with ``{name}``; ``serving_console_url`` likewise
     - ``verify``: false, or the path of a CA bundle; ``request_timeout``: seconds
+    - ``max_requests_per_second``: of each triggerer, for all deferred tasks together (default: 1000)
+    - ``watch``: how a triggerer asks for jobs: ``collection`` (their list), ``single`` (each by its name) or ``auto``
+    - ``longest_poll_interval``: seconds; a job that has been deferred for long is asked for ever less often, at a
+      twentieth of that time, up to this (default: as often as `poll_interval` says)
     - ``deployment``: a name for this Airflow, where two share one platform account
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of `api.platform`'s tables
 
@@ -110,9 +125,8 @@ class BitaHubHook(BaseHook):
         self.bitahub_conn_id = bitahub_conn_id
 
     @classmethod
-    @asynccontextmanager
-    async def connected(cls, bitahub_conn_id: str) -> AsyncIterator[BitaHubHook]:
-        """Give a hook for use on an event loop: its connection is looked up without blocking, and closed at the end."""
+    async def looked_up(cls, bitahub_conn_id: str, retry: Retry | None = None) -> BitaHubHook:
+        """Give a hook for use on an event loop, which neither the look-up of its connection nor its client blocks."""
         from airflow.providers.common.compat.connection import get_async_connection
         from asgiref.sync import sync_to_async
 
@@ -120,6 +134,20 @@ class BitaHubHook(BaseHook):
         connection = await get_async_connection(bitahub_conn_id)
         # reading the extra registers its secrets for masking, which may ask the supervisor
         hook.settings = await sync_to_async(Settings.from_connection)(connection)
+
+        def client() -> BitaHubClient:
+            client = hook.new_client(retry)
+            client.prepare()
+            return client
+
+        hook.client = await sync_to_async(client)()
+        return hook
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, bitahub_conn_id: str) -> AsyncIterator[BitaHubHook]:
+        """Give such a hook for a while, and close its client at the end."""
+        hook = await cls.looked_up(bitahub_conn_id)
         try:
             yield hook
         finally:
@@ -135,7 +163,7 @@ class BitaHubHook(BaseHook):
         """The client this hook sends through."""
         return self.new_client()
 
-    def new_client(self) -> BitaHubClient:
+    def new_client(self, retry: Retry | None = None) -> BitaHubClient:
         """Give another client, for a signal handler that may have interrupted the first in the middle of a request."""
         from airflow_bitahub.api.auth import BearerToken, NoAuth
         from airflow_bitahub.api.platform import ENDPOINTS, ERROR_CODES, STATUS_WORDS, Platform
@@ -165,6 +193,7 @@ class BitaHubHook(BaseHook):
             auth=BearerToken(settings.token) if settings.token else NoAuth(),
             verify=_verify(settings.extra.get("verify")),
             request_timeout=settings.number("request_timeout", 30),
+            retry=retry,
         )
 
     @cached_property
@@ -219,9 +248,15 @@ class BitaHubHook(BaseHook):
         """Like `send`, without blocking the event loop."""
         return await self.client.asend(call)
 
-    async def arun(self, procedure: Procedure[T]) -> T:
-        """Like `run`, without blocking the event loop."""
-        return await self.client.arun(procedure)
+    async def arun(
+        self,
+        procedure: Procedure[T],
+        *,
+        perform: Callable[[Call[Any]], Awaitable[Any]] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> T:
+        """Like `run`, without blocking the event loop; see `BitaHubClient.arun`."""
+        return await self.client.arun(procedure, perform=perform, sleep=sleep)
 
     def get_conn(self) -> BitaHubClient:
         """Give the client."""

@@ -28,12 +28,12 @@ from airflow_bitahub.identity import RECORD_KEY, JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator
 from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
-from airflow_bitahub.triggers.job import BitaHubJobTrigger, JobEvent
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context, RetryPolicy
 
     from airflow_bitahub.api.jobs import Job, JobSpec, Mount
+    from airflow_bitahub.triggers.job import JobEvent
 
 
 class BitaHubJobOperator(BitaHubOperator):
@@ -369,6 +369,8 @@ class BitaHubJobOperator(BitaHubOperator):
             raise ConfigurationError(f"A folder needs 'path' and 'mount_path'; {dict(item)} lacks {error}.") from error
 
     def _defer(self, job: Job) -> None:
+        from airflow_bitahub.triggers.job import BitaHubJobTrigger
+
         # Airflow does not enforce it while a task is deferred, and starts it anew when the task resumes.
         deadline = self._after(self.execution_timeout)
         self.defer(

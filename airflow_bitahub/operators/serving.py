@@ -30,12 +30,12 @@ from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOpe
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.job import explain
 from airflow_bitahub.storage import is_server_path, read_bytes
-from airflow_bitahub.triggers.serving import BitaHubServingTrigger, ServingEvent
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import Serving, ServingSpec
+    from airflow_bitahub.triggers.serving import ServingEvent
 
 _OWN = "bitahub_serving"  # key in Airflow's task state store
 
@@ -225,6 +225,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             self.stop_if_unwanted(self._context, f"serving {self.serving_name}", stop)
 
     def _defer(self, serving: Serving, deadline: float) -> None:
+        from airflow_bitahub.triggers.serving import BitaHubServingTrigger
+
         self.defer(
             trigger=BitaHubServingTrigger(
                 bitahub_conn_id=self.bitahub_conn_id,

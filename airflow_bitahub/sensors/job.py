@@ -9,10 +9,10 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_bitahub.exceptions import JobTimeoutError
 from airflow_bitahub.sensors.base import BitaHubSensor
-from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
 
 class BitaHubJobSensor(BitaHubSensor):
@@ -48,6 +48,8 @@ class BitaHubJobSensor(BitaHubSensor):
 
     def trigger(self, deadline: float) -> BitaHubJobTrigger:
         """Give the trigger that waits for the job."""
+        from airflow_bitahub.triggers.job import BitaHubJobTrigger
+
         return BitaHubJobTrigger(
             bitahub_conn_id=self.bitahub_conn_id,
             job_name=self.job_name,

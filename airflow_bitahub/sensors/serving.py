@@ -9,10 +9,10 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError
 from airflow_bitahub.sensors.base import BitaHubSensor
-from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving
+    from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
 
 class BitaHubServingSensor(BitaHubSensor):
@@ -61,6 +61,8 @@ class BitaHubServingSensor(BitaHubSensor):
 
     def trigger(self, deadline: float) -> BitaHubServingTrigger:
         """Give the trigger that waits for the serving."""
+        from airflow_bitahub.triggers.serving import BitaHubServingTrigger
+
         return BitaHubServingTrigger(
             bitahub_conn_id=self.bitahub_conn_id,
             serving_name=self.serving_name,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.triggers.journal import Journal
 from airflow_bitahub.triggers.task_state import is_wanted
+
+if TYPE_CHECKING:
+    from airflow_bitahub.triggers.watcher import Subscription
 
 _stopping: set[asyncio.Task[None]] = set()  # the event loop itself would let them be collected
 
@@ -48,7 +52,7 @@ class BitaHubTrigger(BaseTrigger):
         """What is waited for, in words."""
 
     @abstractmethod
-    async def wait(self, hook: BitaHubHook) -> Mapping[str, Any]:
+    async def wait(self, subscription: Subscription) -> Mapping[str, Any]:
         """Give the event's payload. A BitaHubError that is raised instead is reported as trouble."""
 
     @abstractmethod
@@ -70,9 +74,12 @@ class BitaHubTrigger(BaseTrigger):
         yield TriggerEvent(await self._report())
 
     async def _report(self) -> Mapping[str, Any]:
+        from airflow_bitahub.triggers.watcher import Subscription
+
+        journal = Journal(self.log, self.subject, asyncio.get_running_loop().time)
         try:
-            async with BitaHubHook.connected(self.bitahub_conn_id) as hook:
-                return await self.wait(hook)
+            async with Subscription(self.bitahub_conn_id, journal) as subscription:
+                return await self.wait(subscription)
         except BitaHubError as error:
             return {"outcome": "trouble", "message": str(error), "is_final": error.is_final}
         except Exception as error:

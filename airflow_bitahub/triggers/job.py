@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from airflow_bitahub.exceptions import JobLostError, JobQueueTimeoutError, JobTimeoutError
-from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.triggers.base import BitaHubTrigger
+
+if TYPE_CHECKING:
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
+    from airflow_bitahub.triggers.watcher import Subscription
 
 
 class JobEvent(TypedDict, total=False):
@@ -64,21 +67,22 @@ class BitaHubJobTrigger(BitaHubTrigger):
             "patience": self.patience,
         }
 
-    async def wait(self, hook: BitaHubHook) -> JobEvent:
+    async def wait(self, subscription: Subscription) -> JobEvent:
         """Give the event's payload."""
         from airflow_bitahub.api.procedures import wait_for_job
 
+        settings = await subscription.settings()
         waiting = wait_for_job(
             self.job_name,
             poll_interval=self.poll_interval,
+            longest_poll_interval=settings.number("longest_poll_interval", self.poll_interval),
             deadline=self.deadline,
             queue_deadline=self.queue_deadline,
             patience=self.patience,
             grace=self.grace,
-            on_change=lambda job: self.log.info("The %s", job),
         )
         try:
-            job = await hook.arun(waiting)
+            job = await subscription.run(waiting)
         except JobQueueTimeoutError as error:
             return {"outcome": "queue_timeout", "message": str(error)}
         except JobTimeoutError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError
-from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.triggers.base import BitaHubTrigger
+
+if TYPE_CHECKING:
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
+    from airflow_bitahub.triggers.watcher import Subscription
 
 
 class ServingEvent(TypedDict, total=False):
@@ -68,7 +71,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
             "created_at": self.created_at,
         }
 
-    async def wait(self, hook: BitaHubHook) -> ServingEvent:
+    async def wait(self, subscription: Subscription) -> ServingEvent:
         """Give the event's payload."""
         from airflow_bitahub.api.procedures import wait_for_serving
 
@@ -80,10 +83,9 @@ class BitaHubServingTrigger(BitaHubTrigger):
             created_at=self.created_at,
             deadline=self.deadline,
             grace=self.grace,
-            on_change=lambda serving: self.log.info("The %s", serving),
         )
         try:
-            serving = await hook.arun(waiting)
+            serving = await subscription.run(waiting)
         except ServingFailedError as error:
             return {"outcome": "failed", "message": str(error)}
         except ServingTimeoutError as error:

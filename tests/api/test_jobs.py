@@ -16,6 +16,7 @@ from airflow_bitahub.api.jobs import (
     Mount,
     TaskRole,
     delete_job,
+    find_jobs,
     get_job,
     list_jobs,
     read_job_log,
@@ -528,6 +529,32 @@ def test_a_start_floored_to_before_its_submission_waited_for_no_time() -> None:
 def test_every_shape_of_a_list(collection: Any) -> None:
     expected = [job_of(FLAT, "mnist-1"), job_of(OPENPAI, "mnist-1")]
     assert list_jobs().read(response(collection), PLATFORM) == expected
+
+
+def test_looking_for_jobs_on_a_list_reads_only_those() -> None:
+    entries = [FLAT, {**OPENPAI, "name": "user~mnist-2"}, {"name": "other"}, {"name": "mnist-3"}, None]
+    page = find_jobs({"mnist-1": None, "mnist-2": None, "mnist-3": None}, 1, 10).read(response(entries), PLATFORM)
+    assert page.jobs == {"mnist-1": job_of(FLAT, "mnist-1"), "mnist-2": job_of(OPENPAI, "mnist-2")}
+    assert page.names == {"mnist-1", "mnist-2", "mnist-3", "other", ""}
+    assert page.size == len(response(entries).body)
+
+
+def test_name_that_is_twice_on_a_list_tells_nothing() -> None:
+    entry = {"name": "mnist-1", "state": "RUNNING"}
+    again = {**entry, "state": "FAILED"}
+    assert find_jobs({"mnist-1": None}, 1, 10).read(response([entry, again, entry]), PLATFORM).jobs == {}
+
+
+def test_job_whose_state_has_not_changed_is_not_read_again() -> None:
+    running = Job(name="mnist-1", status=JobStatus.RUNNING, word="RUNNING", message="as it was")
+    same = {"name": "mnist-1", "state": "RUNNING", "message": "as it is"}
+    assert get_job("mnist-1", running).read(response(same), PLATFORM) is running
+    assert find_jobs({"mnist-1": running}, 1, 10).read(response([same]), PLATFORM).jobs["mnist-1"] is running
+    for other in ({**same, "state": "WAITING"}, {**same, "state": "FAILED"}):
+        assert get_job("mnist-1", running).read(response(other), PLATFORM).message == "as it is"
+    over = Job(name="mnist-1", status=JobStatus.FAILED, word="FAILED")
+    again = get_job("mnist-1", over).read(response({**same, "state": "FAILED"}), PLATFORM)
+    assert again.message == "as it is"
 
 
 @pytest.mark.parametrize("collection", [None, [], {"items": []}, {"items": None, "totalItems": 0}, {"jobs": None}])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
-from itertools import chain, count, repeat, takewhile
+from itertools import chain, count, pairwise, repeat, takewhile
 from typing import Any, TypeVar
 
 import pytest
@@ -255,6 +255,14 @@ def test_a_failed_look_between_two_equal_states_is_no_change() -> None:
     seen: list[str] = []
     wait(Script(job("RUNNING"), TIMEOUT, job("RUNNING"), job("FAILED")), on_change=lambda job: seen.append(job.word))
     assert seen == ["RUNNING", "FAILED"]
+
+
+def test_a_job_that_takes_long_is_looked_at_less_often_where_that_is_wished_for() -> None:
+    stage = Script(*[job("RUNNING")] * 100, job("SUCCEEDED"))
+    wait(stage, longest_poll_interval=60)
+    assert stage.pauses[:20] == [10] * 20
+    assert all(before <= after for before, after in pairwise(stage.pauses))
+    assert stage.pauses[-1] == 60
 
 
 @pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY], ids=repr)

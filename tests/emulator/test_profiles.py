@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, get_job, list_jobs, submit_job
+from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, find_jobs, get_job, list_jobs, submit_job
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.procedures import end_job, ensure_job, wait_for_job
 from airflow_bitahub.cli import main
@@ -138,6 +138,8 @@ def test_a_list_tells_the_same_of_a_job_page_by_page(make_client: MakeClient) ->
     jobs = {name: wait(client, name) for name in names}
     pages = [client.send(list_jobs(page, limit=2)) for page in (1, 2, 3)]
     assert [[job.name for job in page] for page in pages] == [[names[2], names[1]], [names[0]], []]
+    known = dict.fromkeys(names)
+    assert client.send(find_jobs(known, 1, limit=2)).jobs == {job.name: job for job in pages[0]}
     for job in pages[0] + pages[1]:
         alone = jobs[job.name]
         assert (job.status, job.exit_code, job.run_seconds) == (alone.status, alone.exit_code, alone.run_seconds)

@@ -63,12 +63,15 @@ class Strike:
     lasts: float
 
 
-def draw_round(seed: int, number: int, size: int) -> list[Strike]:
-    """Give the strikes of a round, in the order of time."""
+def draw_round(seed: int, number: int, size: int, pace: float = 1) -> list[Strike]:
+    """Give the strikes of a round, in the order of time.
+
+    :param pace: factor to the time between two
+    """
     dice = random.Random(f"{seed}-{number}")
     strikes, at = [], 0.0
     for _ in range(size):
-        at += min(dice.expovariate(1 / _PAUSE), 4 * _PAUSE)
+        at += pace * min(dice.expovariate(1 / _PAUSE), 4 * _PAUSE)
         [kind] = dice.choices(list(KINDS), weights=list(KINDS.values()))
         lasts = dice.uniform(12, 20) if kind == "SIGSTOP triggerer" else dice.uniform(0, 5)
         strikes.append(Strike(round(at, 2), kind, dice.random(), round(lasts, 1)))

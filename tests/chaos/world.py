@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,13 +23,14 @@ from airflow_bitahub.demo import platform
 from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow, free_port
 from airflow_bitahub.emulator.server import TOKEN_VARIABLE
 from tests.chaos.tasks import DAG, Job, Task, tasks_of
+from tests.leaks import ProcessArguments, leaks
 
 TRIGGERERS = ("triggerer", "triggerer-2")
 RESTARTABLE = ("scheduler", *TRIGGERERS, "emulator")
 _CONFIG = {
     "core.parallelism": "12",
-    "scheduler.task_instance_heartbeat_timeout": "15",
-    "scheduler.task_instance_heartbeat_timeout_detection_interval": "3",
+    "scheduler.task_instance_heartbeat_timeout": "10",
+    "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
     "scheduler.orphaned_tasks_check_interval": "5",
     "scheduler.scheduler_heartbeat_sec": "2",
     "scheduler.job_heartbeat_sec": "2",
@@ -71,10 +72,13 @@ class World:
         self.airflow = LocalAirflow(self.home / "airflow", Path(__file__).parent / "dags", config=_CONFIG)
         self.processes = self.airflow.processes
         self._sessions: list[int] = []  # of every process ever started; killed ones may have left children
+        self._stack = ExitStack()
+        self.arguments = ProcessArguments()
         self._http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
 
     def __enter__(self) -> World:
         try:
+            self._stack.enter_context(self.arguments)
             self._start()
         except BaseException:
             self.close()
@@ -113,6 +117,7 @@ class World:
             emulator.kill()
             emulator.wait()
         self._http.close()
+        self._stack.close()
 
     # Processes -------------------------------------------------------------------------------------------------
 
@@ -198,6 +203,11 @@ class World:
         prefixes = tuple(f"{run}-" for run in runs)
         ledger = self.ask_emulator("GET", "/emulator/ledger")
         return [Job.of(entry) for entry in ledger if entry["name"].startswith(prefixes)]
+
+    def leaks(self) -> list[str]:
+        """Give each place in which the platform's token is found although it has no business there."""
+        found = [f"the token is an argument of {line}" for line in self.arguments.seen if self.token in line]
+        return found + leaks(self.airflow.home, {"the token": self.token})
 
     # Airflow ---------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ ENDLESS = "sleep 3000"
 
 def lasting(seconds: int) -> str:
     """Give a job's command."""
-    return f"sleep {seconds}; {RESULT}"
+    return f"sleep {{{{ {seconds} * dag_run.conf['pace'] }}}}; {RESULT}"
 
 
 DEFAULTS: dict[str, Any] = {

@@ -93,7 +93,8 @@ def _attempts(jobs: Sequence[Job]) -> Iterator[str]:
 
 
 def _result(task: Task, outcome: Outcome, jobs: Sequence[Job], acts: Sequence[Act]) -> Iterator[str]:
-    marks = [act for act in acts if act.kind in _MARKS]
+    cleared = max((act.time for act in acts if act.kind == "clear"), default=0.0)
+    marks = [act for act in acts if act.kind in _MARKS and act.time > cleared]
     since = max((act.time for act in acts if _was_cleared(act, task, outcome)), default=0.0)
     if outcome.state == "success":
         if outcome.result is None:

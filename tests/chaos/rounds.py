@@ -115,6 +115,7 @@ def _unfinished(world: World, runs: Sequence[str], *, endless: bool) -> list[Tas
 def _end_the_endless(world: World, striker: Striker, runs: Sequence[str], calm_since: float) -> None:
     """Now that all is well, clear, mark and delete what never ends: no excuse counts here."""
     left = _await_endless(world, runs, calm_since)
+    world.reap()  # which must leave alone what is waited for
     calm_since = time.time()
     for task in left[::3]:
         striker.by_a_person("clear", task, calm=True)
@@ -155,6 +156,8 @@ def _check(world: World, runs: Sequence[str], report: Report) -> None:
         time.sleep(0.5)
     report.orphans = [item for item in left if isinstance(item, Orphan)]
     report.violations = [item for item in left if isinstance(item, str)]
+    world.reap()
+    report.violations += [f"{job.name}: it is alive after it was reaped" for job in world.jobs(runs) if job.is_alive]
     report.violations += checks.violations(report.outcomes, report.jobs, report.acts)
     report.violations += world.leaks()
 

@@ -233,6 +233,9 @@ class Striker:
     def _restart(self, name: str, *, family: bool) -> None:
         if family or self._world.is_up(name):
             self._world.kill(name, family=family)
+        if name == "emulator":
+            self.missed += len(self._armed)  # added while it was ending
+            self._armed.clear()
         self._world.start(name)
         self._away.discard(name)
 

@@ -90,6 +90,11 @@ def test_task_that_was_marked_needs_no_result() -> None:
     assert broken(outcome(result=None), [job(state="STOPPED")], person("mark success")) == []
 
 
+def test_mark_does_not_count_once_the_task_was_cleared() -> None:
+    acts = [person("mark success"), person("clear", time=106)]
+    assert broken(outcome(result=None), [job(state="STOPPED")], *acts) == ["it has no result"]
+
+
 def test_task_that_failed_without_a_reason_is_found() -> None:
     failed = outcome(state="failed", result=None)
     asked = ({"method": "DELETE", "reached": True},)

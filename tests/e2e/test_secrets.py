@@ -22,7 +22,7 @@ def test_no_secret_is_in_database_logs_or_process_arguments(world: World) -> Non
         assert airflow.wait("mnist_lifecycle", run_id, seconds=400) == "success"
     run_id = airflow.trigger("both_ways")  # a trigger is only in the database while its task is deferred
     deadline = time.monotonic() + 60
-    while [ti["state"] for ti in airflow.tasks("both_ways", run_id).values()] != ["deferred", "running"]:
+    while {ti["state"] for ti in airflow.tasks("both_ways", run_id).values()} != {"deferred", "running"}:
         assert time.monotonic() < deadline
         time.sleep(0.5)
     servings = world.emulator.state.servings()

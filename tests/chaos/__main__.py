@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from airflow_bitahub.demo.airflow import AirflowError
 from tests.chaos.rounds import Report, play
 from tests.chaos.world import ChaosError, World
 
@@ -33,7 +34,7 @@ def main() -> int:
                 report = play(world, seed, len(reports) + 1, args.per_round, args.runs)
                 print(report, flush=True)
                 reports.append(report)
-    except ChaosError as error:
+    except (AirflowError, ChaosError) as error:
         print(f"Nothing more can be said: {error}. Logs are in {args.home}.")
         return 2
     print(summary(reports))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tests.chaos.plan import PLATFORM, WORKERS
+from tests.chaos.plan import MACHINE, PLATFORM, WORKERS
 from tests.chaos.strikes import Act
 from tests.chaos.tasks import Job, Task
 
@@ -163,12 +163,12 @@ def _harmed(by: Callable[[Act], bool], acts: Iterable[Act], around: float) -> bo
 def _worker_of(task: Task) -> Callable[[Act], bool]:
     return lambda act: (
         (act.kind in WORKERS and task in act.tasks)
-        or act.kind in ("kill -9 scheduler and its workers", "SIGTERM scheduler")
+        or act.kind in ("kill -9 scheduler and its workers", "SIGTERM scheduler", MACHINE)
     )
 
 
 def _triggerer(act: Act) -> bool:
-    return act.kind.endswith("triggerer")
+    return act.kind.endswith("triggerer") or act.kind == MACHINE
 
 
 def _platform(act: Act) -> bool:

@@ -21,6 +21,7 @@ PARTS = {
     "kill -9 emulator": 3,
     "SIGTERM emulator": 1,
 }
+MACHINE = "kill -9 all of Airflow"
 PEOPLE = {
     "clear": 7,
     "mark failed": 3,
@@ -44,7 +45,7 @@ PLATFORM = {
     "stop: answer lost": 2,
     "stop: 503": 2,
 }
-KINDS = {**WORKERS, **PARTS, **PEOPLE, **PLATFORM}
+KINDS = {**WORKERS, **PARTS, MACHINE: 1, **PEOPLE, **PLATFORM}
 _PAUSE = 1.3  # seconds between two strikes, on the average
 
 

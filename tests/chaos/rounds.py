@@ -19,7 +19,7 @@ from tests.chaos.checks import Orphan, Outcome
 from tests.chaos.plan import draw_round
 from tests.chaos.strikes import Act, Striker
 from tests.chaos.tasks import OVER, WATCHING, Job, Task, tasks_of
-from tests.chaos.world import RESTARTABLE, ChaosError, World
+from tests.chaos.world import AIRFLOW, ChaosError, World
 
 
 @dataclass
@@ -82,7 +82,7 @@ def play(world: World, seed: int, number: int, size: int, runs: int, pace: float
 
 def recover(world: World) -> None:
     """Start what is down."""
-    for name in RESTARTABLE:
+    for name in (*AIRFLOW, "emulator"):
         if not world.is_up(name):
             world.start(name)
 
@@ -156,7 +156,8 @@ def _check(world: World, runs: Sequence[str], report: Report) -> None:
         time.sleep(0.5)
     report.orphans = [item for item in left if isinstance(item, Orphan)]
     report.violations = [item for item in left if isinstance(item, str)]
-    world.reap()
+    if left:
+        world.reap()
     report.violations += [f"{job.name}: it is alive after it was reaped" for job in world.jobs(runs) if job.is_alive]
     report.violations += checks.violations(report.outcomes, report.jobs, report.acts)
     report.violations += world.leaks()

@@ -9,15 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import httpx
 import psutil
 
 from airflow_bitahub.demo.airflow import AirflowError
-from tests.chaos.plan import PARTS, PEOPLE, PLATFORM, WORKERS, Strike
+from tests.chaos.plan import MACHINE, PARTS, PEOPLE, PLATFORM, WORKERS, Strike
 from tests.chaos.tasks import OVER, Task
-from tests.chaos.world import TRIGGERERS, World
+from tests.chaos.world import AIRFLOW, TRIGGERERS, World
 
 T = TypeVar("T")
 
@@ -80,6 +82,7 @@ class Striker:
         self._world = world
         self._runs = list(runs)
         self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
         self._away: set[str] = set()  # parts that are frozen, or about to be started again
         self._armed: list[tuple[float, str]] = []  # emulator faults in force, in the order of their addition
 
@@ -87,7 +90,7 @@ class Striker:
         """Let everything happen in its time, and bring everything back up."""
         start = time.monotonic()
         for strike in strikes:
-            self._push(start + strike.at, lambda strike=strike: self._strike(strike))  # type: ignore[misc]
+            self._push(start + strike.at, partial(self._strike, strike))
         while self._later:
             due, _, what = heapq.heappop(self._later)
             time.sleep(max(0.0, due - time.monotonic()))
@@ -110,7 +113,7 @@ class Striker:
         self._armed.clear()
 
     def _push(self, due: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._later, (due, len(self._later) + int(due * 1000), what))
+        heapq.heappush(self._later, (due, next(self._order), what))
 
     def _strike(self, strike: Strike) -> None:
         strike_by_kind: dict[str, Callable[[Strike], bool]] = {
@@ -118,9 +121,13 @@ class Striker:
             **dict.fromkeys(PEOPLE, self._person),
             **dict.fromkeys(WORKERS, self._worker),
             **dict.fromkeys(PARTS, self._part),
+            MACHINE: self._machine,
         }
-        if not strike_by_kind[strike.kind](strike):
-            self.missed += 1
+        try:
+            struck = strike_by_kind[strike.kind](strike)
+        except AirflowError:
+            struck = False  # its own API is away
+        self.missed += not struck
 
     def _add_fault(self, strike: Strike) -> bool:
         match, effect = FAULTS[strike.kind]
@@ -139,25 +146,31 @@ class Striker:
         :param calm: everything is up, so that whatever waits for the job can stop it
         """
         when, seen = time.time(), self._world.look(task.run)
+        if task not in seen:
+            return False
         aimed_at = seen if kind == "delete run" else {task: seen[task]}
         try:
-            if kind == "delete run":
-                # Airflow deletes no run that is running.
-                self._world.call("PATCH", f"/dagRuns/{task.run}", {"state": "failed"})
-                self._world.call("DELETE", f"/dagRuns/{task.run}")
-            elif kind == "clear":
-                which = [task.name, task.map_index] if task.map_index >= 0 else task.name
-                body = {"dry_run": False, "only_failed": False, "task_ids": [which], "dag_run_id": task.run}
-                self._world.call("POST", "/clearTaskInstances", body)
-            else:
-                path = f"/dagRuns/{task.run}/taskInstances/{task.name}/{task.map_index}"
-                self._world.call("PATCH", path, {"new_state": kind.removeprefix("mark ")})
+            self._request(kind, task)
         except AirflowError as error:
+            # Refused: it is in that state by now. Anything else may have happened all the same.
             if "HTTP 4" in str(error):
-                return False  # it is in that state by now
-            raise
+                return False
         self.acts.append(Act(when, kind, in_words(aimed_at), aimed_at, calm))
         return True
+
+    def _request(self, kind: str, task: Task) -> None:
+        run = f"/dagRuns/{task.run}"
+        if kind == "delete run":
+            self._world.call("PATCH", run, {"state": "failed"})  # Airflow deletes no run that is running
+            with suppress(AirflowError):
+                self._world.call("DELETE", run)
+        elif kind == "clear":
+            which = [task.name, task.map_index] if task.map_index >= 0 else task.name
+            body = {"dry_run": False, "only_failed": False, "task_ids": [which], "dag_run_id": task.run}
+            self._world.call("POST", "/clearTaskInstances", body)
+        else:
+            path = f"{run}/taskInstances/{task.name}/{task.map_index}"
+            self._world.call("PATCH", path, {"new_state": kind.removeprefix("mark ")})
 
     def _person(self, strike: Strike) -> bool:
         seen = {task: ti for run in self._runs for task, ti in self._world.look(run).items()}
@@ -171,10 +184,7 @@ class Striker:
 
     def _worker(self, strike: Strike) -> bool:
         when = time.time()
-        try:
-            running = {ti["id"]: (task, ti) for run in self._runs for task, ti in self._world.look(run).items()}
-        except AirflowError:
-            return False
+        running = {ti["id"]: (task, ti) for run in self._runs for task, ti in self._world.look(run).items()}
         # Of a task that was started anew, an old worker may still go on.
         workers = [(process, running[ti]) for process, ti in self._world.workers() if ti in running]
         if not workers:
@@ -210,10 +220,20 @@ class Striker:
         elif strike.kind.startswith("SIGTERM"):
             self._world.processes[name].terminate()
             # Like Kubernetes: a drain that takes too long ends with SIGKILL.
-            self._after(strike.lasts + 5, lambda: self._restart(name, family=True))
+            self._after(strike.lasts + 5, partial(self._restart, name, family=True))
         else:
             self._world.kill(name, family=family)
-            self._after(strike.lasts, lambda: self._restart(name, family=False))
+            self._after(strike.lasts, partial(self._restart, name, family=False))
+        return True
+
+    def _machine(self, strike: Strike) -> bool:
+        if self._away.intersection(AIRFLOW):
+            return False
+        self.acts.append(Act(time.time(), strike.kind, f"back after {strike.lasts:.0f} s"))
+        for name in AIRFLOW:
+            self._away.add(name)
+            self._world.kill(name, family=True)
+            self._after(strike.lasts, partial(self._restart, name, family=False))
         return True
 
     def _freeze(self, name: str, seconds: float) -> None:

@@ -26,7 +26,7 @@ from tests.chaos.tasks import DAG, Job, Task, tasks_of
 from tests.leaks import ProcessArguments, leaks
 
 TRIGGERERS = ("triggerer", "triggerer-2")
-RESTARTABLE = ("scheduler", *TRIGGERERS, "emulator")
+AIRFLOW = ("api-server", "scheduler", *TRIGGERERS, "dag-processor")
 _CONFIG = {
     "core.parallelism": "12",
     "scheduler.task_instance_heartbeat_timeout": "10",
@@ -219,7 +219,7 @@ class World:
             try:
                 return self.airflow.call(method, f"/dags/{DAG}{path}", body)
             except AirflowError as error:
-                if "HTTP 4" in str(error):
+                if "HTTP 5" not in str(error):
                     raise
                 time.sleep(1)
         return self.airflow.call(method, f"/dags/{DAG}{path}", body)

@@ -134,7 +134,8 @@ def _await_endless(world: World, runs: Sequence[str], since: float) -> list[Task
         jobs = {job.owner: job for job in world.jobs(runs)}
         seen = {task: ti for run in runs for task, ti in world.look(run).items() if ti["state"] not in OVER}
         found[:] = sorted(seen)
-        return all(ti["state"] in WATCHING and jobs[task.owner].looks(since) >= 3 for task, ti in seen.items())
+        looks = {task: jobs[task.owner].looks(since) if task.owner in jobs else 0 for task in seen}
+        return all(ti["state"] in WATCHING and looks[task] >= 3 for task, ti in seen.items())
 
     until(world, "every endless job is looked at", all_are_watched)
     return found

@@ -16,4 +16,4 @@ def test_jobs_are_neither_lost_nor_doubled_nor_left_running_whatever_dies(tmp_pa
     with World(tmp_path) as world:
         report = play(world, seed=3010, number=1, size=14, runs=1, pace=0.4)
     assert report.acts
-    assert report.violations == [], report
+    assert report.violations == [], str(report)

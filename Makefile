@@ -3,8 +3,9 @@
 PYTHON := .venv/bin/python
 PORT := 8080
 EMULATOR_PORT := 8770
+FAULTS := 200
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test chaos lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -17,13 +18,16 @@ demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [P
 test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow included
 	@$(PYTHON) -m pytest
 
+chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
+	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+
 lint: .venv/ready ## check style and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
 clean: ## remove everything the other targets made
-	rm -rf .venv .demo .images .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf .venv .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist
 
 .venv/ready: pyproject.toml constraints.txt
 	@set -e; \

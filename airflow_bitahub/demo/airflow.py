@@ -122,10 +122,14 @@ class LocalAirflow:
             self.start_component(component)
         self._wait_until("answer", self._is_healthy, 120)
 
-    def start_component(self, component: str) -> None:
-        """Start one component, in a process group of its own so that Ctrl-C does not reach it."""
-        with self._log(component).open("ab") as log:
-            self.processes[component] = subprocess.Popen(
+    def start_component(self, component: str, name: str = "") -> None:
+        """Start one component, in a process group of its own so that Ctrl-C does not reach it.
+
+        :param name: what it is called here, for a second one of a kind; default: as the component
+        """
+        name = name or component
+        with self._log(name).open("ab") as log:
+            self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "airflow", component, *COMPONENTS[component]],
                 env=self.environment,
                 cwd=self.home,

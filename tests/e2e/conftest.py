@@ -14,6 +14,7 @@ import pytest
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
 from airflow_bitahub.emulator.server import Emulator
+from tests.leaks import ProcessArguments
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -24,6 +25,7 @@ class World:
 
     airflow: LocalAirflow
     emulator: Emulator
+    arguments: ProcessArguments
 
     def ledger(self, prefix: str) -> list[dict[str, Any]]:
         """Give every job that ever existed whose name begins so."""
@@ -53,6 +55,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, image_cache: Path, tensorflo
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
     }
     with (
+        ProcessArguments() as arguments,
         Emulator(root / "emulator", image_cache=image_cache) as emulator,
         LocalAirflow(root / "airflow", dags, config=config) as airflow,
     ):
@@ -62,4 +65,4 @@ def world(tmp_path_factory: pytest.TempPathFactory, image_cache: Path, tensorflo
         airflow.set_connection(platform.connection(emulator.url, emulator.token, emulator.storage))
         for dag in ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again"):
             airflow.await_dag(dag)
-        yield World(airflow, emulator)
+        yield World(airflow, emulator, arguments)

@@ -1,0 +1,49 @@
+"""Dozens of cheap jobs at once: waited for on the worker and in the triggerer, mapped and not, short and endless.
+
+A job's name begins with its task instance, since the project does; and a job writes down whose it is, so that a result
+can be told from another's.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG
+
+from airflow_bitahub.operators.job import BitaHubJobOperator
+
+RESULT = 'echo "$PAI_JOB_NAME {{ run_id }} {{ ti.task_id }} {{ ti.map_index }}" > /output/result.txt'
+# The first attempt of each generation fails.
+FLAKY = f'case "$PAI_JOB_NAME" in *-1) sleep 2; exit 3;; esac; sleep 4; {RESULT}'
+ENDLESS = "sleep 3000"
+
+
+def lasting(seconds: int) -> str:
+    """Give a job's command."""
+    return f"sleep {{{{ {seconds} * dag_run.conf['pace'] }}}}; {RESULT}"
+
+
+DEFAULTS: dict[str, Any] = {
+    "project": "{{ run_id }}-{{ ti.task_id }}-{{ ti.map_index }}",
+    "image": "python:3",
+    "code_path": None,
+    "poll_interval": 1,
+    "retries": 8,
+    "retry_delay": timedelta(seconds=2),
+}
+
+with DAG(dag_id="chaos", schedule=None, max_active_tasks=200, default_args=DEFAULTS):
+    for prefix, deferrable in (("w", False), ("d", True)):
+        waiting: dict[str, Any] = {"deferrable": deferrable}
+        BitaHubJobOperator(task_id=f"{prefix}1", command=lasting(8), **waiting)
+        BitaHubJobOperator(task_id=f"{prefix}2", command=lasting(35), **waiting)
+        BitaHubJobOperator(task_id=f"{prefix}3", command=lasting(35), resubmit_stopped=True, **waiting)
+        BitaHubJobOperator(task_id=f"{prefix}f", command=FLAKY, resubmit_stopped=True, **waiting)
+        BitaHubJobOperator(task_id=f"{prefix}e", command=ENDLESS, resubmit_stopped=True, **waiting)
+        # Of one try, so that it is the last one's worker that is killed.
+        BitaHubJobOperator(task_id=f"{prefix}l", command=ENDLESS, retries=0, **waiting)
+        seconds = (4, 12, 25) if deferrable else (10, 20)
+        BitaHubJobOperator.partial(task_id=f"{prefix}m", resubmit_stopped=True, **waiting).expand(
+            command=[lasting(each) for each in seconds]
+        )

@@ -1,0 +1,79 @@
+"""What goes wrong when: drawn from a seed before a round begins, so that the same seed draws the same again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+# How often each kind is drawn, relative to the others.
+WORKERS = {
+    "kill -9 task process": 6,
+    "kill -9 worker": 3,
+    "SIGTERM worker": 3,
+}
+PARTS = {
+    "kill -9 triggerer": 3,
+    "SIGTERM triggerer": 2,
+    "SIGSTOP triggerer": 2,
+    "kill -9 scheduler": 2,
+    "kill -9 scheduler and its workers": 1,
+    "SIGTERM scheduler": 1,
+    "kill -9 emulator": 3,
+    "SIGTERM emulator": 1,
+}
+MACHINE = "kill -9 all of Airflow"
+PEOPLE = {
+    "clear": 7,
+    "mark failed": 3,
+    "mark success": 3,
+    "delete run": 1,
+}
+PLATFORM = {
+    "submission: answer lost": 3,
+    "submission: refused connection": 1,
+    "submission: 504 after it took effect": 2,
+    "submission: 503": 1,
+    "submission: 429": 1,
+    "submission: truncated JSON": 2,
+    "query: connection closed": 2,
+    "query: 502": 2,
+    "query: 401": 1,
+    "query: slow": 1,
+    "query: unknown state": 2,
+    "query: web page": 1,
+    "record appears late": 2,
+    "stop: answer lost": 2,
+    "stop: 503": 2,
+}
+KINDS = {**WORKERS, **PARTS, MACHINE: 1, **PEOPLE, **PLATFORM}
+_PAUSE = 1.3  # seconds between two strikes, on the average
+
+
+@dataclass(frozen=True)
+class Strike:
+    """One thing that goes wrong.
+
+    :param at: seconds since the round began
+    :param choice: chooses the victim among those there are then, from 0 to 1
+    :param lasts: seconds until what was ended is started again, or what was frozen goes on
+    """
+
+    at: float
+    kind: str
+    choice: float
+    lasts: float
+
+
+def draw_round(seed: int, number: int, size: int, pace: float = 1) -> list[Strike]:
+    """Give the strikes of a round, in the order of time.
+
+    :param pace: factor to the time between two
+    """
+    dice = random.Random(f"{seed}-{number}")
+    strikes, at = [], 0.0
+    for _ in range(size):
+        at += pace * min(dice.expovariate(1 / _PAUSE), 4 * _PAUSE)
+        [kind] = dice.choices(list(KINDS), weights=list(KINDS.values()))
+        lasts = dice.uniform(12, 20) if kind == "SIGSTOP triggerer" else dice.uniform(0, 5)
+        strikes.append(Strike(round(at, 2), kind, dice.random(), round(lasts, 1)))
+    return strikes

@@ -1,0 +1,184 @@
+"""A round: start runs, strike, bring everything back up, let it settle, check."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from string import ascii_lowercase
+from typing import Any
+
+import httpx
+
+from airflow_bitahub.demo.airflow import AirflowError
+from airflow_bitahub.demo.platform import server_folder
+from tests.chaos import checks
+from tests.chaos.checks import Orphan, Outcome
+from tests.chaos.plan import draw_round
+from tests.chaos.strikes import Act, Striker
+from tests.chaos.tasks import OVER, WATCHING, Job, Task, tasks_of
+from tests.chaos.world import AIRFLOW, ChaosError, World
+
+
+@dataclass
+class Report:
+    """What a round did, and what it found."""
+
+    number: int
+    acts: list[Act] = field(default_factory=list)
+    missed: int = 0
+    outcomes: dict[Task, Outcome] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
+    orphans: list[Orphan] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counted = Counter(outcome.state or "deleted" for outcome in self.outcomes.values())
+        states = ", ".join(f"{number} {state}" for state, number in sorted(counted.items()))
+        lines = [
+            f"Round {self.number}: {len(self.acts)} faults; {self.missed} more had nothing to strike",
+            *(f"  {clock(act.time)}  {act.kind}: {act.victim}{' (in calm)' * act.calm}" for act in self.acts),
+            f"  {len(self.outcomes)} task instances ({states}), {len(self.jobs)} jobs",
+            *(f"  orphan {orphan.job}: {orphan.why}" for orphan in self.orphans),
+            *(f"  BROKEN {violation}" for violation in self.violations),
+        ]
+        return "\n".join(lines)
+
+
+def clock(moment: float) -> str:
+    """Give the time of day."""
+    return time.strftime("%H:%M:%S", time.localtime(moment))
+
+
+def play(world: World, seed: int, number: int, size: int, runs: int, pace: float = 1) -> Report:
+    """Play one round, and check it.
+
+    :param size: so many strikes are drawn
+    :param runs: so many DAG runs at once
+    :param pace: factor to the time between two strikes, and to that for which jobs run
+    """
+    names = [f"r{number}{letter}" for letter in ascii_lowercase[:runs]]
+    for run in names:
+        world.call("POST", "/dagRuns", {"logical_date": None, "dag_run_id": run, "conf": {"pace": pace}})
+    until(world, "jobs are submitted", lambda: len(world.jobs(names)) >= 5 * runs)
+    striker = Striker(world, names)
+    striker.perform(draw_round(seed, number, size, pace))
+    recover(world)
+    calm_since = time.time()
+    until(world, "every short task is over", lambda: not _unfinished(world, names, endless=False))
+    settled = {task: outcome for task, outcome in _outcomes(world, names).items() if not task.is_endless}
+    _end_the_endless(world, striker, names, calm_since)
+    until(world, "every task is over", lambda: not _unfinished(world, names, endless=True))
+    world.remove_leftovers()
+    report = Report(number, sorted(striker.acts, key=lambda act: act.time), striker.missed)
+    # What was over before its run was deleted is checked, too.
+    deleted = {task: Outcome(None) for run in names for task in tasks_of(run)}
+    report.outcomes = deleted | settled | _outcomes(world, names)
+    _check(world, names, report)
+    return report
+
+
+def recover(world: World) -> None:
+    """Start what is down."""
+    for name in (*AIRFLOW, "emulator"):
+        if not world.is_up(name):
+            world.start(name)
+
+
+def until(world: World, what: str, condition: Callable[[], Any], seconds: float = 300) -> None:
+    """Wait until a condition holds, and keep everything up meanwhile, as systemd or Kubernetes do.
+
+    :raises ChaosError: it does not hold after so many seconds
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        recover(world)
+        with suppress(AirflowError, httpx.HTTPError):
+            if condition():
+                return
+        if time.monotonic() > deadline:
+            raise ChaosError(f"it did not happen within {seconds:.0f} s: {what}")
+        time.sleep(0.5)
+
+
+def _unfinished(world: World, runs: Sequence[str], *, endless: bool) -> list[Task]:
+    return [
+        task
+        for run in runs
+        for task, ti in world.look(run).items()
+        if ti["state"] not in OVER and (endless or not task.is_endless)
+    ]
+
+
+def _end_the_endless(world: World, striker: Striker, runs: Sequence[str], calm_since: float) -> None:
+    """Now that all is well, clear, mark and delete what never ends: no excuse counts here."""
+    left = _await_endless(world, runs, calm_since)
+    world.reap()  # which must leave alone what is waited for
+    calm_since = time.time()
+    for task in left[::3]:
+        striker.by_a_person("clear", task, calm=True)
+    for number, task in enumerate(_await_endless(world, runs, calm_since)):
+        if task.run == runs[-1] and len(runs) > 1:
+            striker.by_a_person("delete run", task, calm=True)
+            break
+        striker.by_a_person(("mark failed", "mark success")[number % 2], task, calm=True)
+
+
+def _await_endless(world: World, runs: Sequence[str], since: float) -> list[Task]:
+    """Wait until each endless job left runs and is looked at again and again; give their task instances, in order."""
+    found: list[Task] = []
+
+    def all_are_watched() -> bool:
+        jobs = {job.owner: job for job in world.jobs(runs)}
+        seen = {task: ti for run in runs for task, ti in world.look(run).items() if ti["state"] not in OVER}
+        found[:] = sorted(seen)
+        looks = {task: jobs[task.owner].looks(since) if task.owner in jobs else 0 for task in seen}
+        return all(ti["state"] in WATCHING and looks[task] >= 3 for task, ti in seen.items())
+
+    until(world, "every endless job is looked at", all_are_watched)
+    return found
+
+
+def _outcomes(world: World, runs: Sequence[str]) -> dict[Task, Outcome]:
+    return {task: _outcome(world, task, ti) for run in runs for task, ti in world.look(run).items()}
+
+
+def _check(world: World, runs: Sequence[str], report: Report) -> None:
+    # What is asked to stop may take a moment; what is not will still be there.
+    start = time.monotonic()
+    while True:
+        report.jobs = world.jobs(runs)
+        left = list(checks.orphans(report.outcomes, report.jobs, report.acts))
+        excused = all(isinstance(item, Orphan) for item in left)
+        if not left or time.monotonic() > start + (10 if excused else 60):
+            break
+        time.sleep(0.5)
+    report.orphans = [item for item in left if isinstance(item, Orphan)]
+    report.violations = [item for item in left if isinstance(item, str)]
+    if left:
+        world.reap()
+    report.violations += [f"{job.name}: it is alive after it was reaped" for job in world.jobs(runs) if job.is_alive]
+    report.violations += checks.violations(report.outcomes, report.jobs, report.acts)
+    report.violations += world.leaks()
+
+
+def _outcome(world: World, task: Task, ti: dict[str, Any]) -> Outcome:
+    path = f"/dagRuns/{task.run}/taskInstances/{task.name}"
+    record = _value(world, f"{path}/state-store/bitahub_job?map_index={task.map_index}")
+    result = _value(world, f"{path}/xcomEntries/return_value?deserialize=true&map_index={task.map_index}")
+    content = None
+    if isinstance(result, dict):
+        file = server_folder(world.storage, result["output_path"]) / "result.txt"
+        content = file.read_text() if file.exists() else None
+    return Outcome(ti["state"], ti["try_number"], ti["max_tries"], record, result, content)
+
+
+def _value(world: World, path: str) -> Any:
+    try:
+        return world.call("GET", path)["value"]
+    except AirflowError as error:
+        if "HTTP 404" in str(error):
+            return None
+        raise

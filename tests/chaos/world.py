@@ -1,0 +1,250 @@
+"""A real Airflow with two triggerers, and an emulator of its own process: all can be killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+import psutil
+
+from airflow_bitahub.demo import platform
+from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow, free_port
+from airflow_bitahub.emulator.server import TOKEN_VARIABLE
+from tests.chaos.tasks import DAG, Job, Task, tasks_of
+from tests.leaks import ProcessArguments, leaks
+
+TRIGGERERS = ("triggerer", "triggerer-2")
+AIRFLOW = ("api-server", "scheduler", *TRIGGERERS, "dag-processor")
+_CONFIG = {
+    "core.parallelism": "12",
+    "scheduler.task_instance_heartbeat_timeout": "10",
+    "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
+    "scheduler.orphaned_tasks_check_interval": "5",
+    "scheduler.scheduler_heartbeat_sec": "2",
+    "scheduler.job_heartbeat_sec": "2",
+    "scheduler.scheduler_health_check_threshold": "8",
+    "triggerer.job_heartbeat_sec": "2",
+    "triggerer.triggerer_health_check_threshold": "8",
+    "workers.min_heartbeat_interval": "2",
+}
+
+
+class ChaosError(Exception):
+    """The world itself does not do what it should, so that nothing can be said about what was tested."""
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float) -> Any:
+    """Wait until a condition holds, and give its value. Raises ChaosError when it does not."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise ChaosError(f"it did not happen within {seconds:.0f} s: {what}")
+        time.sleep(0.5)
+    return value
+
+
+class World:
+    """Runs it all for as long as the block lasts.
+
+    :param home: for everything; emptied first
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.resolve()
+        shutil.rmtree(self.home, ignore_errors=True)
+        self.home.mkdir(parents=True, mode=0o700)
+        self.token = secrets.token_urlsafe(32)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.storage = self.home / "emulator" / "storage"
+        self.airflow = LocalAirflow(self.home / "airflow", Path(__file__).parent / "dags", config=_CONFIG)
+        self.processes = self.airflow.processes
+        self._sessions: list[int] = []  # of every process ever started; killed ones may have left children
+        self._stack = ExitStack()
+        self.arguments = ProcessArguments()
+        self._http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+
+    def __enter__(self) -> World:
+        try:
+            self._stack.enter_context(self.arguments)
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        self.storage.mkdir(parents=True)
+        images = self.home / "images.toml"
+        images.write_text(f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n')
+        self.start("emulator")
+        self.airflow.start()
+        self.start("triggerer-2")
+        connection = platform.connection(self.url, self.token, self.storage)
+        # Jobs are only reaped where no other Airflow can have the same marker.
+        extra = {**json.loads(str(connection["extra"])), "deployment": "chaos"}
+        self.airflow.set_connection({**connection, "extra": json.dumps(extra)})
+        self.airflow.await_dag(DAG)
+        self._sessions += [process.pid for process in self.processes.values()]
+
+    def close(self) -> None:
+        """End everything, what killed processes have left included."""
+        emulator = self.processes.pop("emulator", None)
+        if emulator is not None:
+            emulator.send_signal(signal.SIGCONT)
+            emulator.terminate()  # with all its jobs
+            with suppress(subprocess.TimeoutExpired):
+                emulator.wait(20)
+        sessions = [*self._sessions, *(process.pid for process in self.processes.values())]
+        self.airflow.stop()
+        self._kill(self.members(sessions))
+        if emulator is not None:
+            emulator.kill()
+            emulator.wait()
+        self._http.close()
+        self._stack.close()
+
+    # Processes -------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Start one of the parts."""
+        if name == "emulator":
+            self.processes[name] = self._start_emulator()
+            until("the emulator answers", self._emulator_answers, 60)
+        else:
+            self.airflow.start_component(name.removesuffix("-2"), name)
+        self._sessions.append(self.processes[name].pid)
+
+    def _start_emulator(self) -> subprocess.Popen[bytes]:
+        command = ["-m", "airflow_bitahub.cli", "emulator", "--home", str(self.home / "emulator")]
+        command += ["--port", str(self.port), "--images", str(self.home / "images.toml"), "--max-running", "300"]
+        with (self.home / "emulator.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *command],
+                env={**os.environ, TOKEN_VARIABLE: self.token},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _emulator_answers(self) -> bool:
+        if self.processes["emulator"].poll() is not None:
+            raise ChaosError(f"the emulator ended by itself; see {self.home / 'emulator.log'}")
+        with suppress(httpx.HTTPError):
+            return self._http.get("/healthz").status_code == 200
+        return False
+
+    def is_up(self, name: str) -> bool:
+        """Tell whether a part runs."""
+        return self.processes[name].poll() is None
+
+    def kill(self, name: str, *, family: bool = False) -> None:
+        """SIGKILL a part; and its family: all processes that descend from it."""
+        pid = self.processes[name].pid
+        self._kill([pid, *(self.members([pid]) if family else [])])
+        self.processes[name].wait()
+
+    def members(self, sessions: Iterable[int]) -> list[int]:
+        """Give the processes that were started by those parts, and by whatever they started."""
+        wanted, found = set(sessions), []
+        for pid in psutil.pids():
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) in wanted:
+                    found.append(pid)
+        return found
+
+    def workers(self) -> list[tuple[psutil.Process, str]]:
+        """Give the processes that supervise a task, each with the id of its task instance; the task is its child."""
+        found = []
+        for pid in self.members(self._sessions):
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                title = " ".join(process.cmdline()).strip()
+                if "LocalExecutor" in title and process.children():
+                    found.append((process, title.split()[-1]))
+        return sorted(found, key=lambda worker: (worker[0].create_time(), worker[0].pid))
+
+    def remove_leftovers(self) -> None:
+        """End what killed parts have left."""
+        current = {process.pid for process in self.processes.values()}
+        self._kill(self.members(set(self._sessions) - current))
+
+    @staticmethod
+    def _kill(pids: Iterable[int]) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    # The emulator ----------------------------------------------------------------------------------------------
+
+    def ask_emulator(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask the emulator itself."""
+        answer = self._http.request(method, path, json=body, headers={"Authorization": f"Bearer {self.token}"})
+        return answer.raise_for_status().json()["data"]
+
+    def jobs(self, runs: Iterable[str]) -> list[Job]:
+        """Give every job of these runs that ever existed, oldest first."""
+        prefixes = tuple(f"{run}-" for run in runs)
+        ledger = self.ask_emulator("GET", "/emulator/ledger")
+        return [Job.of(entry) for entry in ledger if entry["name"].startswith(prefixes)]
+
+    def leaks(self) -> list[str]:
+        """Give each place in which the platform's token is found although it has no business there."""
+        found = [f"the token is an argument of {line}" for line in self.arguments.seen if self.token in line]
+        return found + leaks(self.airflow.home, {"the token": self.token})
+
+    # Airflow ---------------------------------------------------------------------------------------------------
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Ask Airflow about the DAG, again where its database (SQLite) is busy."""
+        for _ in range(5):
+            try:
+                return self.airflow.call(method, f"/dags/{DAG}{path}", body)
+            except AirflowError as error:
+                if "HTTP 5" not in str(error):
+                    raise
+                time.sleep(1)
+        return self.airflow.call(method, f"/dags/{DAG}{path}", body)
+
+    def reap(self) -> None:
+        """Have the jobs stopped that nobody waits for, as whoever runs Airflow does it."""
+        reaped = subprocess.run(
+            [sys.executable, "-m", "airflow_bitahub.cli", "jobs", "reap", "--no-dry-run"],
+            env=self.airflow.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if reaped.returncode:
+            raise ChaosError(f"jobs could not be reaped: {reaped.stderr}")
+
+    def look(self, run: str) -> dict[Task, dict[str, Any]]:
+        """Give what Airflow says of each task instance of a run; nothing when the run was deleted."""
+        try:
+            found = self.call("GET", f"/dagRuns/{run}/taskInstances?limit=200")["task_instances"]
+        except AirflowError as error:
+            if "HTTP 404" in str(error):
+                return {}
+            raise
+        known = set(tasks_of(run))
+        seen = {Task(run, ti["task_id"], ti["map_index"]): ti for ti in found}
+        return {task: ti for task, ti in seen.items() if task in known}

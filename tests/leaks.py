@@ -1,0 +1,65 @@
+"""Looks for secrets where none may be: in whatever Airflow has written, and in the arguments of processes."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+
+def leaks(home: Path, secrets: Mapping[str, str]) -> list[str]:
+    """Give each place in an Airflow home that holds one of these secrets: a log, a table of the database.
+
+    :param secrets: what each is, and the secret
+    """
+    return [
+        f"{what} is in {place}"
+        for place, content in _contents(home)
+        for what, secret in secrets.items()
+        if secret.encode() in content or secret.encode().hex() in content.decode("utf-8", "replace").lower()
+    ]
+
+
+def _contents(home: Path) -> Iterator[tuple[str, bytes]]:
+    for file in home.rglob("*"):
+        if file.is_file() and not file.name.startswith("airflow.db"):
+            yield str(file.relative_to(home)), file.read_bytes()
+    # As text, since a value may be spread over several of the file's pages. XComs, rendered fields, the task state
+    # store, triggers, connections, variables and audit log are tables.
+    with closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
+        for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            rows = database.execute(f'SELECT * FROM "{table}"').fetchall()
+            yield f"the table {table}", b"\n".join(_bytes(value) for row in rows for value in row)
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
+
+
+class ProcessArguments:
+    """Collects the arguments of every process that shows up while the block lasts."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> ProcessArguments:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.5):
+            # They are kept as a whole: a secret may be part of one.
+            self.seen |= {" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}

@@ -13,7 +13,6 @@ DAG = "chaos"
 # Of each run. Those whose job never ends by itself are to be ended by somebody.
 ENDLESS = ("we", "de", "wl", "dl")
 OVER = ("success", "failed", "skipped")
-WATCHING = ("running", "deferred")
 NAMES = (*(f"{way}{number}" for way in "wd" for number in "123f"), *ENDLESS)
 MAPPED = (("wm", 2), ("dm", 3))
 _JOB_NAME = re.compile(r"(?P<owner>.+)-\d{8}-(?P<token>[a-z2-7]{10})-(?P<attempt>\d+)")

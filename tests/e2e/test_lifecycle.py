@@ -116,8 +116,10 @@ def test_a_retry_after_the_worker_was_killed_finds_its_job(world: World) -> None
 def test_marking_tasks_as_failed_stops_their_jobs(world: World) -> None:
     run_id = world.airflow.trigger("both_ways")
     wait_until(lambda: states(world, "both_ways", run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
-    # Airflow tells nobody about a trigger that no triggerer has begun yet.
-    wait_until(lambda: all(len(looks(world, task)) > 3 for task in ("on-worker", "in-triggerer")))
+    # Airflow tells nobody about a trigger that no triggerer has begun yet, which takes one a moment.
+    wait_until(lambda: world.airflow.tasks("both_ways", run_id)["in-triggerer"]["triggerer_job"])
+    before = len(looks(world, "on-worker"))
+    wait_until(lambda: len(looks(world, "on-worker")) > before + 4)
 
     for task in ("on-worker", "in-triggerer"):
         path = f"/dags/both_ways/dagRuns/{run_id}/taskInstances/{task}"

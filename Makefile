@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 PORT := 8080
 EMULATOR_PORT := 8770
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -17,13 +17,16 @@ demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [P
 test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow included
 	@$(PYTHON) -m pytest
 
+bench: .venv-bench/ready ## measure this package beside others, in about 20 minutes [ARGS="--json FILE --only NAME --jobs 1000"]
+	@.venv-bench/bin/python -m benchmarks $(ARGS)
+
 lint: .venv/ready ## check style and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
 clean: ## remove everything the other targets made
-	rm -rf .venv .demo .images .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf .venv .venv-bench .demo .images .pytest_cache .mypy_cache .ruff_cache dist
 
 .venv/ready: pyproject.toml constraints.txt
 	@set -e; \
@@ -44,3 +47,13 @@ clean: ## remove everything the other targets made
 		echo "The packages could not be installed. Is there a network? The whole log is .venv/install.log." >&2; exit 1; \
 	fi; \
 	touch $@
+
+.venv-bench/ready: .venv/ready benchmarks/requirements.txt
+	@echo "Installing the other providers into .venv-bench (only once)"
+	@if command -v uv >/dev/null && uv venv --quiet --clear --python $(PYTHON) .venv-bench; then \
+		uv pip install --quiet --python .venv-bench/bin/python --requirement benchmarks/requirements.txt --editable .; \
+	else \
+		$(PYTHON) -m venv --clear .venv-bench && .venv-bench/bin/python -m pip --disable-pip-version-check install \
+			--quiet --requirement benchmarks/requirements.txt --editable .; \
+	fi
+	@touch $@

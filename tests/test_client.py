@@ -87,18 +87,23 @@ def in_loop(client: BitaHubClient, doing: Callable[[], Awaitable[T]]) -> T:
 
 WAYS = [
     Way("blocking", lambda client, call: client.send(call), lambda client, steps: client.run(steps)),
-    Way(
-        "async",
-        lambda client, call: in_loop(client, lambda: client.asend(call)),
-        lambda client, steps: in_loop(client, lambda: client.arun(steps)),
+    *(
+        Way(
+            name,
+            lambda client, call: in_loop(client, lambda: client.asend(call)),
+            lambda client, steps: in_loop(client, lambda: client.arun(steps)),
+        )
+        for name in ("async", "async-without-aiohttp")
     ),
 ]
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: way.name)
-def way(request: pytest.FixtureRequest) -> Way:
-    """Both ways: every test that takes it runs twice."""
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
+    """Both ways, the second one also where aiohttp is not installed: every test that takes it runs thrice."""
     way: Way = request.param
+    if way.name == "async-without-aiohttp":
+        monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)
     return way
 
 

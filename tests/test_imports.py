@@ -35,6 +35,7 @@ ARROWS = {
 # third-party packages that only some parts may import
 WHOSE = {
     "httpx": {"client", "emulator", "demo"},
+    "aiohttp": {"client"},
     "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors"},
     "fastapi": {"emulator"},
     "starlette": {"emulator"},

@@ -228,9 +228,7 @@ class _AiohttpLooks:
 
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    ssl=self._context, limit=_CONNECTIONS, keepalive_timeout=_KEPT
-                ),
+                connector=aiohttp.TCPConnector(ssl=self._context, limit=_CONNECTIONS, keepalive_timeout=_KEPT),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from benchmarks.watching import INTERVALS
 
 _REPOSITORY = Path(__file__).parents[1]
 _MINUTES = 3  # for one contestant
+_LEFT_OUT = {("sagemaker", 5000): "left out: 13 GB of memory"}
 
 _WATCHING: dict[str, tuple[str, Callable[[Any], str]]] = {
     "contestant": ("", str),
@@ -82,7 +84,9 @@ def _environment(home: Path) -> dict[str, str]:
     """Make a certificate that everybody trusts, and a home for Airflow."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(home / "ca.pem"))
-    authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(home / "server.pem"))
+    authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
+        str(home / "server.pem")
+    )
     trusted = dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"), str(home / "ca.pem"))
     return {
         **trusted,
@@ -93,14 +97,15 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _watch(name: str, jobs: int, certificate: str) -> dict[str, Any]:
+    if (name, jobs) in _LEFT_OUT:
+        return {"contestant": name, "jobs": jobs, "failed": _LEFT_OUT[name, jobs]}
     print(f"measuring {name}, {jobs} jobs", file=sys.stderr, flush=True)
     result = Path(certificate).with_name("result.json")
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks.watching", name, str(jobs), certificate, str(result)]
-    try:
-        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_MINUTES * 60, cwd=_REPOSITORY)
-    except subprocess.TimeoutExpired:
-        pass
+    with suppress(subprocess.TimeoutExpired):
+        quiet = subprocess.DEVNULL
+        subprocess.run(command, stdout=quiet, stderr=quiet, timeout=_MINUTES * 60, cwd=_REPOSITORY, check=False)
     if not result.exists():
         return {"contestant": name, "jobs": jobs, "failed": "no result"}
     row: dict[str, Any] = json.loads(result.read_text())

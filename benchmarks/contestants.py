@@ -1,7 +1,7 @@
 """Who is compared: this package's trigger in both modes, other providers' triggers as released, and bare loops.
 
-Each is a function of the number of jobs, the interval and the address of the server; it gives one coroutine, or several,
-which wait until jobs are over and tell `over` the number of each.
+Each is a function of the number of jobs, the interval and the address of the server. It gives coroutines that wait
+until jobs are over, and tell `over` the number of each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def _bitahub(watch: str) -> Contestant:
     def start(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
-        _connect("bitahub", conn_type="bitahub", host=f"https://{address}", password="token-token", extra={"watch": watch})
+        _connect(
+            "bitahub", conn_type="bitahub", host=f"https://{address}", password="token-token", extra={"watch": watch}
+        )
         for number in range(jobs):
             yield _event(BitaHubJobTrigger("bitahub", f"job-{number}", interval), number, over)
 

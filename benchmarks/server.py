@@ -95,9 +95,7 @@ def _answer(stage: Stage, path: str, body: bytes) -> str:
         numbers = range(stage.jobs)[(page - 1) * limit : page * limit]
         for number in numbers:
             stage.note_look(number)
-        entries = (
-            _entry(number, over=True) if stage.is_over(number) else stage.running[number] for number in numbers
-        )
+        entries = (_entry(number, over=True) if stage.is_over(number) else stage.running[number] for number in numbers)
         items = ",".join(entries)
         return f'{{"status":{{"code":0,"msg":"success"}},"data":{{"items":[{items}],"totalItems":{stage.jobs}}}}}'
     match = _JOB.search(path + body.decode("latin-1"))
@@ -109,8 +107,10 @@ def _answer(stage: Stage, path: str, body: bytes) -> str:
     if "lapis" in path:
         return f'{{"status":{{"code":0,"msg":"success"}},"data":{_entry(number, over=over)}}}'
     if "/api/2." in path:
-        state = {"life_cycle_state": "TERMINATED", "result_state": "SUCCESS"} if over else {"life_cycle_state": "RUNNING"}
-        return json.dumps({"run_id": number, "run_page_url": "", "state": {**state, "state_message": ""}, "tasks": []})
+        state = {"life_cycle_state": "TERMINATED" if over else "RUNNING", "state_message": ""}
+        if over:
+            state["result_state"] = "SUCCESS"
+        return json.dumps({"run_id": number, "run_page_url": "", "state": state, "tasks": []})
     if "/api/v2" in path:
         return json.dumps({"status": {"code": 200}, "data": {"id": number, "status": 10 if over else 3}})
     if "/batches" in path:

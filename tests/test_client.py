@@ -391,6 +391,20 @@ def test_a_submission_is_repeated_only_where_it_had_no_effect(
     assert len(server.asked) == 3
 
 
+def test_a_stop_is_sent_once_whatever_carries_it(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    """An HTTP library may take a DELETE for something that may be sent again when a kept connection breaks."""
+    server.answers(answer(b"[]"), "reset")
+    client = make_client(server.url, retry=AT_ONCE)
+
+    def look_and_stop() -> Procedure[None]:
+        yield from list_jobs()
+        yield from stop_job("x")
+
+    with pytest.raises(TransportError):
+        way.run(client, look_and_stop())
+    assert [asked.method for asked in server.asked] == ["GET", "DELETE"]
+
+
 def test_retry_after_is_read_whatever_its_case(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
     server.answers((429, {"Retry-After": "17"}, b""))
     with pytest.raises(RateLimitError) as caught:

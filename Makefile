@@ -5,7 +5,7 @@ PORT := 8080
 EMULATOR_PORT := 8770
 FAULTS := 200
 
-.PHONY: help demo test chaos lint clean
+.PHONY: help demo test chaos bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -21,13 +21,16 @@ test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow includ
 chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
+bench: .venv-bench/ready ## measure this package beside others, in about 20 minutes [ARGS="--json FILE --only NAME --jobs 1000"]
+	@.venv-bench/bin/python -m benchmarks $(ARGS)
+
 lint: .venv/ready ## check style and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
 clean: ## remove everything the other targets made
-	rm -rf .venv .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf .venv .venv-bench .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist
 
 .venv/ready: pyproject.toml constraints.txt
 	@set -e; \
@@ -48,3 +51,13 @@ clean: ## remove everything the other targets made
 		echo "The packages could not be installed. Is there a network? The whole log is .venv/install.log." >&2; exit 1; \
 	fi; \
 	touch $@
+
+.venv-bench/ready: .venv/ready benchmarks/requirements.txt
+	@echo "Installing the other providers into .venv-bench (only once)"
+	@if command -v uv >/dev/null && uv venv --quiet --clear --python $(PYTHON) .venv-bench; then \
+		uv pip install --quiet --python .venv-bench/bin/python --requirement benchmarks/requirements.txt --editable .; \
+	else \
+		$(PYTHON) -m venv --clear .venv-bench && .venv-bench/bin/python -m pip --disable-pip-version-check install \
+			--quiet --requirement benchmarks/requirements.txt --editable .; \
+	fi
+	@touch $@

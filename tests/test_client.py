@@ -100,18 +100,23 @@ def in_loop(client: BitaHubClient, doing: Callable[[], Awaitable[T]]) -> T:
 
 WAYS = [
     Way("blocking", lambda client, call: client.send(call), lambda client, steps: client.run(steps)),
-    Way(
-        "async",
-        lambda client, call: in_loop(client, lambda: client.asend(call)),
-        lambda client, steps: in_loop(client, lambda: client.arun(steps)),
+    *(
+        Way(
+            name,
+            lambda client, call: in_loop(client, lambda: client.asend(call)),
+            lambda client, steps: in_loop(client, lambda: client.arun(steps)),
+        )
+        for name in ("async", "async-without-aiohttp")
     ),
 ]
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: way.name)
-def way(request: pytest.FixtureRequest) -> Way:
-    """Both ways: every test that takes it runs twice."""
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
+    """Both ways, the second one also where aiohttp is not installed: every test that takes it runs thrice."""
     way: Way = request.param
+    if way.name == "async-without-aiohttp":
+        monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)
     return way
 
 
@@ -415,6 +420,20 @@ def test_a_submission_is_repeated_only_where_it_had_no_effect(
     with pytest.raises(ServerError):
         way.send(make_client(server.url), submit_job(spec("x")))
     assert len(server.asked) == 3
+
+
+def test_a_stop_is_sent_once_whatever_carries_it(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    """An HTTP library may take a DELETE for something that may be sent again when a kept connection breaks."""
+    server.answers(answer(b"[]"), "reset")
+    client = make_client(server.url, retry=AT_ONCE)
+
+    def look_and_stop() -> Procedure[None]:
+        yield from list_jobs()
+        yield from stop_job("x")
+
+    with pytest.raises(TransportError):
+        way.run(client, look_and_stop())
+    assert [asked.method for asked in server.asked] == ["GET", "DELETE"]
 
 
 def test_retry_after_is_read_whatever_its_case(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:

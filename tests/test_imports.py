@@ -36,6 +36,7 @@ ARROWS = {
 # third-party packages that only some parts may import
 WHOSE = {
     "httpx": {"client", "emulator", "demo"},
+    "aiohttp": {"client"},
     "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors", "reaper"},
     "fastapi": {"emulator"},
     "starlette": {"emulator"},

@@ -179,6 +179,7 @@ def platform(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None]) -> P
         return await platform.answer(transport, request)
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
+    monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)  # it goes by httpx alone
     for procedure in (wait_for_job, wait_for_serving):
         defaults: dict[str, Any] = procedure.__kwdefaults__ or {}
         monkeypatch.setitem(defaults, "clock", lambda: EPOCH + now())

@@ -1,0 +1,1 @@
+"""What watching jobs and parsing DAGs costs, beside the same of other providers: ``make bench``."""

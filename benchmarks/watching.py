@@ -1,0 +1,147 @@
+"""Measures one contestant in a process of its own: ``python -m benchmarks.watching NAME JOBS CERTIFICATE RESULT``.
+
+Everybody logs what they log at Airflow's own default level; this process's output is meant to be thrown away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import CONTESTANTS
+from benchmarks.server import end_of
+
+INTERVALS = {100: 5.0, 1000: 5.0, 5000: 10.0}  # jobs -> seconds between two looks at each
+_TICK = 0.05  # seconds between two looks at the event loop's lag
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Server:
+    """The server, in a process of its own."""
+
+    def __init__(self, certificate: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.server", certificate]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.address = f"localhost:{self._line()}"
+
+    def ask(self, line: str) -> Any:
+        """Give it a line, and give back what it says."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._line()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _line(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+
+async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
+    """Let a contestant watch so many jobs, all of which it is given at once, and give what that costs."""
+    interval = INTERVALS[jobs]
+    cycles = 2 if interval >= 10 else 3  # to count
+    ended: dict[int, float] = {}
+
+    def over(number: int) -> None:
+        ended[number] = time.time()
+
+    lags: list[float] = []
+
+    async def feel() -> None:
+        while True:
+            due = time.perf_counter() + _TICK
+            await asyncio.sleep(_TICK)
+            lags.append(time.perf_counter() - due)
+
+    # Whatever is imported and opened but once does not count as memory of each trigger.
+    warm = [asyncio.ensure_future(each) for each in CONTESTANTS[name](1, interval, server.address, lambda _: None)]
+    server.ask(f"begin 1 {time.time() + 3600} {time.time() + 7200}")
+    await asyncio.sleep(2)
+    for task in warm:
+        task.cancel()
+    await asyncio.gather(*warm, return_exceptions=True)
+    gc.collect()
+
+    start = time.time()
+    since = start + 1.5 * interval + (2 if jobs > 1000 else 0)
+    until = since + cycles * interval
+    server.ask(f"begin {jobs} {since} {until}")
+    before = _resident()
+    tasks = [asyncio.ensure_future(each) for each in CONTESTANTS[name](jobs, interval, server.address, over)]
+    await asyncio.sleep(since - time.time())
+    gc.collect()
+    memory = (_resident() - before) / jobs / 1024
+    feeling = asyncio.create_task(feel())
+    clock, cpu = time.perf_counter(), time.process_time()
+    await asyncio.sleep(max(0.0, until - time.time()))
+    seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
+    feeling.cancel()
+    await asyncio.sleep(interval + 2)  # for those that ended last
+    report = server.ask("report")
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=10)
+    failed = [task.exception() for task in tasks if task.done() and not task.cancelled() and task.exception()]
+    if failed:
+        print(f"{name}: {len(failed)} failed, such as {failed[0]!r}", file=sys.stderr)
+    due = (until - since) / interval
+    delays = sorted(at - end_of(number, jobs, since, until) for number, at in ended.items())
+    # A job that is over is not looked at any more.
+    owed = {number: due * (0.9 * number / jobs if number % 10 == 0 else 1) for number in range(jobs)}
+    looks = sum(report["looks"])
+    first = [at - start for at in report["first"].values()]
+    return {
+        "contestant": name,
+        "jobs": jobs,
+        "interval": interval,
+        "cpu_per_1000": cpu / max(1, looks) * 1000,
+        "cpu_share": cpu / seconds,
+        "requests": report["requests"],
+        "connections_opened": report["opened"],
+        "connections_peak": report["peak"],
+        "kb_per_trigger": memory,
+        "lag_p99_ms": _percentile(lags, 99) * 1000,
+        "lag_max_ms": max(lags, default=float("nan")) * 1000,
+        "detection_p50": statistics.median(delays) if delays else float("nan"),
+        "detection_p99": _percentile(delays, 99),
+        "detected": len(delays) / max(1, len(range(0, jobs, 10))),
+        "polls_kept": sum(min(seen, owed[number]) for number, seen in enumerate(report["looks"])) / sum(owed.values()),
+        "all_seen_after": max(first) if len(first) == jobs else float("nan"),
+        "busiest_second": report["busiest_second"],
+    }
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else float("nan")
+
+
+def main() -> None:
+    """Measure, and write what came out as JSON."""
+    name, jobs, certificate, result = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    server = Server(certificate)
+    try:
+        result.write_text(json.dumps(asyncio.run(measure(name, jobs, server))))
+    finally:
+        server.close()
+    os._exit(0)  # some contestants leave threads and sessions behind
+
+
+if __name__ == "__main__":
+    main()

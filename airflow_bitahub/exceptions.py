@@ -20,6 +20,7 @@
         JobStoppedError*          somebody stopped it
         JobTimeoutError           it was not over in time
           JobQueueTimeoutError    it did not begin in time
+        JobAliveError             it could not be stopped
         JobLostError*             the platform no longer knows it
         JobRefusedError*          the name belongs to somebody else's job
       ServingError                likewise for a serving
@@ -169,6 +170,10 @@ class JobTimeoutError(JobError):
 
 class JobQueueTimeoutError(JobTimeoutError):
     """The job did not begin in time."""
+
+
+class JobAliveError(JobError):
+    """The job could not be stopped."""
 
 
 class JobLostError(JobError):

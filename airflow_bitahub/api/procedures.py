@@ -30,6 +30,7 @@ from airflow_bitahub.exceptions import (
     BitaHubError,
     ConflictError,
     ConnectFailedError,
+    JobAliveError,
     JobLostError,
     JobQueueTimeoutError,
     JobRefusedError,
@@ -214,7 +215,7 @@ def end_job(
     :param wait: stay until it is over; otherwise leave once it is being stopped
     :param may_appear: its submission may still be on its way, so stay for the grace period before believing in None
     :param timeout: seconds
-    :raises JobTimeoutError: it is still alive after that time
+    :raises JobAliveError: it is still alive after that time
     """
     start = clock()
     stopping = False
@@ -237,9 +238,9 @@ def end_job(
         except (APIError, TransportError) as error:
             # Whether the stop took effect is unknown, or the job was over just before it; the next look tells.
             if clock() - start >= timeout:
-                raise JobTimeoutError(f"Job {name!r} could not be stopped: {error}", name) from error
+                raise JobAliveError(f"Job {name!r} could not be stopped: {error}", name) from error
         if clock() - start >= timeout:
-            raise JobTimeoutError(f"Job {name!r} is still alive {timeout:.0f} s after it was asked to stop.", name)
+            raise JobAliveError(f"Job {name!r} is still alive {timeout:.0f} s after it was asked to stop.", name)
         yield Sleep(1)
 
 

@@ -420,8 +420,7 @@ class BitaHubJobOperator(BitaHubOperator):
         try:
             yield
         except AirflowTaskTimeout as error:
-            record = self._record
-            name = record.job_name if record else ""
+            name = self._record.job_name if self._record else ""
             seen = f"When last seen, {self._seen}." if self._seen else "It was never seen."
             raise self._out_of_time(JobTimeoutError(f"Job {name!r} was not over in time. {seen}", name)) from error
         except JobTimeoutError as error:
@@ -450,14 +449,19 @@ class BitaHubJobOperator(BitaHubOperator):
         """Stop the job, if there is one, and tell whether it is over."""
         from airflow_bitahub.api.procedures import end_job
 
-        record = self._load()
+        record = self._record
         if record is None or record.refused:
             return True
         self.log.info("Stopping job %s: %s", record.job_name, why)
-        self._save(replace(record, stopped=True))
-        name, may_appear = record.job_name, not record.confirmed
+
+        def stop() -> None:
+            with suppress(Exception):  # a job that runs on costs more than a note that is missing
+                self._save(replace(record, stopped=True))
+            ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
+            self.hook.new_client().run(ending)
+
         try:
-            self.despite_the_alarm(lambda: self.hook.new_client().run(end_job(name, may_appear=may_appear, timeout=60)))
+            self.despite_the_alarm(stop)
         except BitaHubError as error:
             self.log.error("%s", error)
             return False

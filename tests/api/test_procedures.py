@@ -36,6 +36,7 @@ from airflow_bitahub.exceptions import (
     ConflictError,
     ConnectFailedError,
     InvalidRequestError,
+    JobAliveError,
     JobFailedError,
     JobLostError,
     JobQueueTimeoutError,
@@ -456,10 +457,10 @@ def test_one_need_not_stay_until_it_is_over() -> None:
 
 def test_a_job_that_will_not_end() -> None:
     stage = Script(job("RUNNING"), None, job("STOPPING"))
-    with pytest.raises(JobTimeoutError, match="still alive 60 s after it was asked to stop"):
+    with pytest.raises(JobAliveError, match="still alive 60 s after it was asked to stop"):
         end(stage, timeout=60)
     assert stage.now == 1060
-    with pytest.raises(JobTimeoutError, match="could not be stopped: no answer in time") as caught:
+    with pytest.raises(JobAliveError, match="could not be stopped: no answer in time") as caught:
         end(Script(TIMEOUT), timeout=60)
     assert isinstance(caught.value.__cause__, RequestTimeoutError)
 
@@ -959,7 +960,7 @@ def test_a_clear_waits_for_an_unconfirmed_job_and_ends_it() -> None:
 def test_a_clear_does_not_submit_while_the_old_job_will_not_end() -> None:
     world = running()
     world.jobs[world.submitted[0]].stop_asked = world.now + 10_000
-    with pytest.raises(JobTimeoutError):
+    with pytest.raises(JobAliveError):
         world.ensure(clear(TASK))
     assert len(world.submitted) == 1
 

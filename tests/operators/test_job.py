@@ -804,6 +804,23 @@ def test_trigger_is_told_how_long_the_platform_may_be_unreachable(task_run: Task
     assert submitted.only.status.value == "RUNNING"
 
 
+def test_job_of_the_last_try_is_stopped_although_airflow_takes_no_note_of_it(
+    task_run: TaskRun, submitted: Submitted
+) -> None:
+    task_run.retry()
+    task_run.retry()
+    defer(job(command="sleep 60", deferrable=True), task_run)
+
+    class Deaf(StateStore):
+        def set(self, key: str, value: Any) -> None:
+            raise ConnectionError(key, value)
+
+    task_run.store = Deaf(task_run.store)
+    with pytest.raises(TransportError):
+        job().execute_complete(task_run.context(), {"outcome": "trouble", "message": "no route"})
+    assert submitted.only.status.value == "STOPPED"
+
+
 def test_scheduler_that_finds_no_triggerer_stops_the_job_like_any_other_timeout(
     task_run: TaskRun, submitted: Submitted
 ) -> None:

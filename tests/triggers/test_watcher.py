@@ -486,7 +486,7 @@ def test_pause_the_platform_asks_for_is_everybodys(
             platform.forget()
             platform.meet = lambda _: platform.envelope(None, 429, 429, **{"Retry-After": "45"})
             await asyncio.sleep(40)
-            assert 1 <= len(platform.asked) <= CONNECTIONS
+            assert len(platform.asked) <= CONNECTIONS  # none at all, if one that was under way has met it
             platform.meet = lambda _: None
             await asyncio.sleep(40)
             assert not [at for at, _ in platform.asked if 71 < at < 60 + 45]

@@ -28,6 +28,7 @@ from airflow_bitahub.identity import RECORD_KEY, JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator
 from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
+from airflow_bitahub.triggers.report import is_about
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context, RetryPolicy
@@ -250,13 +251,16 @@ class BitaHubJobOperator(BitaHubOperator):
                 job = self.hook.run(waiting)
             return self._conclude(job, record)
 
-    def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any]:
+    def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any] | None:
         """Take up the trigger's report."""
         from airflow_bitahub.api.jobs import Job
 
         self._context = context
+        record = self._load()
+        if record and event and not is_about(event, f"job {record.job_name}"):
+            self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
+            return self.execute(context)
         with self._settling():
-            record = self._load()
             if record is None or not event:
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
             message = event.get("message", "")

@@ -30,6 +30,7 @@ from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOpe
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.job import explain
 from airflow_bitahub.storage import is_server_path, read_bytes
+from airflow_bitahub.triggers.report import is_about
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -189,6 +190,9 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         """Take up the trigger's report."""
         from airflow_bitahub.api.servings import Serving
 
+        if event and not is_about(event, f"serving {self.serving_name}"):
+            self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
+            return self.execute(context)
         self._take_up(context)
         with self._settling(context):
             event = event or {}

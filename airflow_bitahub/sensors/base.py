@@ -16,10 +16,12 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, A
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.triggers.report import is_about
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-    from airflow.triggers.base import BaseTrigger
+
+    from airflow_bitahub.triggers.base import BitaHubTrigger
 
 
 class BitaHubSensor(BaseSensorOperator):
@@ -50,7 +52,7 @@ class BitaHubSensor(BaseSensorOperator):
         """Ask once; give the sensor's result, or None when it is not so yet. Raises when it never will be."""
 
     @abstractmethod
-    def trigger(self, deadline: float) -> BaseTrigger:
+    def trigger(self, deadline: float) -> BitaHubTrigger:
         """Give the trigger that waits until the deadline, in seconds since the epoch."""
 
     @abstractmethod
@@ -73,8 +75,11 @@ class BitaHubSensor(BaseSensorOperator):
             self.defer(trigger=self.trigger(time.time() + self.timeout), method_name="execute_complete")
         return result
 
-    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Take up the trigger's report."""
+        if event and not is_about(event, self.trigger(0).subject):
+            self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
+            return self.execute(context)
         with self._skipping(), self._failing():
             event = event or {}
             if event.get("outcome") == "timeout":

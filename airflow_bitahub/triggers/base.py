@@ -71,7 +71,7 @@ class BitaHubTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and report."""
-        yield TriggerEvent(await self._report())
+        yield TriggerEvent({**await self._report(), "subject": self.subject})
 
     async def _report(self) -> Mapping[str, Any]:
         from airflow_bitahub.triggers.watcher import Subscription

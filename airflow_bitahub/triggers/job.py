@@ -24,6 +24,7 @@ class JobEvent(TypedDict, total=False):
     job: dict[str, Any]
     message: str
     is_final: bool
+    subject: str  # what is reported about, such as ``job mnist-1``
 
 
 class BitaHubJobTrigger(BitaHubTrigger):

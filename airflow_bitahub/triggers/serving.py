@@ -24,6 +24,7 @@ class ServingEvent(TypedDict, total=False):
     serving: dict[str, Any]
     message: str
     is_final: bool
+    subject: str  # what is reported about, such as ``serving mnist``
 
 
 class BitaHubServingTrigger(BitaHubTrigger):

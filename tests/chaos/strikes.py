@@ -116,7 +116,7 @@ class Striker:
         heapq.heappush(self._later, (due, next(self._order), what))
 
     def _strike(self, strike: Strike) -> None:
-        strike_by_kind: dict[str, Callable[[Strike], bool]] = {
+        perform_by_kind: dict[str, Callable[[Strike], bool]] = {
             **dict.fromkeys(PLATFORM, self._add_fault),
             **dict.fromkeys(PEOPLE, self._person),
             **dict.fromkeys(WORKERS, self._worker),
@@ -124,7 +124,7 @@ class Striker:
             MACHINE: self._machine,
         }
         try:
-            struck = strike_by_kind[strike.kind](strike)
+            struck = perform_by_kind[strike.kind](strike)
         except AirflowError:
             struck = False  # its own API is away
         self.missed += not struck

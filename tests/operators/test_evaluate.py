@@ -54,7 +54,7 @@ def test_deferred_evaluation_reads_the_metrics_when_it_resumes(task_run: TaskRun
         evaluate(deferrable=True, command=command).execute(task_run.context())
     (tmp_path / "go").touch()
     [event] = events_of(deferred.value.trigger)
-    result = evaluate(result_file="m.json").execute_complete(task_run.context(), event)
+    result: Any = evaluate(result_file="m.json").execute_complete(task_run.context(), event)
     assert result["metrics"] == {"loss": 0.5}
 
 

@@ -573,7 +573,7 @@ def test_deferred_task_gives_the_same_result(task_run: TaskRun, submitted: Submi
     trigger = defer(job(command=LASTING, deferrable=True), task_run)
     let_go(platform, submitted.only)
     [event] = events_of(trigger)
-    result = job(deferrable=True).execute_complete(task_run.context(), json.loads(json.dumps(event)))
+    result: Any = job(deferrable=True).execute_complete(task_run.context(), json.loads(json.dumps(event)))
     assert list(result) == ["job_name", "status", "output_path", "queue_seconds", "run_seconds", "exit_code"]
     assert (result["job_name"], result["output_path"]) == (submitted.only.key.name, output_of(submitted.only))
 
@@ -878,6 +878,24 @@ def test_job_the_account_cannot_pay_for_fails_at_once(task_run: TaskRun, submitt
     with pytest.raises(AirflowFailException, match="not enough computing power left: top it up"):
         job(command="exit 1").execute(task_run.context())
     assert submitted.requests("POST") == [submitted.only.key.name]
+
+
+@pytest.mark.parametrize("outcome", ["over", "lost", "trouble"])
+def test_report_that_is_about_another_job_is_not_taken_for_ones_own(
+    outcome: Any, task_run: TaskRun, submitted: Submitted, client: BitaHubClient
+) -> None:
+    # SQLite gives the number of a removed trigger to the next one, and triggerers report by that number.
+    operator = job(command="sleep 60", deferrable=True)
+    defer(operator, task_run)
+    ours, theirs = submitted.only.key.name, f"theirs-{outcome}"
+    client.send(submit_job(JobSpec(job_name=theirs, task_roles=[TaskRole(image=IMAGE, command="true")])))
+    submitted.wait(theirs)
+    told = client.send(get_job(theirs)).model_dump(mode="json")
+    event: Any = {"outcome": outcome, "job": told, "message": "", "subject": f"job {theirs}"}
+    with pytest.raises(TaskDeferred) as deferred:
+        job(command="sleep 60", deferrable=True).execute_complete(task_run.context(), event)
+    assert deferred.value.trigger.subject == f"job {ours}"
+    assert not submitted.status(ours).is_terminal
 
 
 @pytest.mark.parametrize("state", ["failed", "success", "removed", "restarting", None])

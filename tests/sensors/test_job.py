@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from airflow_bitahub.api.jobs import JobSpec, TaskRole, stop_job, submit_job
+from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, stop_job, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.exceptions import AuthenticationError, TransportError
 from airflow_bitahub.sensors.job import BitaHubJobSensor
@@ -63,6 +63,14 @@ def defer(sensor: BitaHubJobSensor, run: TaskRun) -> BitaHubJobTrigger:
 def resume(sensor: BitaHubJobSensor, run: TaskRun, event: Any) -> Any:
     """Resume a deferred sensor as Airflow does."""
     return sensor.resume_execution("execute_complete", {"event": event}, run.context())
+
+
+@pytest.mark.usefixtures("connection")
+def test_report_that_is_about_another_job_is_not_taken_for_ones_own(name: str, task_run: TaskRun) -> None:
+    defer(sensor(name, deferrable=True), task_run)
+    theirs = Job(name="another", status=JobStatus.SUCCEEDED).model_dump(mode="json")
+    with pytest.raises(TaskDeferred):
+        resume(sensor(name, deferrable=True), task_run, {"outcome": "over", "job": theirs, "subject": "job another"})
 
 
 @pytest.mark.usefixtures("connection")

@@ -77,6 +77,7 @@ class Subscription:
         "call",
         "due",
         "failures",
+        "in_step",
         "is_new",
         "last",
         "timer",
@@ -93,6 +94,7 @@ class Subscription:
         self.due = 0.0  # by the event loop's clock
         self.failures = 0  # in a row
         self.is_new = True  # nothing was heard yet
+        self.in_step = True  # others are due at the same time
         self.last: Any = None  # what was heard last
         self.unlisted_until = 0.0  # for how long there is no point in looking for it on the list
 
@@ -136,8 +138,9 @@ class Subscription:
 
     async def _pause(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()
-        if self.is_new and not self._watcher.lists:
-            # What began at the same time, such as all triggers of a triggerer, shall not go on in step.
+        if self.in_step and not self._watcher.lists:
+            # All triggers of a triggerer may have begun together, or heard from one list, and shall not go on so.
+            self.in_step = False
             self.due = now + seconds * random.random()  # noqa: S311
         else:
             # From when it was due, not from when it was answered: otherwise each answer's delay would add to it.
@@ -250,7 +253,8 @@ class Watcher:
                     self._ask_next()
         except Exception as error:
             log.exception("The watcher of connection %s failed", self._conn_id)
-            self._tell_due(error)  # it is a defect, but nobody shall wait for ever
+            # It is a defect, but nobody shall wait for ever.
+            self._tell_due(BitaHubError(f"{type(error).__name__}: {error}"))
         finally:
             self._pump = None
 
@@ -325,6 +329,7 @@ class Watcher:
             self._by_name[subscription] = None
         else:
             subscription.due = self._loop.time()
+            subscription.in_step = True
             subscription.unlisted_until = 0
             self._settle(subscription, job)
 
@@ -353,7 +358,7 @@ class Watcher:
         if self._unanswered >= _UNREACHABLE:
             self._tell_due(heard)
 
-    def _tell_due(self, error: Exception) -> None:
+    def _tell_due(self, error: BitaHubError) -> None:
         for subscription in [*self._due, *self._by_name]:
             self._settle(subscription, type(error)(*error.args))  # one each, since each is raised somewhere else
 
@@ -433,5 +438,6 @@ class _Lists:
         if isinstance(error, RateLimitError):
             return
         log.info("Jobs are asked for by name for the next %.0f s, since their list failed: %s", self._pause, error)
+        self.are_used = False
         self._not_before = now + self._pause
         self._pause = min(2 * self._pause, _LIST_AGAIN[1])

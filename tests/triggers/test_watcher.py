@@ -365,6 +365,21 @@ def test_platform_without_a_list_is_asked_by_name(refusal: httpx.Response, platf
     in_no_time(main())
 
 
+def test_those_who_heard_from_one_list_do_not_stay_in_step_without_it(platform: Platform) -> None:
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(400), "RUNNING")
+        async with Deferred(*(trigger(name, 20) for name in platform.jobs)):
+            await asyncio.sleep(120)
+            platform.meet = lambda asked: httpx.Response(404) if asked.url.path == JOBS else None
+            await asyncio.sleep(60)
+            platform.forget()
+            await asyncio.sleep(40)
+        per_second = Counter(int(at) for at, _ in platform.asked)
+        assert max(per_second.values()) < 3 * (400 / 20)
+
+    in_no_time(main())
+
+
 @pytest.mark.parametrize("watch", ["single", "collection"])
 def test_connection_may_say_how_to_ask(watch: str, platform: Platform, connect: Callable[..., None]) -> None:
     connect(watch=watch)

@@ -41,7 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 16  # requests in flight at most, which bounds the connections too
-PAGE = 500  # jobs on a page of the list: reading more in one piece would hold up the event loop
+PAGE = 250  # jobs on a page of the list: reading more in one piece would hold up the event loop
 
 _WATCHED = ("get_job", "get_serving")
 _REPEATS = (0.5, 1.0)  # seconds after which a query that failed is repeated before anybody hears of it
@@ -193,8 +193,9 @@ class Watcher:
             self._jobs[subscription] = None
         try:
             return await subscription.answer
-        finally:
+        except asyncio.CancelledError:
             self._forget(subscription)
+            raise
 
     async def close(self) -> None:
         """End everything that is still under way."""
@@ -296,7 +297,7 @@ class Watcher:
         missing = {name: subscriptions[0].last for name, subscriptions in by_name.items()}
         names: set[str] = set()
         page = size = 0
-        while missing and self._lists.pay_for_more(page, size, missing):
+        while missing and self._lists.pay_for_more(page, size, len(missing), len(by_name)):
             page += 1
             await self._wait_for_turn()
             try:
@@ -422,9 +423,16 @@ class _Lists:
         self.are_used = pays or (self.are_used and newcomers)
         return pays
 
-    def pay_for_more(self, pages: int, size: int, missing: Collection[str]) -> bool:
-        """Tell whether another page may be cheaper than to ask for those who are missing by name."""
-        return pages == 0 or _REQUEST + size / pages < len(missing) * self._single
+    def pay_for_more(self, pages: int, size: int, missing: int, wanted: int) -> bool:
+        """Tell whether another page may be cheaper than to ask for those who are missing by name.
+
+        All pages together must not cost more than to ask for everybody by name, either.
+        """
+        if pages == 0:
+            return True
+        spent = pages * _REQUEST + size
+        another = spent / pages
+        return another < missing * self._single and spent + another < wanted * self._single
 
     def succeeded(self, pages: int, size: int, entries: int, missing: int, now: float) -> None:
         """Note what a list has cost, and spared."""

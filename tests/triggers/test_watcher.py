@@ -222,7 +222,7 @@ class Deferred:
 
 def test_one_list_per_interval_answers_for_everybody(platform: Platform) -> None:
     async def main() -> None:
-        platform.jobs = dict.fromkeys(names_of(300), "RUNNING")
+        platform.jobs = dict.fromkeys(names_of(200), "RUNNING")
         async with Deferred(*map(trigger, platform.jobs)):
             await asyncio.sleep(61)
         assert 6 <= len(platform.lists) <= 8  # the first of them sooner, so that they are out of step with others

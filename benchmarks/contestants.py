@@ -20,7 +20,7 @@ Contestant = Callable[[int, float, str, Over], Iterator[Awaitable[None]]]
 
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 FEW = 16  # connections of a bare loop that bounds them
-PAGE = 500
+PAGE = 250
 
 
 def _connect(name: str, **connection: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-_REPEATS = 7
+_REPEATS = 5
 _OURS = "airflow_bitahub."
 _PROVIDERS = "airflow.providers."
 

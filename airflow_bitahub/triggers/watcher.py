@@ -41,7 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 16  # requests in flight at most, which bounds the connections too
-PAGE = 500  # jobs on a page of the list: reading more in one piece would hold up the event loop
+PAGE = 250  # jobs on a page of the list: reading more in one piece would hold up the event loop
 
 _WATCHED = ("get_job", "get_serving")
 _REPEATS = (0.5, 1.0)  # seconds after which a query that failed is repeated before anybody hears of it
@@ -77,6 +77,7 @@ class Subscription:
         "call",
         "due",
         "failures",
+        "in_step",
         "is_new",
         "last",
         "timer",
@@ -93,6 +94,7 @@ class Subscription:
         self.due = 0.0  # by the event loop's clock
         self.failures = 0  # in a row
         self.is_new = True  # nothing was heard yet
+        self.in_step = True  # others are due at the same time
         self.last: Any = None  # what was heard last
         self.unlisted_until = 0.0  # for how long there is no point in looking for it on the list
 
@@ -136,8 +138,9 @@ class Subscription:
 
     async def _pause(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()
-        if self.is_new and not self._watcher.lists:
-            # What began at the same time, such as all triggers of a triggerer, shall not go on in step.
+        if self.in_step and not self._watcher.lists:
+            # All triggers of a triggerer may have begun together, or heard from one list, and shall not go on so.
+            self.in_step = False
             self.due = now + seconds * random.random()  # noqa: S311
         else:
             # From when it was due, not from when it was answered: otherwise each answer's delay would add to it.
@@ -190,8 +193,9 @@ class Watcher:
             self._jobs[subscription] = None
         try:
             return await subscription.answer
-        finally:
+        except asyncio.CancelledError:
             self._forget(subscription)
+            raise
 
     async def close(self) -> None:
         """End everything that is still under way."""
@@ -250,7 +254,8 @@ class Watcher:
                     self._ask_next()
         except Exception as error:
             log.exception("The watcher of connection %s failed", self._conn_id)
-            self._tell_due(error)  # it is a defect, but nobody shall wait for ever
+            # It is a defect, but nobody shall wait for ever.
+            self._tell_due(BitaHubError(f"{type(error).__name__}: {error}"))
         finally:
             self._pump = None
 
@@ -292,7 +297,7 @@ class Watcher:
         missing = {name: subscriptions[0].last for name, subscriptions in by_name.items()}
         names: set[str] = set()
         page = size = 0
-        while missing and self._lists.pay_for_more(page, size, missing):
+        while missing and self._lists.pay_for_more(page, size, len(missing), len(by_name)):
             page += 1
             await self._wait_for_turn()
             try:
@@ -325,6 +330,7 @@ class Watcher:
             self._by_name[subscription] = None
         else:
             subscription.due = self._loop.time()
+            subscription.in_step = True
             subscription.unlisted_until = 0
             self._settle(subscription, job)
 
@@ -353,7 +359,7 @@ class Watcher:
         if self._unanswered >= _UNREACHABLE:
             self._tell_due(heard)
 
-    def _tell_due(self, error: Exception) -> None:
+    def _tell_due(self, error: BitaHubError) -> None:
         for subscription in [*self._due, *self._by_name]:
             self._settle(subscription, type(error)(*error.args))  # one each, since each is raised somewhere else
 
@@ -417,9 +423,16 @@ class _Lists:
         self.are_used = pays or (self.are_used and newcomers)
         return pays
 
-    def pay_for_more(self, pages: int, size: int, missing: Collection[str]) -> bool:
-        """Tell whether another page may be cheaper than to ask for those who are missing by name."""
-        return pages == 0 or _REQUEST + size / pages < len(missing) * self._single
+    def pay_for_more(self, pages: int, size: int, missing: int, wanted: int) -> bool:
+        """Tell whether another page may be cheaper than to ask for those who are missing by name.
+
+        All pages together must not cost more than to ask for everybody by name, either.
+        """
+        if pages == 0:
+            return True
+        spent = pages * _REQUEST + size
+        another = spent / pages
+        return another < missing * self._single and spent + another < wanted * self._single
 
     def succeeded(self, pages: int, size: int, entries: int, missing: int, now: float) -> None:
         """Note what a list has cost, and spared."""
@@ -433,5 +446,6 @@ class _Lists:
         if isinstance(error, RateLimitError):
             return
         log.info("Jobs are asked for by name for the next %.0f s, since their list failed: %s", self._pause, error)
+        self.are_used = False
         self._not_before = now + self._pause
         self._pause = min(2 * self._pause, _LIST_AGAIN[1])

@@ -222,7 +222,7 @@ class Deferred:
 
 def test_one_list_per_interval_answers_for_everybody(platform: Platform) -> None:
     async def main() -> None:
-        platform.jobs = dict.fromkeys(names_of(300), "RUNNING")
+        platform.jobs = dict.fromkeys(names_of(200), "RUNNING")
         async with Deferred(*map(trigger, platform.jobs)):
             await asyncio.sleep(61)
         assert 6 <= len(platform.lists) <= 8  # the first of them sooner, so that they are out of step with others
@@ -361,6 +361,21 @@ def test_platform_without_a_list_is_asked_by_name(refusal: httpx.Response, platf
             assert len(platform.lists) >= 10
             assert platform.by_name == []
             assert not any(task.done() for task in deferred.tasks)
+
+    in_no_time(main())
+
+
+def test_those_who_heard_from_one_list_do_not_stay_in_step_without_it(platform: Platform) -> None:
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(400), "RUNNING")
+        async with Deferred(*(trigger(name, 20) for name in platform.jobs)):
+            await asyncio.sleep(120)
+            platform.meet = lambda asked: httpx.Response(404) if asked.url.path == JOBS else None
+            await asyncio.sleep(60)
+            platform.forget()
+            await asyncio.sleep(40)
+        per_second = Counter(int(at) for at, _ in platform.asked)
+        assert max(per_second.values()) < 3 * (400 / 20)
 
     in_no_time(main())
 

@@ -413,6 +413,7 @@ class _Lists:
             self.are_used = False
             return False
         if self.mode == "collection":
+            self.are_used = True
             return True
         if now >= self._known_until:
             self._cost = None

@@ -227,12 +227,16 @@ def _run_jobs_reap(args: argparse.Namespace) -> int:
     hook = hook_on_server(args.conn_id)
     require_distinct_marker(hook)
     orphans = [found for found in find_jobs(hook) if found.verdict == "orphan"]
+    alive = 0
     for found in orphans:
-        end = "would be stopped" if args.dry_run else stop(hook, found)
+        try:
+            end = "would be stopped" if args.dry_run else stop(hook, found)
+        except BitaHubError as error:
+            end, alive = str(error), alive + 1
         print(f"{found.job.name:40} {found.task or 'no task'}: {end}", flush=True)
     if args.dry_run and orphans:
         print("Nothing was stopped. To stop them: airflow-bitahub jobs reap --no-dry-run")
-    return 0
+    return 1 if alive else 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from airflow_bitahub.api.jobs import Job
 from airflow_bitahub.api.procedures import end_job, list_all_jobs
-from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
+from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.identity import RECORD_KEY, JobRecord, is_marked
 
@@ -49,21 +49,37 @@ class Found(NamedTuple):
 
 
 def hook_on_server(bitahub_conn_id: str) -> BitaHubHook:
-    """Give a hook that finds connections as Airflow's own commands do, in its database too."""
+    """Give a hook that finds connections as Airflow's own commands do, in its database too.
+
+    :raises ConfigurationError: there is no such connection, or it is wrong
+    """
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
-    return BitaHubHook(bitahub_conn_id)
+    hook = BitaHubHook(bitahub_conn_id)
+    try:
+        hook.settings  # noqa: B018  looked up
+    except AirflowNotFoundException as error:
+        raise ConfigurationError(str(error)) from error
+    return hook
 
 
 def find_jobs(hook: BitaHubHook) -> list[Found]:
     """Find all live jobs of this deployment.
 
-    :raises ConfigurationError: Airflow's database does not hold the tasks' records
+    :raises ConfigurationError: Airflow's database does not hold the tasks' records, or none at all
     :raises BitaHubError: the platform does not list its jobs
     """
     # The platform first: a task writes its record down before it submits, so no live task's job lacks an owner.
     jobs = hook.run(list_all_jobs())
     live = [job for job in jobs if is_marked(job.name, hook.marker) and not job.status.is_terminal]
-    return judge(live, read_owners()) if live else []
+    owners = read_owners() if live else {}
+    if live and not owners:
+        raise ConfigurationError(
+            f"The platform has {len(live)} live jobs of this deployment, and Airflow's database knows of no job at "
+            f"all: is this the right database?"
+        )
+    return judge(live, owners)
 
 
 def judge(jobs: Iterable[Job], owners: Mapping[str, Owner]) -> list[Found]:
@@ -95,9 +111,12 @@ def read_owners() -> dict[str, Owner]:
     from sqlalchemy import and_, select
 
     elsewhere = conf.get("workers", "state_store_backend", fallback="")
-    if conf.get("state_store", "backend", fallback=_METASTORE) != _METASTORE or elsewhere:
+    forgets = conf.getboolean("state_store", "clear_on_success", fallback=False)
+    if conf.get("state_store", "backend", fallback=_METASTORE) != _METASTORE or elsewhere or forgets:
         raise ConfigurationError(
-            "This Airflow keeps the state of tasks outside its database, so nobody can tell here which jobs are wanted."
+            "This Airflow keeps the state of tasks outside its database, or removes it when they succeed (see its "
+            "settings [state_store] backend, [workers] state_store_backend and [state_store] clear_on_success), so "
+            "nobody can tell here which jobs are wanted."
         )
     same = [getattr(TaskInstance, name) == getattr(Kept, name) for name in ("dag_id", "run_id", "task_id", "map_index")]
     query = (
@@ -131,11 +150,8 @@ def require_distinct_marker(hook: BitaHubHook) -> None:
 
 
 def stop(hook: BitaHubHook, found: Found) -> str:
-    """Stop a job, and say what has become of it."""
-    try:
-        job = hook.run(end_job(found.job.name, timeout=60))
-    except BitaHubError as error:
-        return str(error)
+    """Stop a job, and say what has become of it. Raises BitaHubError when it could not be stopped."""
+    job = hook.run(end_job(found.job.name, timeout=60))
     return "it is gone" if job is None else f"it is {job.word}"
 
 

@@ -28,6 +28,7 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parents[1] / ".pytest_cache" / "airflow"))
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobStatus, stop_job
@@ -147,7 +148,8 @@ def hook(connection: dict[str, Any]) -> Iterator[BitaHubHook]:  # noqa: ARG001
 class StateStore(dict[str, Any]):
     """Stands for Airflow's task state store: what it is given survives only as JSON."""
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: Any) -> None:
+        assert retention is NEVER_EXPIRE
         self[key] = json.loads(json.dumps(value))
 
     def delete(self, key: str) -> None:

@@ -14,10 +14,10 @@ from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.identity import JobRecord, deployment_marker, is_marked, new_token
-from airflow_bitahub.reaper import Owner, find_jobs, judge, require_distinct_marker
+from airflow_bitahub.reaper import Owner, find_jobs, judge, read_owners, require_distinct_marker
 from tests.conftest import IMAGE, Submitted
 
-MARKER = deployment_marker("ours")
+MARKER = deployment_marker("ours http://localhost:8080")
 
 
 def record(name: str, **changes: Any) -> JobRecord:
@@ -29,7 +29,9 @@ def named(connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterat
     """A hook of a deployment that has a name, so that its marker is its own."""
     named = {**connection, "extra": {**connection["extra"], "deployment": "ours"}}
     monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(named))
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://localhost:8080")
     hook = BitaHubHook()
+    assert hook.marker == MARKER
     yield hook
     hook.client.close()
 
@@ -79,7 +81,8 @@ def test_a_job_is_ours_if_its_name_has_the_marker_where_we_put_it(name: str, is_
 def test_only_live_jobs_with_the_marker_are_looked_at(
     named: BitaHubHook, client: BitaHubClient, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", dict)
+    others = {"another": Owner("t of d, r", record("another"), is_over=False)}
+    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", lambda: others)
     ours, over, theirs = (f"reap-20260101-{new_token(marker)}-1" for marker in (MARKER, MARKER, "zzz"))
     for name in (ours, theirs, "a-name-of-their-own"):
         lasting(client, name)
@@ -88,14 +91,47 @@ def test_only_live_jobs_with_the_marker_are_looked_at(
     assert [(found.job.name, found.verdict) for found in find_jobs(named)] == [(ours, "orphan")]
 
 
+def test_a_database_that_knows_of_no_job_is_not_believed(
+    named: BitaHubHook, client: BitaHubClient, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", dict)
+    lasting(client, f"reap-20260101-{new_token(named.marker)}-1")
+    with pytest.raises(ConfigurationError, match="is this the right database"):
+        find_jobs(named)
+    assert submitted.requests("DELETE") == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("STATE_STORE__CLEAR_ON_SUCCESS", "True"),
+        ("STATE_STORE__BACKEND", "mine.Backend"),
+        ("WORKERS__STATE_STORE_BACKEND", "mine.Backend"),
+    ],
+)
+def test_a_database_that_does_not_hold_all_records_is_not_asked(
+    setting: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"AIRFLOW__{setting}", value)
+    with pytest.raises(ConfigurationError, match="nobody can tell here which jobs are wanted"):
+        read_owners()
+
+
+def test_airflows_that_share_a_connection_have_markers_of_their_own(
+    named: BitaHubHook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = named.marker
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://another.example.com")
+    assert named.marker != before
+
+
+@pytest.mark.usefixtures("named")
 def test_reaping_shows_first_and_stops_on_request(
-    named: BitaHubHook,
     client: BitaHubClient,
     submitted: Submitted,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert named.marker == MARKER
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # the command sets it for its own process
     names = [f"reap-20260101-{new_token(MARKER)}-{number}" for number in (1, 2, 3)]
     orphan, wanted, detached = names
@@ -109,11 +145,8 @@ def test_reaping_shows_first_and_stops_on_request(
 
     assert main(["jobs", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(line.split()[:2] for line in lines) == [
-        ["detached", detached],
-        ["orphan", orphan],
-        ["wanted", wanted],
-    ]
+    shown = {line.split()[1]: line.split()[0] for line in lines}
+    assert {name: shown[name] for name in names} == {orphan: "orphan", wanted: "wanted", detached: "detached"}
 
     assert main(["jobs", "reap"]) == 0
     out = capsys.readouterr().out

@@ -122,6 +122,7 @@ def wait_for_job(
     """
     job: Job | None = None
     trouble = _Trouble(grace, patience)
+    has_begun = False
     start = clock()
     while True:
         word = job.word if job else None
@@ -143,20 +144,19 @@ def wait_for_job(
                 on_change(job)
             if job.status.is_terminal:
                 return job
+            has_begun = has_begun or job.status is JobStatus.RUNNING or job.started_at is not None
+            is_queued = job.status is JobStatus.WAITING and not has_begun
+            # Only what was said just now may be the end of a job.
+            if queue_deadline is not None and is_queued and clock() >= queue_deadline:
+                raise JobQueueTimeoutError(f"Job {name!r} did not begin in time. {_last(job)}", name)
         now = clock()
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} was not over in time{trouble}. {_last(job)}", name)
         pause = max(poll_interval, min(longest_poll_interval, (now - start) / 20))
         pauses = [pause, *([] if deadline is None else [deadline - now])]
-        if queue_deadline is not None and (job is None or _is_queued(job)):
-            if job is not None and now >= queue_deadline:
-                raise JobQueueTimeoutError(f"Job {name!r} did not begin in time{trouble}. {_last(job)}", name)
-            pauses += [queue_deadline - now] if now < queue_deadline else []
+        if queue_deadline is not None and now < queue_deadline and not has_begun:
+            pauses.append(queue_deadline - now)
         yield Sleep(min(pauses))
-
-
-def _is_queued(job: Job) -> bool:
-    return job.status is JobStatus.WAITING and job.started_at is None
 
 
 def _last(job: Job | None) -> str:
@@ -181,6 +181,8 @@ class _Trouble:
             self.missing_since = now if self.missing_since is None else self.missing_since
             return self.grace is not None and now - self.missing_since >= self.grace
         self.unanswered_since = now if self.unanswered_since is None else self.unanswered_since
+        if self.grace is not None and now - self.unanswered_since >= self.grace:
+            self.missing_since = None  # after so long a denial is a new one
         return now - self.unanswered_since >= self.patience
 
     def __str__(self) -> str:
@@ -195,7 +197,7 @@ def list_all_jobs(page_size: int = 500) -> Procedure[list[Job]]:
         jobs = yield from list_jobs(page, page_size)
         new = {job.name: job for job in jobs if job.name not in found}
         found.update(new)
-        if not new or len(jobs) < page_size:
+        if not new:
             return list(found.values())
         page += 1
 

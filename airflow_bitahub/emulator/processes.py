@@ -126,8 +126,9 @@ class TracedCommand:
         try:
             # It belongs to the open file, which the command inherits: so it lasts as long as the command.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            argv = ["/bin/sh", "-c", _TRACE, str(self._trace), *room.wrapper, "/bin/sh", "-c", room.map(command)]
-            return start(argv, cwd=room.scratch, env={**room.environment(), **told}, log=log, pass_fds=[lock])
+            with room.entrance(told) as (wrapper, env, files):
+                argv = ["/bin/sh", "-c", _TRACE, str(self._trace), *wrapper, "/bin/sh", "-c", room.map(command)]
+                return start(argv, cwd=room.scratch, env=env, log=log, pass_fds=[lock, *files])
         finally:
             os.close(lock)
 

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from posixpath import normpath
 from types import TracebackType
@@ -26,6 +26,17 @@ class Folder(NamedTuple):
 
     place: Path
     is_writable: bool = False
+
+
+class Entrance(NamedTuple):
+    """How a program gets into its room.
+
+    `wrapper` is the command line that its own is appended to, started with this environment and these open files.
+    """
+
+    wrapper: tuple[str, ...]
+    environment: Mapping[str, str]
+    files: tuple[int, ...]
 
 
 def clean(mount_path: str) -> str:
@@ -47,8 +58,6 @@ class Room(ABC):
     :param folders: what is seen, by its container path
     :param python: the interpreter that ``python`` and ``python3`` shall be
     """
-
-    wrapper: tuple[str, ...] = ()  # the command line that the program's own is appended to
 
     def __init__(self, folders: Mapping[str, Folder], python: Path) -> None:
         self._folders = folders
@@ -88,6 +97,14 @@ class Room(ABC):
     def environment(self) -> dict[str, str]:
         """Give the environment every program starts with: nothing of the emulator's own is in it."""
         return self._environment(str(self.bin), str(self.scratch), str(self.scratch / "tmp"))
+
+    @contextlib.contextmanager
+    def entrance(self, told: Mapping[str, str]) -> Iterator[Entrance]:
+        """Give how a program gets in.
+
+        :param told: environment variables for it alone
+        """
+        yield Entrance((), {**self.environment(), **told}, ())
 
     def _environment(self, programs: str, home: str, temporary: str) -> dict[str, str]:
         system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

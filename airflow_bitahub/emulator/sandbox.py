@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from airflow_bitahub.emulator.links import LinkFolder
-from airflow_bitahub.emulator.rooms import Room
+from airflow_bitahub.emulator.rooms import Entrance, Room
 from airflow_bitahub.exceptions import ConfigurationError
 
 MOUNTS = ("auto", "bubblewrap", "links")
@@ -66,11 +70,22 @@ class Sandbox(Room):
             mounts += ["--ro-bind", folder, folder]
         for mount_path, seen in sorted(self._folders.items()):  # an outer one before those within it
             mounts += ["--bind" if seen.is_writable else "--ro-bind", str(seen.place), mount_path]
-        self.wrapper = (*_base(), *mounts, "--chdir", _HOME, "--")
+        self._arguments = (*_base(), *mounts, "--chdir", _HOME, "--")
 
     def map(self, text: str) -> str:
         """Give the text as it is: the container's paths are real."""
         return text
+
+    @contextmanager
+    def entrance(self, told: Mapping[str, str]) -> Iterator[Entrance]:
+        """Give how a program gets in: what it is told reaches neither bubblewrap itself nor its command line."""
+        bubblewrap, *arguments = self._arguments
+        with tempfile.TemporaryFile() as file:
+            for name, value in told.items():
+                file.write(b"--setenv\0" + os.fsencode(name) + b"\0" + os.fsencode(value) + b"\0")
+            file.seek(0)
+            number = file.fileno()
+            yield Entrance((bubblewrap, "--args", str(number), *arguments), self.environment(), (number,))
 
     def environment(self) -> dict[str, str]:
         """Give the environment every program starts with: nothing of the emulator's own is in it."""
@@ -79,7 +94,7 @@ class Sandbox(Room):
 
 def _base() -> list[str]:
     """Give the command line up to the mounts of its own that a program has."""
-    command = ["bwrap", "--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL"]
+    command = [shutil.which("bwrap") or "bwrap", "--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL"]
     for folder in map(Path, _SYSTEM):
         if folder.is_symlink():
             command += ["--symlink", str(folder.readlink()), str(folder)]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+WATCH_MODES = ("auto", "collection", "single")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -37,7 +39,7 @@ class Settings:
 
     @classmethod
     def from_connection(cls, connection: Connection) -> Settings:
-        """Read a connection. Raises ConfigurationError when it names no host."""
+        """Read a connection. Raises ConfigurationError when it names no host, or an extra has no meaning."""
         where = f"The Airflow connection {connection.conn_id!r}"
         host = (connection.host or "").strip().rstrip("/")
         if not host:
@@ -52,7 +54,12 @@ class Settings:
             host = f"{host}:{connection.port}"
         extra = connection.extra_dejson
         login = connection.login or ""
-        return cls(host, connection.password or None, str(extra.get("user_name") or login), extra)
+        settings = cls(host, connection.password or None, str(extra.get("user_name") or login), extra)
+        # Of what only a triggerer needs, a mistake is to show before a job is submitted.
+        for key in ("max_requests_per_second", "longest_poll_interval", "request_timeout"):
+            settings.number(key, 1)
+        settings.choice("watch", WATCH_MODES)
+        return settings
 
     def text(self, key: str, default: str = "") -> str:
         """Give an extra field as text."""
@@ -109,7 +116,7 @@ class BitaHubHook(BaseHook):
     - ``watch``: how a triggerer asks for jobs: ``collection`` (their list), ``single`` (each by its name) or ``auto``
     - ``longest_poll_interval``: seconds; a job that has been deferred for long is asked for ever less often, at a
       twentieth of that time, up to this (default: as often as `poll_interval` says)
-    - ``deployment``: a name for this Airflow, where two share one platform account
+    - ``deployment``: a name for this Airflow, where its address does not tell it from others on the same account
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of `api.platform`'s tables
 
     :param bitahub_conn_id: the connection's id
@@ -218,11 +225,12 @@ class BitaHubHook(BaseHook):
 
     @property
     def marker(self) -> str:
-        """What this deployment's job tokens begin with."""
+        """What this deployment's job tokens begin with: made of Airflow's address and the extra ``deployment``."""
         from airflow.sdk.configuration import conf
 
-        deployment = self.settings.text("deployment") or conf.get("api", "base_url", fallback="")
-        return deployment_marker(deployment or "airflow")
+        # Both, since a connection may be shared by several Airflows.
+        parts = (self.settings.text("deployment"), conf.get("api", "base_url", fallback="") or "")
+        return deployment_marker(" ".join(filter(None, parts)) or "airflow")
 
     def job_url(self, name: str) -> str:
         """Give the address at which a person looks at a job."""

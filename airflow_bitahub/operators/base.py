@@ -46,10 +46,10 @@ class BitaHubOperator(BaseOperator):
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout) as error:
-            self.take_up_failure(context, error)
+            return self.take_up_failure(context, error)
 
-    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> None:  # noqa: ARG002
-        """Raise what it means that the trigger failed, or that nobody kept its deadline."""
+    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:  # noqa: ARG002
+        """Give the result after all, or raise what it means that the trigger failed or nobody kept its deadline."""
         raise error
 
     def stop_if_unwanted(self, context: Context, what: str, stop: Callable[[], None]) -> None:
@@ -87,3 +87,13 @@ class BitaHubOperator(BaseOperator):
         """
         if self._is_unwanted:
             raise AirflowFailException("The task was marked, cleared or deleted, so that nothing new is started.")
+
+
+def keep(context: Context, key: str, value: dict[str, Any]) -> None:
+    """Write down in Airflow's task state store what later tries have to know.
+
+    It goes with the DAG run, and no sooner: a job, or its wait for its turn, may outlast the store's retention.
+    """
+    from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+    context["task_state_store"].set(key, value, retention=NEVER_EXPIRE)

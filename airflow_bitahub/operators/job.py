@@ -26,7 +26,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.identity import RECORD_KEY, JobRecord, TaskIdentity
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator
+from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator, keep
 from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
 from airflow_bitahub.triggers.report import is_about
 
@@ -267,10 +267,11 @@ class BitaHubJobOperator(BitaHubOperator):
             match event.get("outcome"):
                 case "over":
                     return self._conclude(Job.model_validate(event["job"]), record)
-                case "timeout":
-                    raise JobTimeoutError(message, record.job_name)
-                case "queue_timeout":
-                    raise JobQueueTimeoutError(message, record.job_name)
+                case "timeout" | "queue_timeout" as limit:
+                    if job := self._look_for_end(record):  # which came just in time
+                        return self._conclude(job, record)
+                    kind = JobTimeoutError if limit == "timeout" else JobQueueTimeoutError
+                    raise kind(message, record.job_name)
                 case "lost":
                     raise JobLostError(message, record.job_name)
                 case _ if event.get("is_final"):
@@ -278,11 +279,13 @@ class BitaHubJobOperator(BitaHubOperator):
                 case _:
                     raise TransportError(f"Nothing is known of job {record.job_name!r}: {message}")
 
-    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> None:
+    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:
         """Treat a trigger that failed like any other trouble, and a deadline that nobody kept like any other."""
         self._context = context
         with self._settling():
             record = self._load()
+            if record and (job := self._look_for_end(record)):
+                return self._conclude(job, record)
             name = record.job_name if record else ""
             if isinstance(error, TaskDeferralTimeout):
                 raise JobTimeoutError(f"Nobody has watched job {name!r}: is a triggerer running?", name) from error
@@ -403,6 +406,16 @@ class BitaHubJobOperator(BitaHubOperator):
             self.log.info("The %s", job)
         self._seen = job
 
+    def _look_for_end(self, record: JobRecord) -> Job | None:
+        """Give the job if it is over by now."""
+        from airflow_bitahub.api.jobs import get_job
+
+        try:
+            job = self.hook.send(get_job(record.job_name))
+        except BitaHubError:
+            return None  # what is about to be done needs no answer
+        return job if job.status.is_terminal else None
+
     def _conclude(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Turn the end of a job into the end of the task."""
         if job.status.is_successful:
@@ -440,7 +453,7 @@ class BitaHubJobOperator(BitaHubOperator):
     def _out_of_time(self, error: JobTimeoutError) -> JobTimeoutError:
         """Stop the job, and give the error with its limit and what has become of the job."""
         limit = "queue_timeout" if isinstance(error, JobQueueTimeoutError) else "execution_timeout"
-        end = "the job was stopped" if self._stop(f"{limit} has passed") else "the job could not be stopped"
+        end = self._stop(f"{limit} has passed")
         message = f"{error.message} The limit is {limit}={getattr(self, limit)} from the start of the try; {end}."
         return type(error)(message, error.job_name)
 
@@ -449,27 +462,27 @@ class BitaHubJobOperator(BitaHubOperator):
         is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
         return is_final or ti is None or ti.try_number > ti.max_tries
 
-    def _stop(self, why: str) -> bool:
-        """Stop the job, if there is one, and tell whether it is over."""
+    def _stop(self, why: str) -> str:
+        """Stop the job, if there is one, and say what has become of it."""
         from airflow_bitahub.api.procedures import end_job
 
         record = self._record
         if record is None or record.refused:
-            return True
+            return "nothing had been submitted"
         self.log.info("Stopping job %s: %s", record.job_name, why)
 
-        def stop() -> None:
+        def stop() -> Job | None:
             with suppress(Exception):  # a job that runs on costs more than a note that is missing
                 self._save(replace(record, stopped=True))
             ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
-            self.hook.new_client().run(ending)
+            return self.hook.new_client().run(ending)
 
         try:
-            self.despite_the_alarm(stop)
+            job = self.despite_the_alarm(stop)
         except BitaHubError as error:
             self.log.error("%s", error)
-            return False
-        return True
+            return "the job could not be stopped"
+        return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.word}"
 
     def _load(self) -> JobRecord | None:
         if self._context is None:
@@ -485,7 +498,7 @@ class BitaHubJobOperator(BitaHubOperator):
         if self._context is not None:
             detached = not (self.wait_for_completion and self.cancel_on_kill)
             self._record = replace(record, detached=detached)
-            self._context["task_state_store"].set(RECORD_KEY, self._record.to_json())
+            keep(self._context, RECORD_KEY, self._record.to_json())
 
 
 def mount(path: str, mount_path: str) -> Mount:

@@ -26,7 +26,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.identity import ServingRecord
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator
+from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator, keep
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.job import explain
 from airflow_bitahub.storage import is_server_path, read_bytes
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving, ServingSpec
     from airflow_bitahub.triggers.serving import ServingEvent
 
-_OWN = "bitahub_serving"  # key in Airflow's task state store
+_WAITED = "bitahub_serving"  # key in Airflow's task state store
 
 
 class BitaHubDeployServingOperator(BitaHubOperator):
@@ -162,7 +162,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         """Create the serving or find it again, and wait until it answers."""
         from airflow_bitahub.api.procedures import ensure_serving, wait_for_serving
 
-        self._context = context
+        self._take_up(context)  # should this try fail early, what an earlier one has created is to be stopped
         with self._settling(context):
             spec = self._spec()
             creating = ensure_serving(spec, load=self._load, save=self._save_if_wanted, if_exists=self.if_exists)
@@ -170,7 +170,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
             self.log.info("The %s", serving)
             deadline = context["ti"].start_date.timestamp() + self._limit
-            self._keep_own()
+            note = {"own": self._own and self._own.to_json(), "created_at": serving.created_at}
+            keep(context, _WAITED, note)
             wait = partial(
                 wait_for_serving,
                 self.serving_name,
@@ -189,11 +190,12 @@ class BitaHubDeployServingOperator(BitaHubOperator):
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Take up the trigger's report."""
         from airflow_bitahub.api.servings import Serving
+        from airflow_bitahub.triggers.serving import serving_identity
 
-        if event and not is_about(event, f"serving {self.serving_name}"):
+        created_at = self._take_up(context)
+        if event and not is_about(event, serving_identity(self.serving_name, self.version, created_at)):
             self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
             return self.execute(context)
-        self._take_up(context)
         with self._settling(context):
             event = event or {}
             message = event.get("message", "")
@@ -254,19 +256,13 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             limits.append(self.execution_timeout.total_seconds())
         return min(limits)
 
-    def _keep_own(self) -> None:
-        """Write down for the time after a deferral which serving is this task's to stop."""
-        if self._context is None:
-            return
-        store = self._context["task_state_store"]
-        if self._own is not None:
-            store.set(_OWN, self._own.to_json())
-        else:
-            store.delete(_OWN)
-
-    def _take_up(self, context: Context) -> None:
+    def _take_up(self, context: Context) -> float | None:
+        """Remember which serving is this task's to stop, and give when the one that was waited for was created."""
         self._context = context
-        self._own = ServingRecord.from_json(context["task_state_store"].get(_OWN))
+        note: Any = context["task_state_store"].get(_WAITED) or {}
+        self._own = ServingRecord.from_json(note.get("own"))
+        created_at: float | None = note.get("created_at")
+        return created_at
 
     @contextmanager
     def _settling(self, context: Context) -> Iterator[None]:
@@ -297,7 +293,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             stop = partial(self._stop, self._own)
             try:
                 self.despite_the_alarm(stop)
-            except BitaHubError as error:
+            except Exception as error:  # the error that the task fails with is what matters
                 self.log.error("%s", error)
 
     def _stop(self, own: ServingRecord, grace: float = 0) -> None:

@@ -77,7 +77,7 @@ class BitaHubSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Take up the trigger's report."""
-        if event and not is_about(event, self.trigger(0).subject):
+        if event and not is_about(event, self.trigger(0).identity):
             self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
             return self.execute(context)
         with self._skipping(), self._failing():

@@ -51,6 +51,11 @@ class BitaHubTrigger(BaseTrigger):
     def subject(self) -> str:
         """What is waited for, in words."""
 
+    @property
+    def identity(self) -> str:
+        """What tells the subject from all others, for whoever is handed the report."""
+        return self.subject
+
     @abstractmethod
     async def wait(self, subscription: Subscription) -> Mapping[str, Any]:
         """Give the event's payload. A BitaHubError that is raised instead is reported as trouble."""
@@ -71,7 +76,7 @@ class BitaHubTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and report."""
-        yield TriggerEvent({**await self._report(), "subject": self.subject})
+        yield TriggerEvent({**await self._report(), "subject": self.identity})
 
     async def _report(self) -> Mapping[str, Any]:
         from airflow_bitahub.triggers.watcher import Subscription

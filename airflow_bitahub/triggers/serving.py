@@ -24,7 +24,12 @@ class ServingEvent(TypedDict, total=False):
     serving: dict[str, Any]
     message: str
     is_final: bool
-    subject: str  # what is reported about, such as ``serving mnist``
+    subject: str  # what is reported about, see `serving_identity`
+
+
+def serving_identity(name: str, version: str, created_at: float | None) -> str:
+    """Give what tells a serving from all others, its successors of the same name included."""
+    return f"serving {name} {version} of {created_at}"
 
 
 class BitaHubServingTrigger(BitaHubTrigger):
@@ -55,6 +60,11 @@ class BitaHubServingTrigger(BitaHubTrigger):
         self.version = version
         self.readiness_path = readiness_path
         self.created_at = created_at
+
+    @property
+    def identity(self) -> str:
+        """What tells the subject from all others: names and versions are the same from run to run."""
+        return serving_identity(self.serving_name, self.version, self.created_at)
 
     @property
     def subject(self) -> str:

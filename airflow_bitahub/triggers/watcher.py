@@ -29,7 +29,7 @@ from airflow_bitahub.exceptions import (
     RateLimitError,
     TransportError,
 )
-from airflow_bitahub.hooks.bitahub import BitaHubHook, Settings
+from airflow_bitahub.hooks.bitahub import WATCH_MODES, BitaHubHook, Settings
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.jobs import Job
@@ -53,7 +53,6 @@ _LIST_AGAIN = (10.0, 900.0)  # seconds until a list that failed is tried again: 
 _LIST_VALID = 600.0  # seconds for which it is believed what the list costs
 _ENTRY = 1024  # bytes of one, until a list tells
 _BURST = 0.05  # seconds of the budget that may be used at once
-_MODES = ("auto", "collection", "single")
 _LOOK_UP_AGAIN = 10.0  # seconds between two look-ups of a connection that is refused
 
 _watchers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Watcher]] = WeakKeyDictionary()
@@ -378,7 +377,7 @@ class Watcher:
                 await hook.client.aclose()
                 return
             self._spacing = 1 / hook.settings.number("max_requests_per_second", 1000)
-            self._lists.mode = hook.settings.choice("watch", _MODES)
+            self._lists.mode = hook.settings.choice("watch", WATCH_MODES)
             before, self._hook = self._hook, hook
             if before is not None:
                 await before.client.aclose()
@@ -390,6 +389,8 @@ class Watcher:
         if self._hook is refused and self._loop.time() - self._refused_at >= _LOOK_UP_AGAIN:
             try:
                 await self._look_up()
+            except Exception as error:  # what was refused is ridden out, and so is this
+                log.warning("Connection %s cannot be looked up again: %s", self._conn_id, error)
             finally:
                 self._refused_at = self._loop.time()
         return self._hook is not refused
@@ -399,7 +400,7 @@ class _Lists:
     """Whether asking for the list of jobs pays."""
 
     def __init__(self) -> None:
-        self.mode = _MODES[0]
+        self.mode = WATCH_MODES[0]
         self.are_used = False
         self._cost: float | None = None  # bytes, where it is known
         self._known_until = 0.0

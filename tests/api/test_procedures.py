@@ -372,6 +372,26 @@ def test_a_job_that_has_begun_or_may_have_is_not_held_to_the_queues_deadline(see
     assert wait(Script(*[seen] * 9, job("SUCCEEDED")), queue_deadline=1025).word == "SUCCEEDED"
 
 
+def test_an_old_answer_does_not_make_a_job_late() -> None:
+    stage = Script(job("WAITING"), *[BROKEN] * 5, job("RUNNING"), job("SUCCEEDED"))
+    assert wait(stage, queue_deadline=1015).word == "SUCCEEDED"
+
+
+def test_a_job_that_went_back_to_the_queue_has_begun() -> None:
+    stage = Script(job("RUNNING"), *[job("WAITING")] * 9, job("SUCCEEDED"))
+    assert wait(stage, queue_deadline=1025).word == "SUCCEEDED"
+
+
+def test_a_word_nobody_knows_is_no_beginning() -> None:
+    with pytest.raises(JobQueueTimeoutError):
+        wait(Script(job("HIBERNATING"), job("WAITING")), queue_deadline=1025)
+
+
+def test_a_denial_after_a_long_outage_is_a_new_one() -> None:
+    stage = Script(job("RUNNING"), MISSING, *[BROKEN] * 5, MISSING, job("SUCCEEDED"))
+    assert wait(stage).word == "SUCCEEDED"
+
+
 def test_a_platform_that_cannot_be_asked_does_not_make_a_job_late() -> None:
     stage = Script(*[TIMEOUT] * 9, job("RUNNING"), job("SUCCEEDED"))
     assert wait(stage, queue_deadline=1025).word == "SUCCEEDED"

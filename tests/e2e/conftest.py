@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from airflow_bitahub.emulator.server import Emulator
 from tests.leaks import ProcessArguments
 
 REPOSITORY = Path(__file__).parents[2]
+DEPLOYMENT = "the tests'"
 
 
 @dataclass
@@ -62,7 +64,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, image_cache: Path, tensorflo
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
-        airflow.set_connection(platform.connection(emulator.url, emulator.token, emulator.storage))
+        connection = platform.connection(emulator.url, emulator.token, emulator.storage)
+        extra = {**json.loads(str(connection["extra"])), "deployment": DEPLOYMENT}
+        airflow.set_connection({**connection, "extra": json.dumps(extra)})
         for dag in ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again"):
             airflow.await_dag(dag)
         yield World(airflow, emulator, arguments)

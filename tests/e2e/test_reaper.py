@@ -13,6 +13,7 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.identity import deployment_marker, new_token
+from tests.e2e.conftest import DEPLOYMENT
 from tests.e2e.test_lifecycle import states, wait_until
 
 if TYPE_CHECKING:
@@ -22,17 +23,12 @@ pytestmark = pytest.mark.e2e
 
 
 def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``airflow-bitahub jobs`` beside Airflow, whose deployment is named just as its address."""
-    connection = {
-        "conn_type": "bitahub",
-        "host": world.emulator.url,
-        "password": world.emulator.token,
-        "extra": {"deployment": world.airflow.url},
-    }
+    """Run ``airflow-bitahub jobs`` beside Airflow; the connection ``unnamed`` tells no deployment."""
+    connection = {"conn_type": "bitahub", "host": world.emulator.url, "password": world.emulator.token}
     program = "import sys; from airflow_bitahub.cli import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-c", program, "jobs", *arguments],
-        env={**world.airflow.environment, "AIRFLOW_CONN_NAMED": json.dumps(connection)},
+        env={**world.airflow.environment, "AIRFLOW_CONN_UNNAMED": json.dumps(connection)},
         capture_output=True,
         text=True,
         check=False,
@@ -42,14 +38,15 @@ def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
     run_id = world.airflow.trigger("both_ways")
     wait_until(lambda: states(world, "both_ways", run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
-    orphan, foreign = f"lost-20260101-{new_token(deployment_marker(world.airflow.url))}-1", "somebody-elses"
+    marker = deployment_marker(f"{DEPLOYMENT} {world.airflow.url}")
+    orphan, foreign = f"lost-20260101-{new_token(marker)}-1", "somebody-elses"
     client = BitaHubClient(world.emulator.url, auth=BearerToken(world.emulator.token))
     for name in (orphan, foreign):
         role = TaskRole(image="python:3", command="sleep 300")
         client.send(submit_job(JobSpec(job_name=name, task_roles=[role])))
     client.close()
 
-    listed = jobs(world, "list", "--conn-id", "named")
+    listed = jobs(world, "list")
     assert listed.returncode == 0, listed.stderr
     verdicts = {line.split()[1]: line.split()[0] for line in listed.stdout.splitlines()}
     [worker], [triggerer] = (
@@ -59,11 +56,11 @@ def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
     assert verdicts == {worker: "wanted", triggerer: "wanted", orphan: "orphan"}
     assert f"on-worker of both_ways, {run_id}" in listed.stdout
 
-    refused = jobs(world, "reap", "--no-dry-run")  # the connection in Airflow's database has no deployment
+    refused = jobs(world, "reap", "--conn-id", "unnamed", "--no-dry-run")
     assert refused.returncode == 1
     assert "extra 'deployment'" in refused.stderr
 
-    reaped = jobs(world, "reap", "--conn-id", "named", "--no-dry-run")
+    reaped = jobs(world, "reap", "--no-dry-run")
     assert (reaped.returncode, reaped.stdout.split()[0]) == (0, orphan), reaped.stderr
     ended = {job["name"] for job in world.ledger("") if job["state"] == "STOPPED"}
     assert orphan in ended

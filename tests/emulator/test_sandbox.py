@@ -134,6 +134,30 @@ def test_a_serving_sees_its_model_and_can_be_asked(api: Api, emulator: Emulator)
     api.http.delete(f"/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving/{name}")
 
 
+@needs_bubblewrap
+def test_what_a_serving_is_told_reaches_its_program_and_nothing_before_it(api: Api, emulator: Emulator) -> None:
+    envs = {"PATH": "/usr/bin:/bin", "LD_PRELOAD": "/no/such/library.so", "SECRET": "s3cret-word"}
+    command = "cat /proc/self/cmdline; env; exec sleep 61.75"
+    name = api.serve(command, envs=envs)
+    api.wait_serving(name, "RUNNING")
+    [log] = emulator.home.glob(f"servings/**/{name}/**/log")
+    text = api.until(log.read_text, lambda text: "SECRET" in text)
+    assert "SECRET=s3cret-word" in text
+    assert "PATH=/usr/bin:/bin" in text
+    assert not runs("s3cret-word"), "it is on a command line"
+    for part in ("environ", "cmdline"):
+        shells = [file for file in Path("/proc").glob(f"[0-9]*/{part}") if f"/{name}/".encode() in read(file)]
+        assert not [file for file in shells if b"LD_PRELOAD" in read(file)]
+    api.http.delete(f"/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving/{name}")
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
 @pytest.fixture
 def mortal(images_file: Path, tmp_path: Path) -> Iterator[Mortal]:
     mortal = Mortal(tmp_path / "a home with spaces", images_file, "bubblewrap")

@@ -192,7 +192,7 @@ def test_where_a_person_looks(connect: Any) -> None:
 def test_the_marker_tells_deployments_apart(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com")
     assert connect().marker == deployment_marker("https://airflow.example.com")
-    assert connect({"deployment": "staging"}).marker == deployment_marker("staging")
+    assert connect({"deployment": "us"}).marker == deployment_marker("us https://airflow.example.com")
 
 
 def test_the_token_is_in_no_words(connect: Any) -> None:

@@ -106,10 +106,10 @@ class DyingStore(StateStore):
     def get(self, key: str, default: Any = None) -> Any:
         return self._kept.get(key, default)
 
-    def set(self, key: str, value: Any) -> None:
+    def set(self, key: str, value: Any, *, retention: Any) -> None:
         self._left -= 1
         if self._left > 0 or self._keeps_it:
-            self._kept.set(key, value)
+            self._kept.set(key, value, retention=retention)
         if self._left == 0:
             raise WorkerDied(key)
 
@@ -539,10 +539,10 @@ def test_given_name_that_somebody_takes_just_before_the_submission_is_refused_an
     task_run: TaskRun, submitted: Submitted, client: BitaHubClient, given: str
 ) -> None:
     class Race(StateStore):
-        def set(self, key: str, value: Any) -> None:
+        def set(self, key: str, value: Any, *, retention: Any) -> None:
             if not self:
                 foreign_job(client, given)
-            super().set(key, value)
+            super().set(key, value, retention=retention)
 
     task_run.store = Race()
     with pytest.raises(AirflowFailException, match="this task did not submit it"):
@@ -812,8 +812,8 @@ def test_job_of_the_last_try_is_stopped_although_airflow_takes_no_note_of_it(
     defer(job(command="sleep 60", deferrable=True), task_run)
 
     class Deaf(StateStore):
-        def set(self, key: str, value: Any) -> None:
-            raise ConnectionError(key, value)
+        def set(self, key: str, value: Any, *, retention: Any) -> None:
+            raise ConnectionError(key, value, retention)
 
     task_run.store = Deaf(task_run.store)
     with pytest.raises(TransportError):
@@ -830,6 +830,22 @@ def test_scheduler_that_finds_no_triggerer_stops_the_job_like_any_other_timeout(
     with pytest.raises(JobTimeoutError, match=r"is a triggerer running.* execution_timeout=1:00:00 .*job was stopped"):
         job(**limit).resume_execution(TRIGGER_FAIL_REPR, failure, task_run.context())
     assert submitted.only.status.value == "STOPPED"
+
+
+@pytest.mark.parametrize("ends_by", ["report", "scheduler"])
+def test_job_that_ended_just_in_time_counts_although_the_waiting_has_timed_out(
+    ends_by: str, task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    defer(job(command=LASTING, deferrable=True), task_run)
+    let_go(platform, submitted.only)
+    submitted.wait(submitted.only.key.name, "SUCCEEDED")
+    if ends_by == "report":
+        event: Any = {"outcome": "timeout", "message": "It was not over in time."}
+        result: Any = job().execute_complete(task_run.context(), event)
+    else:
+        failure = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+        result = job().resume_execution(TRIGGER_FAIL_REPR, failure, task_run.context())
+    assert (result["job_name"], result["status"]) == (submitted.only.key.name, "SUCCEEDED")
 
 
 def test_trigger_that_fails_leaves_the_job_to_the_next_try_and_the_last_one_stops_it(

@@ -35,7 +35,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
-from airflow_bitahub.triggers.serving import BitaHubServingTrigger
+from airflow_bitahub.triggers.serving import BitaHubServingTrigger, serving_identity
 from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
 
 _numbers = count(1)
@@ -445,6 +445,32 @@ def test_deferred_serving_that_is_never_ready_is_stopped(
     with pytest.raises(ServingTimeoutError, match="was not ready in time"):
         deploy(name).execute_complete(task_run.context(), event)
     until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@deploying
+def test_last_try_that_fails_early_stops_what_an_earlier_one_has_created(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    defer(deploy(name, readiness_path="/sick", deferrable=True), task_run)
+    task_run.retry()
+    task_run.retry()
+    with pytest.raises(AirflowFailException):
+        deploy(name, replicas=0).execute(task_run.context())
+    until(lambda: record().status.value, lambda status: status == "STOPPED")
+
+
+@deploying
+def test_report_about_an_earlier_serving_of_the_same_name_is_not_taken_for_ones_own(
+    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+) -> None:
+    stale = {
+        "outcome": "ready",
+        "serving": {"name": name, "status": "RUNNING", "url": "http://127.0.0.1:1", "created_at": 1.0},
+        "subject": serving_identity(name, "v1", 1.0),
+    }
+    defer(deploy(name, deferrable=True), task_run)
+    result = deploy(name).execute_complete(task_run.context(), stale)  # type: ignore[arg-type]
+    assert result["url"] == record().url
 
 
 @deploying

@@ -655,6 +655,29 @@ def test_connection_that_is_refused_for_longer_than_the_patience_is_trouble_for_
     in_no_time(main())
 
 
+@pytest.mark.parametrize("spoilt", ["gone", "misspelt"])
+def test_connection_that_cannot_be_looked_up_again_is_ridden_out_like_the_refusal(
+    spoilt: str, platform: Platform, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(20), "RUNNING")
+        async with Deferred(*map(trigger, platform.jobs)) as deferred:
+            await asyncio.sleep(60)
+            if spoilt == "gone":
+                monkeypatch.delenv("AIRFLOW_CONN_BITAHUB_DEFAULT")
+            else:
+                connect(watch="colection")
+            platform.meet = lambda _: platform.envelope(None, 401, 401)
+            await asyncio.sleep(120)
+            assert not any(task.done() for task in deferred.tasks)
+            connect()
+            platform.meet = lambda _: None
+            platform.jobs = dict.fromkeys(platform.jobs, "SUCCEEDED")
+            assert {event["outcome"] for event in await deferred.events()} == {"over"}
+
+    in_no_time(main())
+
+
 def test_defect_of_ours_leaves_nobody_waiting(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> Any:
         raise ZeroDivisionError("a defect")

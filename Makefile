@@ -21,7 +21,7 @@ test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow includ
 chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
-bench: .venv-bench/ready ## measure this package beside others, in about 20 minutes [ARGS="--json FILE --only NAME --jobs 1000"]
+bench: .venv-bench/ready ## measure this package beside others, in about half an hour [ARGS="--json FILE --only NAME --jobs 1000"]
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
 lint: .venv/ready ## check style and types
@@ -55,9 +55,9 @@ clean: ## remove everything the other targets made
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@echo "Installing the other providers into .venv-bench (only once)"
 	@if command -v uv >/dev/null && uv venv --quiet --clear --python $(PYTHON) .venv-bench; then \
-		uv pip install --quiet --python .venv-bench/bin/python --requirement benchmarks/requirements.txt --editable .; \
+		uv pip install --quiet --python .venv-bench/bin/python --requirement benchmarks/requirements.txt --editable '.[demo]'; \
 	else \
 		$(PYTHON) -m venv --clear .venv-bench && .venv-bench/bin/python -m pip --disable-pip-version-check install \
-			--quiet --requirement benchmarks/requirements.txt --editable .; \
+			--quiet --requirement benchmarks/requirements.txt --editable '.[demo]'; \
 	fi
 	@touch $@

@@ -1,1 +1,1 @@
-"""What watching jobs and parsing DAGs costs, beside the same of other providers: ``make bench``."""
+"""What watching jobs, parsing DAGs and the MNIST lifecycle cost, and what other providers cost: ``make bench``."""

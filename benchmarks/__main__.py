@@ -1,4 +1,4 @@
-"""``make bench``: measures, and prints tables. Takes about twenty minutes; listens on the loopback interface only."""
+"""``make bench``: measures, and prints tables. Takes about half an hour; listens on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 import trustme
 
 from benchmarks.contestants import CONTESTANTS
+from benchmarks.lifecycle import STAGES, lifecycle_costs
 from benchmarks.parsing import dag_costs, import_costs
 from benchmarks.watching import INTERVALS
 
@@ -51,20 +52,38 @@ _DAGS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "again_ms": ("again ms", "{:.1f}".format),
     "with_airflow_ms": ("with Airflow itself ms", "{:.0f}".format),
 }
+_LIFECYCLE: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "task": ("seconds until", str),
+    **{stage: (title, "{:.2f}".format) for stage, title in STAGES.items()},
+    "added": ("sum without the job", "{:.2f}".format),
+    "requests": ("requests", str),
+}
+_OTHERS = ("parsing", "lifecycle")
 
 
 def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--only", action="append", choices=[*CONTESTANTS, "parsing"], help="measure only this")
+    parser.add_argument("--only", action="append", choices=[*CONTESTANTS, *_OTHERS], help="measure only this")
     parser.add_argument("--jobs", action="append", type=int, choices=[*INTERVALS], help="only with so many jobs")
+    parser.add_argument(
+        "--image-cache",
+        type=Path,
+        default=_REPOSITORY / ".images",
+        metavar="FOLDER",
+        help="built environments for the lifecycle's jobs (default: the demo's)",
+    )
     arguments = parser.parse_args()
-    only = arguments.only or [*CONTESTANTS, "parsing"]
+    only = arguments.only or [*CONTESTANTS, *_OTHERS]
     with tempfile.TemporaryDirectory() as home:
+        figures: dict[str, Any] = {"cores": os.cpu_count(), "python": sys.version.split()[0]}
+        if "lifecycle" in only:  # first: an image's packages come from where our certificate is not known
+            print("measuring the lifecycle", file=sys.stderr, flush=True)
+            figures["lifecycle"] = lifecycle_costs(Path(home) / "lifecycle", arguments.image_cache.resolve())
+            _show(_LIFECYCLE, figures["lifecycle"])
         environment = _environment(Path(home))
         os.environ.update(environment)
-        figures: dict[str, Any] = {"cores": os.cpu_count(), "python": sys.version.split()[0]}
         if "parsing" in only:
             figures["imports"], figures["dags"] = import_costs(), dag_costs(_REPOSITORY / "dags/mnist_lifecycle.py")
             _show(_IMPORTS, figures["imports"])
@@ -74,7 +93,8 @@ def main() -> None:
         figures["watching"] = [
             _watch(name, jobs, certificate) for jobs in arguments.jobs or INTERVALS for name in names
         ]
-    _show(_WATCHING, figures["watching"])
+    if names:
+        _show(_WATCHING, figures["watching"])
     print(f"{figures['cores']} cores, Python {figures['python']}, intervals {INTERVALS} s")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))

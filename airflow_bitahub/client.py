@@ -76,21 +76,11 @@ class BitaHubClient:
 
     async def asend(self, call: Call[T]) -> T:
         """Like `send`, without blocking the event loop."""
-        return await _adrive(retrying(call, self._retry), self._aexchange, asyncio.sleep)
+        return await _adrive(retrying(call, self._retry), self._aexchange)
 
-    async def arun(
-        self,
-        procedure: Procedure[T],
-        *,
-        perform: Callable[[Call[Any]], Awaitable[Any]] | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> T:
-        """Like `run`, without blocking the event loop.
-
-        :param perform: who is asked in this client's stead
-        :param sleep: what a `Sleep` does
-        """
-        return await _adrive(procedure, perform or self.asend, sleep)
+    async def arun(self, procedure: Procedure[T]) -> T:
+        """Like `run`, without blocking the event loop."""
+        return await _adrive(procedure, self.asend)
 
     def prepare(self) -> None:
         """Get ready for `asend` and `arun`: that may read certificates, for which no event loop should wait."""
@@ -258,17 +248,13 @@ def _drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
         procedure.close()
 
 
-async def _adrive(
-    procedure: Procedure[T],
-    perform: Callable[[Call[Any]], Awaitable[Any]],
-    sleep: Callable[[float], Awaitable[None]],
-) -> T:
+async def _adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaitable[Any]]) -> T:
     try:
         step = next(procedure)
         while True:
             try:
                 if isinstance(step, Sleep):
-                    await sleep(step.seconds)
+                    await asyncio.sleep(step.seconds)
                 answer = None if isinstance(step, Sleep) else await perform(step)
             except BitaHubError as error:
                 step = procedure.throw(error)

@@ -280,10 +280,11 @@ def find_jobs(known: Mapping[str, Job | None], page: int, limit: int) -> Call[Jo
     def read(response: Response, platform: Platform) -> JobPage:
         found = JobPage({}, set(), len(response.body))
         for item in items_of(unwrap(response, listing.request, platform)):
-            name = _listed_name(item)
+            facts = _facts(item) if isinstance(item, dict) else []
+            name = _first_text(facts, "jobName", "name").rpartition("~")[2]  # OpenPAI, for one, tells "user~name"
             if name in known and name not in found.names:
                 with suppress(UnexpectedResponseError):
-                    found.jobs[name] = _read_job(item, platform, name, known[name])
+                    found.jobs[name] = _read_facts(facts, platform, name, known[name])
             elif name in found.names:
                 found.jobs.pop(name, None)
             found.names.add(name)
@@ -329,16 +330,14 @@ def items_of(data: Any) -> list[Any]:
     return data
 
 
-def _listed_name(item: Any) -> str:
-    """Give the name of a list's entry; OpenPAI, for one, tells "user~name"."""
-    return _first_text(_facts(item), "jobName", "name").rpartition("~")[2] if isinstance(item, dict) else ""
-
-
 def _read_job(data: Any, platform: Platform, name: str = "", known: Job | None = None) -> Job:
     """Find a job's facts in any of the shapes seen. `name` is what was asked for, for shapes that do not repeat it."""
     if not isinstance(data, dict):
         raise UnexpectedResponseError(f"The platform's answer about job {name!r} holds no job.")
-    facts = _facts(data)
+    return _read_facts(_facts(data), platform, name, known)
+
+
+def _read_facts(facts: list[Mapping[str, Any]], platform: Platform, name: str, known: Job | None) -> Job:
     word = _first_text(facts, "state", "status", "phase")
     if not word:
         raise UnexpectedResponseError(f"The platform's answer about job {name!r} tells no state.")
@@ -363,12 +362,12 @@ def _read_job(data: Any, platform: Platform, name: str = "", known: Job | None =
 def _facts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Give every part of an answer that tells of the job itself, what is believed first at the front."""
     status = data.get("status")
-    parts = [
+    parts = (
         data.get("jobStatus"),
         data,
         data.get("metadata"),
         status.get("state") if isinstance(status, dict) else None,
-    ]
+    )
     facts: list[Mapping[str, Any]] = [part for part in parts if isinstance(part, dict)]
     for wrapper in ("jobDetail", "job"):
         if isinstance(data.get(wrapper), dict):
@@ -377,7 +376,12 @@ def _facts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _first_text(facts: list[Mapping[str, Any]], *keys: str) -> str:
-    return next((fact[key] for fact in facts for key in keys if isinstance(fact.get(key), str) and fact[key]), "")
+    for fact in facts:
+        for key in keys:
+            value = fact.get(key)
+            if value and isinstance(value, str):
+                return value
+    return ""
 
 
 def _integer(facts: list[Mapping[str, Any]], *keys: str) -> int | None:

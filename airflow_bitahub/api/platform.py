@@ -109,6 +109,9 @@ ERROR_CODES: Mapping[str, str] = MappingProxyType(
 )
 
 
+_OWN_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
+
+
 @dataclass(frozen=True)
 class Platform:
     """How one installation of the platform is addressed and what its words mean."""
@@ -121,26 +124,21 @@ class Platform:
     endpoints: Mapping[str, str] = field(default_factory=lambda: ENDPOINTS)
     status_words: Mapping[str, str] = field(default_factory=lambda: STATUS_WORDS)
     error_codes: Mapping[str, str] = field(default_factory=lambda: ERROR_CODES)
+    # Operation -> method and path, filled in but for the names: a triggerer asks for thousands of jobs.
+    _located: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def locate(self, operation: str, names: Mapping[str, str]) -> tuple[str, str]:
         """Give method and path of an operation. Raises ConfigurationError for an unknown or incomplete one."""
-        template = self.endpoints.get(operation, operation)
-        method, _, path = template.partition(" ")
-        known = {
-            "prefix": self.prefix,
-            "cluster": self.cluster,
-            "workspace": self.workspace,
-            "job_namespace": self.job_namespace,
-            "serving_namespace": self.serving_namespace,
-            **names,
-        }
-        for key, value in known.items():
-            if f"{{{key}}}" in path and not value:
-                raise ConfigurationError(f"Cannot ask for {operation}: {key} is empty.")
-            path = path.replace(f"{{{key}}}", quote(value, safe=""))
+        if (known := self._located.get(operation)) is None:
+            template = self.endpoints.get(operation, operation)
+            method, _, path = template.partition(" ")
+            own = {key: getattr(self, key) for key in _OWN_PARTS}
+            known = self._located[operation] = method.upper(), _fill(path, own, operation)
+        method, path = known[0], _fill(known[1], names, operation)
         if not path or "{" in path:
+            template = self.endpoints.get(operation, operation)
             raise ConfigurationError(f"The endpoint {template!r} of {operation} is not 'METHOD /path/{{name}}'.")
-        return method.upper(), path
+        return method, path
 
     def job_status(self, word: str) -> JobStatus:
         """Give the meaning of the platform's word for a job's state, in any case."""
@@ -151,3 +149,12 @@ class Platform:
         meaning = self.status_words.get(word.strip().upper(), "UNKNOWN")
         # A service that reached its end is one that no longer serves.
         return ServingStatus("STOPPED" if meaning == "SUCCEEDED" else meaning)
+
+
+def _fill(path: str, parts: Mapping[str, str], operation: str) -> str:
+    for key, value in parts.items():
+        if f"{{{key}}}" in path:
+            if not value:
+                raise ConfigurationError(f"Cannot ask for {operation}: {key} is empty.")
+            path = path.replace(f"{{{key}}}", quote(value, safe=""))
+    return path

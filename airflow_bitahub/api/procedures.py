@@ -121,13 +121,13 @@ def wait_for_job(
     :raises BitaHubError: it refuses to be asked
     """
     job: Job | None = None
+    look = get_job(name)
     trouble = _Trouble(grace, patience)
     has_begun = False
     start = clock()
     while True:
-        word = job.word if job else None
         try:
-            job = yield from get_job(name, job)
+            seen = yield from look
         except (*PASSING, NotFoundError, AuthenticationError) as error:
             # A failed poll says nothing about the job. A token that was good before may be renewed.
             if isinstance(error, AuthenticationError) and job is None:
@@ -139,9 +139,12 @@ def wait_for_job(
                     f"The platform could not be asked about job {name!r} for {patience:.0f} s{trouble}. {_last(job)}"
                 ) from error
         else:
-            trouble = _Trouble(grace, patience)
-            if job.word != word and on_change is not None:
-                on_change(job)
+            trouble.end()
+            if job is None or seen.word != job.word:
+                look = get_job(name, seen)
+                if on_change is not None:
+                    on_change(seen)
+            job = seen
             if job.status.is_terminal:
                 return job
             has_begun = has_begun or job.status is JobStatus.RUNNING or job.started_at is not None
@@ -153,10 +156,12 @@ def wait_for_job(
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} was not over in time{trouble}. {_last(job)}", name)
         pause = max(poll_interval, min(longest_poll_interval, (now - start) / 20))
-        pauses = [pause, *([] if deadline is None else [deadline - now])]
-        if queue_deadline is not None and now < queue_deadline and not has_begun:
-            pauses.append(queue_deadline - now)
-        yield Sleep(min(pauses))
+        yield Sleep(_shortened(pause, now, deadline, None if has_begun else queue_deadline))
+
+
+def _shortened(pause: float, now: float, *limits: float | None) -> float:
+    """Give the seconds to sleep where a limit may come first."""
+    return min([pause, *(limit - now for limit in limits if limit is not None and limit > now)])
 
 
 def _last(job: Job | None) -> str:
@@ -172,6 +177,10 @@ class _Trouble:
     unanswered_since: float | None = None
     missing_since: float | None = None
     error: BitaHubError | None = None
+
+    def end(self) -> None:
+        """Note a poll that did not fail."""
+        self.unanswered_since = self.missing_since = self.error = None
 
     def exceeds(self, error: BitaHubError, now: float) -> bool:
         """Note a failed poll; tell whether there have been such for too long."""
@@ -449,7 +458,7 @@ def wait_for_serving(
             if trouble.exceeds(error, clock()):
                 raise
         else:
-            trouble = _Trouble(grace)
+            trouble.end()
             if serving.word != word:
                 word, last = serving.word, str(serving)
                 if on_change is not None:
@@ -467,7 +476,7 @@ def wait_for_serving(
                 f"seen, {last}.",
                 name,
             )
-        yield Sleep(poll_interval if deadline is None else min(poll_interval, deadline - now))
+        yield Sleep(_shortened(poll_interval, now, deadline))
 
 
 def stop_own_serving(

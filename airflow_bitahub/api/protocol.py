@@ -10,7 +10,8 @@ sleeps; it is sent each answer, or has the error thrown in, and returns its resu
                 return job
             yield Sleep(10)
 
-`client.py` performs both, once blocking and once async, so that nothing here is written twice.
+`client.py` performs both, once blocking and once async, so that nothing here is written twice. In a triggerer
+`triggers/subscription.py` takes thousands of procedures on, each as soon as its call is answered.
 """
 
 from __future__ import annotations

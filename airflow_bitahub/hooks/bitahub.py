@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -256,15 +255,9 @@ class BitaHubHook(BaseHook):
         """Like `send`, without blocking the event loop."""
         return await self.client.asend(call)
 
-    async def arun(
-        self,
-        procedure: Procedure[T],
-        *,
-        perform: Callable[[Call[Any]], Awaitable[Any]] | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> T:
-        """Like `run`, without blocking the event loop; see `BitaHubClient.arun`."""
-        return await self.client.arun(procedure, perform=perform, sleep=sleep)
+    async def arun(self, procedure: Procedure[T]) -> T:
+        """Like `run`, without blocking the event loop."""
+        return await self.client.arun(procedure)
 
     def get_conn(self) -> BitaHubClient:
         """Give the client."""

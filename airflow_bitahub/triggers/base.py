@@ -16,7 +16,7 @@ from airflow_bitahub.triggers.journal import Journal
 from airflow_bitahub.triggers.task_state import is_wanted
 
 if TYPE_CHECKING:
-    from airflow_bitahub.triggers.watcher import Subscription
+    from airflow_bitahub.triggers.subscription import Subscription
 
 _stopping: set[asyncio.Task[None]] = set()  # the event loop itself would let them be collected
 
@@ -79,7 +79,7 @@ class BitaHubTrigger(BaseTrigger):
         yield TriggerEvent({**await self._report(), "subject": self.identity})
 
     async def _report(self) -> Mapping[str, Any]:
-        from airflow_bitahub.triggers.watcher import Subscription
+        from airflow_bitahub.triggers.subscription import Subscription
 
         journal = Journal(self.log, self.subject, asyncio.get_running_loop().time)
         try:

@@ -9,7 +9,7 @@ from airflow_bitahub.triggers.base import BitaHubTrigger
 
 if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook
-    from airflow_bitahub.triggers.watcher import Subscription
+    from airflow_bitahub.triggers.subscription import Subscription
 
 
 class JobEvent(TypedDict, total=False):

@@ -29,7 +29,7 @@ from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.triggers import watcher
+from airflow_bitahub.triggers import lists, subscription, watcher
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from airflow_bitahub.triggers.watcher import CONNECTIONS, PAGE
 from tests.conftest import IMAGE
@@ -85,7 +85,7 @@ def in_no_time(work: Coroutine[Any, Any, T]) -> T:
     try:
         result = loop.run_until_complete(work)
         assert not asyncio.all_tasks(loop)
-        assert not watcher._watchers.get(loop)
+        assert not subscription._watchers.get(loop)
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         return result
@@ -512,6 +512,25 @@ def test_pause_the_platform_asks_for_is_everybodys(
     in_no_time(main())
 
 
+def test_those_who_are_due_one_after_the_other_are_asked_for_together(
+    platform: Platform, connect: Callable[..., None]
+) -> None:
+    connect(watch="single")
+
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(1000), "RUNNING")
+        platform.latency = 0.001
+        async with Deferred(*map(trigger, platform.jobs)):
+            await asyncio.sleep(20)
+            platform.forget()
+            await asyncio.sleep(10)
+        assert 900 <= len(platform.asked) <= 1100
+        moments = {int(at / watcher.TICK) for at, _ in platform.asked}
+        assert 150 <= len(moments) <= 10 / watcher.TICK + 1
+
+    in_no_time(main())
+
+
 def test_failed_query_is_repeated_before_it_counts(platform: Platform) -> None:
     async def main() -> None:
         platform.jobs = {"job": "RUNNING"}
@@ -519,7 +538,7 @@ def test_failed_query_is_repeated_before_it_counts(platform: Platform) -> None:
         platform.meet = lambda _: httpx.Response(status) if (status := next(failures, 0)) else None
         async with Deferred(trigger("job", 1000)):
             await asyncio.sleep(3)
-        assert [round(at, 1) for at, _ in platform.asked] == [0.0, 0.5, 1.5]
+        assert [at for at, _ in platform.asked] == pytest.approx([0, 0.5, 1.5], abs=3 * watcher.TICK)
 
     in_no_time(main())
 
@@ -801,6 +820,7 @@ def test_log_tells_every_change_once_and_in_the_tasks_own_log(
 ) -> None:
     log = Log()
     monkeypatch.setattr(BitaHubJobTrigger, "log", log)
+    monkeypatch.setattr(lists, "log", log)
     monkeypatch.setattr(watcher, "log", log)
 
     async def main() -> None:

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.storage import path_part
 
 RECORD_KEY = "bitahub_job"  # in Airflow's task state store; renaming it would orphan running jobs
 MAX_NAME = 40
@@ -242,12 +243,3 @@ def _next_submission(record: JobRecord) -> int:
 
 def _counted(name: str, submission: int) -> str:
     return name if submission == 1 else f"{name}-{submission}"
-
-
-def path_part(what: str, value: str) -> str:
-    """Give `value` if it can be one part of a server path and of a shell command; raise ConfigurationError if not."""
-    if not re.fullmatch(r"[\w.-]+", value) or value.startswith("."):
-        raise ConfigurationError(
-            f"{what} {value!r} cannot be part of a path: use letters, digits, '-', '_' and '.', not starting with '.'."
-        )
-    return value

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from airflow_bitahub.exceptions import ConfigurationError, StorageError
-from airflow_bitahub.identity import path_part
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -74,6 +73,15 @@ class Folders:
             raise ConfigurationError(f"{text!r} was given where text is needed. Did the task it comes from give none?")
         values = {"user_id": self.user_id, "user_name": self.user_name}
         return re.sub(r"(?<!\$)\{(user_id|user_name)\}", lambda match: values[match[1]], text)
+
+
+def path_part(what: str, value: str) -> str:
+    """Give `value` if it can be one part of a server path and of a shell command; raise ConfigurationError if not."""
+    if not re.fullmatch(r"[\w.-]+", value) or value.startswith("."):
+        raise ConfigurationError(
+            f"{what} {value!r} cannot be part of a path: use letters, digits, '-', '_' and '.', not starting with '.'."
+        )
+    return value
 
 
 def is_server_path(path: str) -> bool:

@@ -18,7 +18,6 @@ from airflow_bitahub.identity import (
     deployment_marker,
     digest,
     new_token,
-    path_part,
     slug,
 )
 
@@ -260,14 +259,3 @@ def test_a_serving_is_known_again_by_its_time_of_creation(
 def test_a_digest_differs_with_the_specification_and_not_with_its_order() -> None:
     assert digest({"a": 1, "b": {"c": [1]}}) == digest({"b": {"c": [1]}, "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
-
-
-@pytest.mark.parametrize("value", ["MNIST", "dense-mnist_tf.v1", "数据", "7"])
-def test_what_can_be_part_of_a_path(value: str) -> None:
-    assert path_part("dataset", value) == value
-
-
-@pytest.mark.parametrize("value", ["", ".", "..", ".hidden", "a/b", "a b", "a;rm", "$(x)", "a\n", "{user_id}"])
-def test_what_cannot_be_part_of_a_path_is_named(value: str) -> None:
-    with pytest.raises(ConfigurationError, match="dataset"):
-        path_part("dataset", value)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_bitahub.exceptions import ConfigurationError, StorageError
-from airflow_bitahub.storage import Folders, Storage, is_server_path
+from airflow_bitahub.storage import Folders, Storage, is_server_path, path_part
 
 FOLDERS = Folders("_2f1fe8d0", "PengchengYang")
 
@@ -133,3 +133,14 @@ def test_a_file_that_is_not_json(root: Path, name: str) -> None:
 def test_nothing_outside_the_platforms_folders_is_read(root: Path, path: str) -> None:
     with pytest.raises(ConfigurationError, match="is not below /projects, /datasets or /models"):
         Storage(root.as_uri()).read_bytes(path)
+
+
+@pytest.mark.parametrize("value", ["MNIST", "dense-mnist_tf.v1", "数据", "7"])
+def test_what_can_be_part_of_a_path(value: str) -> None:
+    assert path_part("dataset", value) == value
+
+
+@pytest.mark.parametrize("value", ["", ".", "..", ".hidden", "a/b", "a b", "a;rm", "$(x)", "a\n", "{user_id}"])
+def test_what_cannot_be_part_of_a_path_is_named(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="dataset"):
+        path_part("dataset", value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseHook
 
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.identity import deployment_marker
 from airflow_bitahub.storage import Folders, Storage
 
@@ -122,7 +123,7 @@ class BitaHubHook(BaseHook):
     """
 
     conn_name_attr = "bitahub_conn_id"
-    default_conn_name = "bitahub_default"
+    default_conn_name = DEFAULT_CONN_ID
     conn_type = "bitahub"
     hook_name = "BitaHub"
 

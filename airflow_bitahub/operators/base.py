@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
-from airflow_bitahub.hooks.bitahub import BitaHubHook
-from airflow_bitahub.triggers.task_state import is_wanted
-
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
 
 T = TypeVar("T")
 
@@ -28,17 +27,17 @@ KILL_BUDGET = 4.0
 class BitaHubOperator(BaseOperator):
     """Talks to BitaHub through a connection.
 
-    :param bitahub_conn_id: the Airflow connection
+    It has no constructor: Airflow copies all of a DAG's params for every one in an operator's ancestry.
     """
 
-    def __init__(self, *, bitahub_conn_id: str = BitaHubHook.default_conn_name, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.bitahub_conn_id = bitahub_conn_id
-        self._is_unwanted = False
+    bitahub_conn_id: str
+    _is_unwanted = False
 
     @cached_property
     def hook(self) -> BitaHubHook:
         """The hook this operator talks through."""
+        from airflow_bitahub.hooks.bitahub import BitaHubHook
+
         return BitaHubHook(self.bitahub_conn_id)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -59,6 +58,8 @@ class BitaHubOperator(BaseOperator):
         finds it. It is a signal handler, and what it interrupted may hold the lock of the channel to Airflow, which
         would never be released while the handler waits for it: hence the thread with a time limit.
         """
+
+        from airflow_bitahub.triggers.task_state import is_wanted
 
         def work() -> None:
             if is_wanted(context["ti"], when_reset=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_bitahub import storage
 from airflow_bitahub.exceptions import StorageError
 from airflow_bitahub.operators.job import BitaHubJobOperator, mount
 
@@ -43,6 +42,8 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
 
     def job_mounts(self) -> dict[str, Any]:
         """Give the folders of any job, and the predictions last among the datasets."""
+        from airflow_bitahub import storage
+
         mounts = super().job_mounts()
         predictions = mount(self.hook.folders.fill(self.predictions), storage.PREDICTION)
         return {**mounts, "datasets": [*mounts["datasets"], predictions]}

@@ -26,7 +26,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_CONDITION = re.compile(r"\s*([\w.-]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*")
+_CONDITION = r"\s*([\w.-]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*"
 
 
 class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
@@ -106,7 +106,7 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
 
 def judge(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
     """Tell whether a condition holds, and why. Raises ConfigurationError when it is not a condition."""
-    match = _CONDITION.fullmatch(condition)
+    match = re.fullmatch(_CONDITION, condition)
     if match is None:
         raise ConfigurationError(f"{condition!r} is not a condition such as 'accuracy >= 0.9'.")
     name, sign, limit = match.groups()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
-from airflow_bitahub import storage
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
@@ -24,7 +23,7 @@ from airflow_bitahub.exceptions import (
     JobUnderpoweredError,
     TransportError,
 )
-from airflow_bitahub.identity import RECORD_KEY, JobRecord, TaskIdentity
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator, keep
 from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context, RetryPolicy
 
     from airflow_bitahub.api.jobs import Job, JobSpec, Mount
+    from airflow_bitahub.identity import JobRecord, TaskIdentity
     from airflow_bitahub.triggers.job import JobEvent
 
 
@@ -147,6 +147,7 @@ class BitaHubJobOperator(BitaHubOperator):
         resubmit_stopped: bool = False,
         multiple_outputs: bool = True,
         retry_policy: RetryPolicy | None = RETRY_POLICY,
+        bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, retry_policy=retry_policy, **kwargs)
@@ -175,6 +176,7 @@ class BitaHubJobOperator(BitaHubOperator):
         self.unreachable_timeout = unreachable_timeout
         self.cancel_on_kill = cancel_on_kill
         self.resubmit_stopped = resubmit_stopped
+        self.bitahub_conn_id = bitahub_conn_id
         self._context: Context | None = None
         self._record: JobRecord | None = None
         self._seen: Job | None = None
@@ -187,6 +189,8 @@ class BitaHubJobOperator(BitaHubOperator):
 
     def job_mounts(self) -> dict[str, Any]:
         """Give the code, datasets and models of the submission."""
+        from airflow_bitahub import storage
+
         folders = self.hook.folders
         code = folders.fill(self.code_path).replace("{project}", self.project) if self.code_path else None
         return {
@@ -199,6 +203,8 @@ class BitaHubJobOperator(BitaHubOperator):
 
     def output_mount(self, record: JobRecord) -> Mount:
         """Give the folder the job writes to."""
+        from airflow_bitahub import storage
+
         return mount(record.output_path, storage.OUTPUT)
 
     def job_command(self, record: JobRecord) -> str:  # noqa: ARG002
@@ -311,6 +317,8 @@ class BitaHubJobOperator(BitaHubOperator):
     # How -------------------------------------------------------------------------------------------------------
 
     def _identity(self, context: Context) -> TaskIdentity:
+        from airflow_bitahub.identity import TaskIdentity
+
         ti, dag_run = context["ti"], context["dag_run"]
         date = dag_run.logical_date or dag_run.run_after
         return TaskIdentity(
@@ -485,6 +493,8 @@ class BitaHubJobOperator(BitaHubOperator):
         return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.word}"
 
     def _load(self) -> JobRecord | None:
+        from airflow_bitahub.identity import RECORD_KEY, JobRecord
+
         if self._context is None:
             return None
         self._record = JobRecord.from_json(self._context["task_state_store"].get(RECORD_KEY))
@@ -495,6 +505,8 @@ class BitaHubJobOperator(BitaHubOperator):
         self._save(record)
 
     def _save(self, record: JobRecord) -> None:
+        from airflow_bitahub.identity import RECORD_KEY
+
         if self._context is not None:
             detached = not (self.wait_for_completion and self.cancel_on_kill)
             self._record = replace(record, detached=detached)

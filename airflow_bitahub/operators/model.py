@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_bitahub.identity import path_part
 from airflow_bitahub.operators.job import BitaHubJobOperator, mount
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
 
     def job_command(self, record: JobRecord) -> str:
         """Give a copy that can be cut off anywhere and run again, as the platform does after an eviction."""
+        from airflow_bitahub.storage import path_part
+
         version = shlex.quote(path_part("output_version", record.version))
         folder = shlex.quote(path_part("source_folder", self.source_folder))
         half = f".{version}.partial"

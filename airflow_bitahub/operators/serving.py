@@ -24,18 +24,18 @@ from airflow_bitahub.exceptions import (
     StorageError,
     TransportError,
 )
-from airflow_bitahub.identity import ServingRecord
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator, keep
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.job import explain
-from airflow_bitahub.storage import is_server_path, read_bytes
 from airflow_bitahub.triggers.report import is_about
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import Serving, ServingSpec
+    from airflow_bitahub.identity import ServingRecord
     from airflow_bitahub.triggers.serving import ServingEvent
 
 _WAITED = "bitahub_serving"  # key in Airflow's task state store
@@ -130,6 +130,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = True,
         multiple_outputs: bool = True,
+        bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
@@ -155,6 +156,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         self.poll_interval = poll_interval
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
+        self.bitahub_conn_id = bitahub_conn_id
         self._context: Context | None = None
         self._own: ServingRecord | None = None  # our note of the serving this task created
 
@@ -258,6 +260,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
 
     def _take_up(self, context: Context) -> float | None:
         """Remember which serving is this task's to stop, and give when the one that was waited for was created."""
+        from airflow_bitahub.identity import ServingRecord
+
         self._context = context
         note: Any = context["task_state_store"].get(_WAITED) or {}
         self._own = ServingRecord.from_json(note.get("own"))
@@ -338,6 +342,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         return f"bitahub_serving.{self.bitahub_conn_id}.{self.serving_name}.{self.version}"
 
     def _load(self) -> ServingRecord | None:
+        from airflow_bitahub.identity import ServingRecord
+
         return ServingRecord.from_json(Variable.get(self._variable, default=None, deserialize_json=True))
 
     def _save_if_wanted(self, record: ServingRecord) -> None:
@@ -416,6 +422,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         field: str | None = None,
         expected_prediction: Any = None,
         request_timeout: float = 60,
+        bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -428,6 +435,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         self.field = field
         self.expected_prediction = expected_prediction
         self.request_timeout = request_timeout
+        self.bitahub_conn_id = bitahub_conn_id
 
     def execute(self, context: Context) -> Any:
         """Ask, and check the answer."""
@@ -471,10 +479,12 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         return {"form": {field: value}}
 
     def _read(self, path: str) -> bytes:
-        if is_server_path(path):
-            return self.hook.storage.read_bytes(self.hook.folders.fill(path))
         from airflow.sdk import ObjectStoragePath
 
+        from airflow_bitahub.storage import is_server_path, read_bytes
+
+        if is_server_path(path):
+            return self.hook.storage.read_bytes(self.hook.folders.fill(path))
         try:
             return read_bytes(ObjectStoragePath(path))
         except FileNotFoundError as error:

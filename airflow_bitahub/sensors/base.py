@@ -14,13 +14,14 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
 
 from airflow_bitahub.exceptions import BitaHubError, TransportError
-from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.triggers.report import is_about
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
     from airflow_bitahub.triggers.base import BitaHubTrigger
 
 
@@ -35,7 +36,7 @@ class BitaHubSensor(BaseSensorOperator):
         self,
         *,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        bitahub_conn_id: str = BitaHubHook.default_conn_name,
+        bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,6 +46,8 @@ class BitaHubSensor(BaseSensorOperator):
     @cached_property
     def hook(self) -> BitaHubHook:
         """The hook this sensor asks through."""
+        from airflow_bitahub.hooks.bitahub import BitaHubHook
+
         return BitaHubHook(self.bitahub_conn_id)
 
     @abstractmethod

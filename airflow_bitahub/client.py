@@ -63,7 +63,10 @@ class BitaHubClient:
         self._timeout = request_timeout
         self._retry = retry or Retry()
         self._http: httpx.Client | None = None
-        self._ahttp: httpx.AsyncClient | None = None
+        # One for each request under way: before every request and after it, httpx looks at all idle connections of its
+        # client, which for 16 of them costs more than the request itself (``make bench``).
+        self._ahttp: list[httpx.AsyncClient] = []
+        self._idle: list[httpx.AsyncClient] = []
         self._looks: _AiohttpLooks | None = None
 
     def send(self, call: Call[T]) -> T:
@@ -84,7 +87,10 @@ class BitaHubClient:
 
     def prepare(self) -> None:
         """Get ready for `asend` and `arun`: that may read certificates, for which no event loop should wait."""
-        self._aopen()
+        if not self._ahttp:
+            self._idle.append(self._another())
+            if _aiohttp_is_usable():
+                self._looks = _AiohttpLooks(_tls(self._verify), self._timeout)
 
     def close(self) -> None:
         """Give back the connections of `send` and `run`."""
@@ -94,9 +100,9 @@ class BitaHubClient:
 
     async def aclose(self) -> None:
         """Give back the connections of `asend` and `arun`."""
-        if self._ahttp is not None:
-            await self._ahttp.aclose()
-            self._ahttp = None
+        while self._ahttp:
+            await self._ahttp.pop().aclose()
+        self._idle.clear()
         if self._looks is not None:
             await self._looks.aclose()
             self._looks = None
@@ -115,23 +121,29 @@ class BitaHubClient:
         return call.read(_response(answer), self.platform)
 
     async def _aexchange(self, call: Call[T]) -> T:
-        arguments, http = self._arguments(call.request), self._aopen()
+        arguments = self._arguments(call.request)
+        self.prepare()
         try:
             if arguments["method"] == "GET" and self._looks is not None:
                 del arguments["method"]
                 answer = await self._looks.get(**arguments)
             else:
-                answer = _response(await http.request(**arguments))
+                answer = await self._arequest(arguments)
         except _TROUBLE as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(answer, self.platform)
 
-    def _aopen(self) -> httpx.AsyncClient:
-        if self._ahttp is None:
-            self._ahttp = httpx.AsyncClient(**self._options())
-            if _aiohttp_is_usable():
-                self._looks = _AiohttpLooks(_tls(self._verify), self._timeout)
-        return self._ahttp
+    async def _arequest(self, arguments: dict[str, Any]) -> Response:
+        http = self._idle.pop() if self._idle else self._another()
+        try:
+            return _response(await http.request(**arguments))
+        finally:
+            if not http.is_closed:
+                self._idle.append(http)
+
+    def _another(self) -> httpx.AsyncClient:
+        self._ahttp.append(httpx.AsyncClient(**self._options()))
+        return self._ahttp[-1]
 
     def _options(self) -> dict[str, Any]:
         return {"timeout": self._timeout, "verify": _tls(self._verify), "limits": _LIMITS}

@@ -18,6 +18,7 @@ import trustme
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.lifecycle import STAGES, lifecycle_costs
 from benchmarks.parsing import dag_costs, import_costs
+from benchmarks.transport import transport_costs
 from benchmarks.watching import INTERVALS
 
 _REPOSITORY = Path(__file__).parents[1]
@@ -28,6 +29,7 @@ _WATCHING: dict[str, tuple[str, Callable[[Any], str]]] = {
     "contestant": ("", str),
     "jobs": ("jobs", str),
     "cpu_per_1000": ("CPU s / 1,000 polls", "{:.3f}".format),
+    "cpu_ms_per_end": ("CPU ms / end", "{:.1f}".format),
     "polls_kept": ("polls kept", "{:.1%}".format),
     "requests": ("requests", "{:,}".format),
     "connections_opened": ("connections", "{:,}".format),
@@ -58,7 +60,11 @@ _LIFECYCLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "added": ("sum without the job", "{:.2f}".format),
     "requests": ("requests", str),
 }
-_OTHERS = ("parsing", "lifecycle")
+_TRANSPORT: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "by": ("a query by", str),
+    "cpu_us": ("CPU µs", "{:.0f}".format),
+}
+_OTHERS = ("parsing", "lifecycle", "transport")
 
 
 def main() -> None:
@@ -89,6 +95,9 @@ def main() -> None:
             _show(_IMPORTS, figures["imports"])
             _show(_DAGS, figures["dags"])
         certificate = environment["BENCHMARK_CERTIFICATE"]
+        if "transport" in only:
+            figures["transport"] = transport_costs(certificate)
+            _show(_TRANSPORT, figures["transport"])
         names = [name for name in CONTESTANTS if name in only]
         figures["watching"] = [
             _watch(name, jobs, certificate) for jobs in arguments.jobs or INTERVALS for name in names

@@ -20,7 +20,7 @@ Contestant = Callable[[int, float, str, Over], Iterator[Awaitable[None]]]
 
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 FEW = 16  # connections of a bare loop that bounds them
-PAGE = 250
+PAGE = 500  # of the list, as this package reads them
 
 
 def _connect(name: str, **connection: Any) -> None:
@@ -33,10 +33,13 @@ async def _event(trigger: Any, number: int, over: Over) -> None:
         return
 
 
-def _bitahub(watch: str) -> Contestant:
+def _bitahub(watch: str, *, by_aiohttp: bool = True) -> Contestant:
     def start(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+        from airflow_bitahub import client
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
+        if not by_aiohttp:
+            client._aiohttp_is_usable = lambda: False
         _connect(
             "bitahub", conn_type="bitahub", host=f"https://{address}", password="token-token", extra={"watch": watch}
         )
@@ -179,6 +182,7 @@ def _one_list(jobs: int, interval: float, address: str, over: Over) -> Iterator[
 CONTESTANTS: dict[str, Contestant] = {
     "bitahub, collection": _bitahub("auto"),
     "bitahub, single": _bitahub("single"),
+    "bitahub, single, without aiohttp": _bitahub("single", by_aiohttp=False),
     "databricks": _databricks,
     "dbt cloud": _dbt_cloud,
     "livy": _livy,

@@ -2,7 +2,7 @@
 
 It is told on its standard input what to play and what to count, and gives its counts as one line of JSON:
 
-    begin NUMBER SINCE UNTIL     so many jobs; count between these two times, in which every tenth job ends
+    begin NUMBER SINCE UNTIL END     so many jobs; count between the first two times; every tenth ends in what follows
     report
 """
 
@@ -25,11 +25,11 @@ class Stage:
     """The jobs, and what was asked about them."""
 
     def __init__(self) -> None:
-        self.begin(0, 0.0, 0.0)
+        self.begin(0, 0.0, 0.0, 0.0)
 
-    def begin(self, jobs: int, since: float, until: float) -> None:
+    def begin(self, jobs: int, since: float, until: float, end: float) -> None:
         """Start to count."""
-        self.jobs, self.since, self.until = jobs, since, until
+        self.jobs, self.since, self.until, self.end = jobs, since, until, end
         self.running = [_entry(number, over=False) for number in range(jobs)]
         self.looks = [0] * jobs  # at each job, in the time that counts
         self.first: dict[int, float] = {}  # when each was first looked at
@@ -38,8 +38,8 @@ class Stage:
         self.opened = self.open = self.peak = 0
 
     def is_over(self, number: int) -> bool:
-        """Tell whether a job has ended by now: every tenth does, spread over the time that counts."""
-        return number % 10 == 0 and time.time() >= end_of(number, self.jobs, self.since, self.until)
+        """Tell whether a job has ended by now: every tenth does, one after the other once all has been counted."""
+        return number % 10 == 0 and time.time() >= end_of(number, self.jobs, self.until, self.end)
 
     def note_request(self) -> None:
         """Count a request."""
@@ -65,9 +65,9 @@ class Stage:
         }
 
 
-def end_of(number: int, jobs: int, since: float, until: float) -> float:
+def end_of(number: int, jobs: int, first: float, last: float) -> float:
     """Give the time at which a job ends."""
-    return since + (until - since) * 0.9 * number / jobs
+    return first + (last - first) * number / jobs
 
 
 def _entry(number: int, *, over: bool) -> str:
@@ -168,7 +168,7 @@ async def main(certificate: str) -> None:
     print(server.sockets[0].getsockname()[1], flush=True)
     while line := (await loop.run_in_executor(None, sys.stdin.readline)).split():
         if line[0] == "begin":
-            stage.begin(int(line[1]), float(line[2]), float(line[3]))
+            stage.begin(int(line[1]), *map(float, line[2:]))
         print(json.dumps(stage.report() if line[0] == "report" else "ready"), flush=True)
 
 

@@ -1,6 +1,7 @@
 """Measures one contestant in a process of its own: ``python -m benchmarks.watching NAME JOBS CERTIFICATE RESULT``.
 
-Everybody logs what they log at Airflow's own default level; this process's output is meant to be thrown away.
+First, while all jobs run, it counts what looking at them costs; then every tenth ends, and it counts how soon that is
+noticed. Everybody logs at Airflow's own default level, and as in a triggerer: as JSON, which here goes nowhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from airflow.sdk.log import configure_logging
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.server import end_of
@@ -71,7 +74,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
 
     # Whatever is imported and opened but once does not count as memory of each trigger.
     warm = [asyncio.ensure_future(each) for each in CONTESTANTS[name](1, interval, server.address, lambda _: None)]
-    server.ask(f"begin 1 {time.time() + 3600} {time.time() + 7200}")
+    server.ask(f"begin 1 {time.time() + 3600} {time.time() + 7200} {time.time() + 7200}")
     await asyncio.sleep(2)
     for task in warm:
         task.cancel()
@@ -81,7 +84,8 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     start = time.time()
     since = start + 1.5 * interval + (2 if jobs > 1000 else 0)
     until = since + cycles * interval
-    server.ask(f"begin {jobs} {since} {until}")
+    end = until + interval
+    server.ask(f"begin {jobs} {since} {until} {end}")
     before = _resident()
     tasks = [asyncio.ensure_future(each) for each in CONTESTANTS[name](jobs, interval, server.address, over)]
     await asyncio.sleep(since - time.time())
@@ -92,7 +96,9 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     await asyncio.sleep(max(0.0, until - time.time()))
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
     feeling.cancel()
-    await asyncio.sleep(interval + 2)  # for those that ended last
+    ending, cpu_ending = time.perf_counter(), time.process_time()
+    await asyncio.sleep(end + interval + 2 - time.time())  # for those that end last
+    ending, cpu_ending = time.perf_counter() - ending, time.process_time() - cpu_ending
     report = server.ask("report")
     for task in tasks:
         task.cancel()
@@ -101,9 +107,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     if failed:
         print(f"{name}: {len(failed)} failed, such as {failed[0]!r}", file=sys.stderr)
     due = (until - since) / interval
-    delays = sorted(at - end_of(number, jobs, since, until) for number, at in ended.items())
-    # A job that is over is not looked at any more.
-    owed = {number: due * (0.9 * number / jobs if number % 10 == 0 else 1) for number in range(jobs)}
+    delays = sorted(at - end_of(number, jobs, until, end) for number, at in ended.items())
     looks = sum(report["looks"])
     first = [at - start for at in report["first"].values()]
     return {
@@ -112,6 +116,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
         "interval": interval,
         "cpu_per_1000": cpu / max(1, looks) * 1000,
         "cpu_share": cpu / seconds,
+        "cpu_ms_per_end": max(0.0, cpu_ending - cpu / seconds * ending) / max(1, len(ended)) * 1000,
         "requests": report["requests"],
         "connections_opened": report["opened"],
         "connections_peak": report["peak"],
@@ -121,7 +126,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
         "detection_p50": statistics.median(delays) if delays else float("nan"),
         "detection_p99": _percentile(delays, 99),
         "detected": len(delays) / max(1, len(range(0, jobs, 10))),
-        "polls_kept": sum(min(seen, owed[number]) for number, seen in enumerate(report["looks"])) / sum(owed.values()),
+        "polls_kept": sum(min(seen, due) for seen in report["looks"]) / (due * jobs),
         "all_seen_after": max(first) if len(first) == jobs else float("nan"),
         "busiest_second": report["busiest_second"],
     }
@@ -135,6 +140,8 @@ def _percentile(values: list[float], percent: int) -> float:
 def main() -> None:
     """Measure, and write what came out as JSON."""
     name, jobs, certificate, result = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    nowhere = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115
+    configure_logging(json_output=True, output=nowhere, sending_to_supervisor=True)
     server = Server(certificate)
     try:
         result.write_text(json.dumps(asyncio.run(measure(name, jobs, server))))

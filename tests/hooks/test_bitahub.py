@@ -237,7 +237,7 @@ def test_the_hook_on_an_event_loop_gives_back_its_connections(connection: dict[s
                 await hook.asend(get_job("no-such-job"))
         return hook
 
-    assert asyncio.run(main()).client._ahttp is None
+    assert asyncio.run(main()).client._ahttp == []
 
 
 def test_another_client_shares_nothing_with_the_first(hook: BitaHubHook) -> None:

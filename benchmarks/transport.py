@@ -1,0 +1,81 @@
+"""Measures where the time of one query goes, by asking through ever more layers: CPU time of this process alone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from benchmarks.contestants import FEW, JOBS
+from benchmarks.watching import Server
+
+_QUERIES = 3200
+
+
+async def _cost(get: Callable[[], Awaitable[Any]]) -> float:
+    """Give the CPU microseconds of one query, with a few under way at a time over connections that are kept."""
+
+    async def ask(times: int) -> None:
+        for _ in range(times):
+            await get()
+
+    await asyncio.gather(*(ask(2) for _ in range(FEW)))
+    before = time.process_time()
+    await asyncio.gather(*(ask(_QUERIES // FEW) for _ in range(FEW)))
+    return (time.process_time() - before) / _QUERIES * 1e6
+
+
+async def _costs(address: str) -> list[dict[str, Any]]:
+    import aiohttp
+    import httpcore
+    import httpx
+
+    from airflow_bitahub import client as ours
+    from airflow_bitahub.api.auth import BearerToken
+    from airflow_bitahub.api.jobs import get_job
+
+    url, headers = f"https://{address}{JOBS}/job-1", {"Authorization": "Bearer token-token"}
+    context = httpx.create_ssl_context()
+    limits = {"max_connections": FEW, "keepalive_expiry": 60.0}
+    pool = httpcore.AsyncConnectionPool(ssl_context=context, **limits)
+    transport = httpx.AsyncHTTPTransport(verify=context, limits=httpx.Limits(**limits))
+    client = httpx.AsyncClient(verify=context, limits=httpx.Limits(**limits))
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=FEW))
+    with_aiohttp = ours.BitaHubClient(f"https://{address}", auth=BearerToken("token-token"))
+    with_aiohttp.prepare()
+    ours._aiohttp_is_usable = lambda: False
+    with_httpx = ours.BitaHubClient(f"https://{address}", auth=BearerToken("token-token"))
+
+    async def by_transport() -> bytes:
+        return await (await transport.handle_async_request(httpx.Request("GET", url, headers=headers))).aread()
+
+    async def by_aiohttp() -> bytes:
+        async with session.get(url, headers=headers) as answer:
+            return await answer.read()
+
+    look = get_job("job-1", await with_aiohttp.asend(get_job("job-1")))  # again, as a waiting task does
+    layers: dict[str, Callable[[], Awaitable[Any]]] = {
+        "aiohttp": by_aiohttp,
+        "this package, with aiohttp": lambda: with_aiohttp.asend(look),
+        "httpcore": lambda: pool.request("GET", url, headers=headers),
+        "httpx's transport, on httpcore": by_transport,
+        "httpx's client, on its transport": lambda: client.get(url, headers=headers),
+        "this package, without aiohttp": lambda: with_httpx.asend(look),
+    }
+    rows = [{"by": name, "cpu_us": await _cost(get)} for name, get in layers.items()]
+    await session.close()
+    for each in (pool, transport, client, with_aiohttp, with_httpx):
+        await each.aclose()
+    return rows
+
+
+def transport_costs(certificate: str) -> list[dict[str, Any]]:
+    """Give the cost of a query for each layer."""
+    server = Server(certificate)
+    try:
+        later = time.time() + 3600
+        server.ask(f"begin 2 {later} {later} {later}")
+        return asyncio.run(_costs(server.address))
+    finally:
+        server.close()

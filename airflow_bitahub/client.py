@@ -7,6 +7,7 @@ import functools
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 from urllib.request import getproxies
@@ -30,7 +31,8 @@ T = TypeVar("T")
 # Long enough for the next look at a job to find the connection of the last one.
 _KEPT = 60  # seconds
 _CONNECTIONS = 100
-_LIMITS = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=20, keepalive_expiry=_KEPT)
+_IDLE = 20
+_LIMITS = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_IDLE, keepalive_expiry=_KEPT)
 _NO_ADDRESS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
 _TROUBLE = (httpx.HTTPError, *_NO_ADDRESS)
 
@@ -100,9 +102,9 @@ class BitaHubClient:
 
     async def aclose(self) -> None:
         """Give back the connections of `asend` and `arun`."""
+        self._idle.clear()
         while self._ahttp:
             await self._ahttp.pop().aclose()
-        self._idle.clear()
         if self._looks is not None:
             await self._looks.aclose()
             self._looks = None
@@ -138,7 +140,12 @@ class BitaHubClient:
         try:
             return _response(await http.request(**arguments))
         finally:
-            if not http.is_closed:
+            if len(self._idle) >= _IDLE:
+                await http.aclose()
+            if http.is_closed:
+                with suppress(ValueError):  # where it was this client that was closed meanwhile
+                    self._ahttp.remove(http)
+            else:
                 self._idle.append(http)
 
     def _another(self) -> httpx.AsyncClient:

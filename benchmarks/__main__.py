@@ -39,6 +39,7 @@ _WATCHING: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lag_max_ms": ("lag max ms", "{:.0f}".format),
     "detection_p50": ("detected p50 s", "{:.2f}".format),
     "detection_p99": ("p99 s", "{:.2f}".format),
+    "detected": ("ends detected", "{:.0%}".format),
     "all_seen_after": ("all seen after s", "{:.1f}".format),
     "busiest_second": ("requests in the busiest second", "{:,}".format),
 }

@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.log import configure_logging
-
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.server import end_of
 
@@ -95,10 +93,10 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     clock, cpu = time.perf_counter(), time.process_time()
     await asyncio.sleep(max(0.0, until - time.time()))
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
-    feeling.cancel()
-    ending, cpu_ending = time.perf_counter(), time.process_time()
+    cpu_ending = time.process_time()
     await asyncio.sleep(end + interval + 2 - time.time())  # for those that end last
-    ending, cpu_ending = time.perf_counter() - ending, time.process_time() - cpu_ending
+    cpu_ending = time.process_time() - cpu_ending
+    feeling.cancel()
     report = server.ask("report")
     for task in tasks:
         task.cancel()
@@ -116,7 +114,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
         "interval": interval,
         "cpu_per_1000": cpu / max(1, looks) * 1000,
         "cpu_share": cpu / seconds,
-        "cpu_ms_per_end": max(0.0, cpu_ending - cpu / seconds * ending) / max(1, len(ended)) * 1000,
+        "cpu_ms_per_end": (cpu_ending - cpu / max(1, looks) * report["later"]) / max(1, len(ended)) * 1000,
         "requests": report["requests"],
         "connections_opened": report["opened"],
         "connections_peak": report["peak"],
@@ -140,6 +138,8 @@ def _percentile(values: list[float], percent: int) -> float:
 def main() -> None:
     """Measure, and write what came out as JSON."""
     name, jobs, certificate, result = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
+    from airflow.sdk.log import configure_logging
+
     nowhere = Path(os.devnull).open("wb", buffering=0)  # noqa: SIM115
     configure_logging(json_output=True, output=nowhere, sending_to_supervisor=True)
     server = Server(certificate)

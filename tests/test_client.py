@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -622,6 +623,34 @@ def test_no_token_in_any_words(way: Way, server: ScriptedServer, make_client: Ma
             way.send(client, list_jobs())
         assert TOKEN not in f"{caught.value} {caught.value!r} {caught.value.__cause__!r}"
     assert TOKEN not in f"{client!r} {client} {get_job('x')!r}"
+
+
+def test_connections_are_kept_for_the_next_query_and_never_too_many(
+    server: ScriptedServer, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)  # it goes by httpx alone
+    server.answers(answer(b'{"log": ""}'))
+    client, query = make_client(server.url), read_job_log("mnist-1")
+    port = int(server.url.rpartition(":")[2])
+
+    def opened() -> set[int]:
+        connections = psutil.Process().net_connections("tcp")
+        return {each.laddr.port for each in connections if each.raddr and each.raddr.port == port}
+
+    async def main() -> None:
+        await client.asend(query)
+        first = opened()
+        await client.asend(query)
+        assert len(first) == 1
+        assert opened() == first
+        await asyncio.gather(*(client.asend(query) for _ in range(60)))
+        assert 1 <= len(opened()) <= 20
+        await client.aclose()
+        assert opened() == set()
+        await client.asend(query)  # it may be used again
+        await client.aclose()
+
+    asyncio.run(main())
 
 
 def test_a_job_comes_back_as_a_value(server: ScriptedServer, make_client: MakeClient) -> None:

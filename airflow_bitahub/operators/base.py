@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
+
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
@@ -30,7 +32,7 @@ class BitaHubOperator(BaseOperator):
     It has no constructor: Airflow copies all of a DAG's params for every one in an operator's ancestry.
     """
 
-    bitahub_conn_id: str
+    bitahub_conn_id: str = DEFAULT_CONN_ID
     _is_unwanted = False
 
     @cached_property

@@ -17,7 +17,7 @@ SIGN_OF_LIFE = 3600.0  # seconds
 class Journal:
     """Logs what a trigger hears of its job or serving. Whoever hears something most often hears nothing new.
 
-    :param log: the trigger's, which leads to the task's own log as long as it is used in the trigger's asyncio task
+    :param log: the trigger's, which leads to the task's own log where it is used in the context of the trigger
     :param subject: what is waited for, in words
     :param clock: seconds since any moment
     """

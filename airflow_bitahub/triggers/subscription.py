@@ -100,8 +100,8 @@ class Subscription:
         self.call = cast("Call[Any]", next(waiting))  # nobody sleeps before the first look
         if self.call.request.operation == "get_job":
             self.job_name = self.call.request.names["name"]
-        self._watcher.join(self)
         try:
+            self._watcher.join(self)
             result: T = await self._outcome
             return result
         finally:
@@ -119,25 +119,25 @@ class Subscription:
             self._context.run(self._go_on, answer)
 
     def _go_on(self, answer: Any) -> None:
+        is_look = self.call.request.operation in WATCHED  # and not, say, whether a served program answers
         try:
             if isinstance(answer, Exception):
-                if isinstance(answer, BitaHubError):
+                if is_look and isinstance(answer, BitaHubError):
                     self._journal.failed(answer)
                 step = self._waiting.throw(answer)
             else:
-                if self.call.request.operation in WATCHED:
+                if is_look:
                     self._journal.heard(answer)
                 step = self._waiting.send(answer)
             while isinstance(step, Sleep):
                 self._rest(step.seconds)
                 step = next(self._waiting)
+            self.call = step
+            self._watcher.plan(self)
         except StopIteration as end:
             self._outcome.set_result(end.value)
         except Exception as error:
             self._outcome.set_exception(error)
-        else:
-            self.call = step
-            self._watcher.plan(self)
 
     def _rest(self, seconds: float) -> None:
         now = asyncio.get_running_loop().time()

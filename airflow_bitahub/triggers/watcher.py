@@ -177,8 +177,9 @@ class Watcher:
             while self._due or self._by_name:
                 if self._due and self._lists.pay(self._due, len(self._jobs), self._loop.time()):
                     await self._ask_list()
-                for subscription in [*self._due]:
-                    self._ask_by_name(subscription)
+                else:
+                    for subscription in [*self._due]:
+                        self._ask_by_name(subscription)
                 if self._by_name:
                     await self._slots.acquire()
                     await self._wait_for_turn()
@@ -231,12 +232,12 @@ class Watcher:
         return passes and self._unanswered < _UNREACHABLE
 
     async def _ask_list(self) -> None:
-        """Ask for the list, and let everybody hear who is on it; those who are not, and are due, stay due."""
-        wanted = self._jobs.keys()
-        seen: set[str] = set()  # of those
-        names: set[str] = set()  # of all
+        """Ask for the list, and let everybody hear who is on it; who is not, and is due, is asked for by name."""
+        wanted = {*self._jobs}  # whoever comes later may stand on a page that has been turned
+        missing = wanted
+        names: set[str] = set()  # of all jobs that have been told
         page = size = 0
-        while (missing := wanted - seen) and self._lists.pay_for_more(page, size, len(missing), len(wanted)):
+        while missing and self._lists.pay_for_more(page, size, len(missing), len(wanted)):
             page += 1
             await self._wait_for_turn()
             try:
@@ -247,18 +248,19 @@ class Watcher:
                 return
             self._note(found)
             for name, job in found.jobs.items():
-                if name not in seen:
+                if name not in names:
                     self._hear_from_list(name, job)
-            seen.update(found.jobs)
+            missing = (missing - found.jobs.keys()) & self._jobs.keys()
             size += found.size
             if found.names <= names:
                 break
             names |= found.names
         now = self._loop.time()
-        missing = wanted - seen
         for name in missing:
             for subscription in self._jobs[name]:
                 subscription.unlisted_until = now + LIST_VALID
+                if subscription.place is self._due:
+                    self._ask_by_name(subscription)
         self._lists.succeeded(page, size, len(names), len(missing), now)
 
     def _hear_from_list(self, name: str, job: Job) -> None:
@@ -266,7 +268,8 @@ class Watcher:
             if subscription.place is None:  # it is being asked for by name
                 continue
             if job.status.is_terminal:
-                self._ask_by_name(subscription)
+                if subscription.place is not self._by_name:
+                    self._ask_by_name(subscription)
                 continue
             subscription.due = self._loop.time()
             subscription.in_step = True

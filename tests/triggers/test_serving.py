@@ -107,6 +107,22 @@ def test_serving_that_failed_is_reported(serve: Callable[[str], str]) -> None:
     assert f"'{name}' is FAILED" in event["message"]
 
 
+def test_log_of_a_serving_whose_program_is_not_there_yet_tells_of_no_trouble(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving = {"name": "slow", "status": "RUNNING", "hosts": "http://127.0.0.1:1"}
+    gateway.answer = lambda _: (200, {"status": {"code": 0}, "data": serving})
+    lines: list[str] = []
+    note = SimpleNamespace(
+        info=lambda message, *arguments: lines.append(message % arguments),
+        warning=lambda message, *arguments: lines.append(message % arguments),
+    )
+    monkeypatch.setattr(BitaHubServingTrigger, "log", note)
+    [event] = events_of(trigger("slow", deadline=time.time() + 0.5))
+    assert event["outcome"] == "timeout"
+    assert lines == ["The serving 'slow' is RUNNING"]
+
+
 def test_passed_deadline_is_reported_and_the_serving_is_left_to_the_task(gateway: Gateway) -> None:
     """RUNNING, as the platform says, but the program answers with errors only."""
     serving = {"name": "sick", "status": "RUNNING", "hosts": f"{gateway.url}/program"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import math
 import random
 import selectors
 import sys
@@ -287,6 +288,37 @@ def test_pages_are_turned_until_everybody_is_found(platform: Platform) -> None:
             await asyncio.sleep(5)
         assert len(platform.lists) == 3
         assert platform.by_name == []
+
+    in_no_time(main())
+
+
+def test_those_who_come_while_the_list_is_read_cost_it_no_page(platform: Platform) -> None:
+    async def main() -> None:
+        platform.latency = 1
+        platform.jobs = dict.fromkeys(names_of(2 * PAGE + 10), "RUNNING")
+        async with Deferred(*map(trigger, platform.jobs)):
+            await asyncio.sleep(1.5)  # the first of three pages has been read
+            newcomers = [f"new-{number}" for number in range(200)]
+            platform.jobs = dict.fromkeys(newcomers, "RUNNING") | platform.jobs
+            async with Deferred(*map(trigger, newcomers)):
+                await asyncio.sleep(8)
+        assert len(platform.lists) == 3 + 3  # and three for them
+        assert platform.by_name == []
+
+    in_no_time(main())
+
+
+def test_two_tasks_may_wait_for_the_same_job(platform: Platform) -> None:
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(20), "RUNNING")
+        async with Deferred(*map(trigger, platform.jobs), trigger("job-7"), trigger("job-7")) as deferred:
+            await asyncio.sleep(30)
+            deferred.tasks[20].cancel()
+            await asyncio.sleep(30)
+            platform.jobs["job-7"] = "SUCCEEDED"
+            for number in (7, 21):
+                assert (await deferred.tasks[number])["outcome"] == "over"
+            assert sum(task.done() for task in deferred.tasks) == 3
 
     in_no_time(main())
 
@@ -695,6 +727,13 @@ def test_connection_that_cannot_be_looked_up_again_is_ridden_out_like_the_refusa
             assert {event["outcome"] for event in await deferred.events()} == {"over"}
 
     in_no_time(main())
+
+
+def test_interval_that_is_none_leaves_nobody_waiting(platform: Platform) -> None:
+    platform.jobs = {"job": "RUNNING"}
+    event = in_no_time(event_of(trigger("job", math.inf)))
+    assert event["outcome"] == "trouble"
+    assert "infinity" in event["message"]
 
 
 def test_defect_of_ours_leaves_nobody_waiting(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count, pairwise
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import httpx
@@ -31,6 +32,7 @@ from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Match, Record
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.triggers import lists, subscription, watcher
+from airflow_bitahub.triggers.base import HANDOVER
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from airflow_bitahub.triggers.watcher import CONNECTIONS, PAGE
 from tests.conftest import IMAGE
@@ -41,6 +43,7 @@ T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 SECRET = "s3cret-token"
 EPOCH = 1_700_000_000.0  # the loop's second 0
+TASK: Any = SimpleNamespace(dag_id="tests", task_id="task", run_id="run", map_index=-1)
 ROUNDS = 8  # of 500 subscriptions; a leak of one object each would show after the first
 
 
@@ -360,6 +363,24 @@ def test_newcomer_is_asked_for_at_once_and_alone(platform: Platform) -> None:
             assert (await event_of(trigger("late")))["outcome"] == "over"
             assert now() < 60.5
             assert (platform.lists, platform.by_name) == ([], ["late"])
+
+    in_no_time(main())
+
+
+def test_report_waits_until_airflow_has_noted_that_the_task_was_deferred(platform: Platform) -> None:
+    async def reported_at(name: str) -> float:
+        waiting = trigger(name)
+        waiting.task_instance = TASK
+        assert (await event_of(waiting))["outcome"] == "over"
+        return now()
+
+    async def main() -> None:
+        platform.jobs = {"short": "SUCCEEDED", "long": "RUNNING"}
+        short, long = asyncio.create_task(reported_at("short")), asyncio.create_task(reported_at("long"))
+        await asyncio.sleep(60)
+        platform.jobs["long"] = "SUCCEEDED"
+        assert await short == pytest.approx(HANDOVER)
+        assert await long < 60 + 10 + 0.5
 
     in_no_time(main())
 

@@ -21,7 +21,7 @@ test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow includ
 chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
-bench: .venv-bench/ready ## measure this package beside others, in about half an hour [ARGS="--json FILE --only NAME --jobs 1000"]
+bench: .venv-bench/ready ## measure this package beside others, in about 45 minutes [ARGS="--json FILE --only NAME --jobs 1000"]
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
 lint: .venv/ready ## check style and types

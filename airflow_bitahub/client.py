@@ -185,7 +185,7 @@ def _tls(verify: bool | str) -> ssl.SSLContext:
 
 
 class _AiohttpLooks:
-    """Sends queries by aiohttp, which needs less than half of the CPU time that httpx does (``make bench``).
+    """Sends queries by aiohttp, which needs a third of the CPU time that httpx does (``make bench``).
 
     Only queries: what aiohttp takes for idempotent, DELETE included, it sends again by itself.
     """

@@ -32,7 +32,6 @@ class Stage:
         self.jobs, self.since, self.until, self.end = jobs, since, until, end
         self.running = [_entry(number, over=False) for number in range(jobs)]
         self.looks = [0] * jobs  # at each job, in the time that counts
-        self.later = 0  # looks at any, afterwards
         self.first: dict[int, float] = {}  # when each was first looked at
         self.requests = 0
         self.per_second: Counter[int] = Counter()
@@ -53,14 +52,12 @@ class Stage:
         now = time.time()
         self.first.setdefault(number, now)
         self.looks[number] += self.since <= now < self.until
-        self.later += now >= self.until
 
     def report(self) -> dict[str, object]:
         """Give the counts."""
         return {
             "requests": self.requests,
             "looks": self.looks,
-            "later": self.later,
             "first": self.first,
             "busiest_second": max(self.per_second.values(), default=0),
             "opened": self.opened,

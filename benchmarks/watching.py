@@ -1,7 +1,7 @@
 """Measures one contestant in a process of its own: ``python -m benchmarks.watching NAME JOBS CERTIFICATE RESULT``.
 
-First, while all jobs run, it counts what looking at them costs; then every tenth ends, and it counts how soon that is
-noticed. Everybody logs at Airflow's own default level, and as in a triggerer: as JSON, which here goes nowhere.
+First, while all jobs run, it counts what looking at them costs; then every tenth ends, and it notes how soon that is
+detected. Everybody logs at Airflow's own default level, and as in a triggerer: as JSON, which here goes nowhere.
 """
 
 from __future__ import annotations
@@ -93,9 +93,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     clock, cpu = time.perf_counter(), time.process_time()
     await asyncio.sleep(max(0.0, until - time.time()))
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
-    cpu_ending = time.process_time()
     await asyncio.sleep(end + interval + 2 - time.time())  # for those that end last
-    cpu_ending = time.process_time() - cpu_ending
     feeling.cancel()
     report = server.ask("report")
     for task in tasks:
@@ -114,7 +112,6 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
         "interval": interval,
         "cpu_per_1000": cpu / max(1, looks) * 1000,
         "cpu_share": cpu / seconds,
-        "cpu_ms_per_end": (cpu_ending - cpu / max(1, looks) * report["later"]) / max(1, len(ended)) * 1000,
         "requests": report["requests"],
         "connections_opened": report["opened"],
         "connections_peak": report["peak"],

@@ -16,7 +16,6 @@ import httpx
 
 from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
 from airflow_bitahub.api.platform import Platform
-from airflow_bitahub.api.procedures import Retry, retrying
 from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
 from airflow_bitahub.exceptions import (
     BitaHubError,
@@ -25,6 +24,7 @@ from airflow_bitahub.exceptions import (
     RequestTimeoutError,
     TransportError,
 )
+from airflow_bitahub.procedures.retry import Retry, retrying
 
 T = TypeVar("T")
 

@@ -15,11 +15,12 @@ from ipaddress import ip_address
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from airflow_bitahub.api.jobs import Job
-from airflow_bitahub.api.procedures import end_job, list_all_jobs
+from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
-from airflow_bitahub.identity import RECORD_KEY, JobRecord, is_marked
+from airflow_bitahub.identity import JobRecord, is_marked
+from airflow_bitahub.operators.records import JOB_RECORD_KEY, read_record
+from airflow_bitahub.procedures.jobs import end_job, list_all_jobs
 
 _OVER = {"success", "failed", "skipped", "upstream_failed", "removed"}
 _METASTORE = "airflow.state.metastore.MetastoreBackend"
@@ -122,12 +123,12 @@ def read_owners() -> dict[str, Owner]:
     query = (
         select(Kept.dag_id, Kept.run_id, Kept.task_id, Kept.map_index, Kept.value, TaskInstance.state)
         .join(TaskInstance, and_(*same))
-        .where(Kept.key == RECORD_KEY)
+        .where(Kept.key == JOB_RECORD_KEY)
     )
     owners = {}
     with create_session(scoped=False) as session:
         for dag_id, run_id, task_id, map_index, value, state in session.execute(query):
-            record = JobRecord.from_json(json.loads(value))
+            record = read_record(JobRecord, json.loads(value))
             if record is not None:
                 name = f"{task_id}[{map_index}]" if map_index >= 0 else task_id
                 owners[record.job_name] = Owner(f"{name} of {dag_id}, {run_id}", record, state in _OVER)
@@ -152,7 +153,7 @@ def require_distinct_marker(hook: BitaHubHook) -> None:
 def stop(hook: BitaHubHook, found: Found) -> str:
     """Stop a job, and say what has become of it. Raises BitaHubError when it could not be stopped."""
     job = hook.run(end_job(found.job.name, timeout=60))
-    return "it is gone" if job is None else f"it is {job.word}"
+    return "it is gone" if job is None else f"it is {job.raw_state}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -31,7 +31,8 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import JobStatus, stop_job
+from airflow_bitahub.api.jobs import stop_job
+from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
@@ -304,7 +305,7 @@ def time_runs_out() -> Iterator[Callable[..., object]]:
 @pytest.fixture
 def shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No grace period: this platform shows at once what was submitted, so what it denies was never there."""
-    monkeypatch.setattr("airflow_bitahub.api.procedures.GRACE", 0.0)
+    monkeypatch.setattr("airflow_bitahub.procedures.retry.GRACE_PERIOD", 0.0)
 
 
 @dataclass(frozen=True)

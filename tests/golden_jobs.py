@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from airflow_bitahub.api.jobs import Job, JobSpec, read_job_log, submit_job
-from airflow_bitahub.api.procedures import wait_for_job
+from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.jobs import JobSpec, read_job_log, submit_job
 from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.procedures.jobs import wait_for_job
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -25,26 +25,15 @@ from cryptography.x509.oid import NameOID
 
 from airflow_bitahub import exceptions
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import (
-    Job,
-    JobSpec,
-    JobStatus,
-    TaskRole,
-    get_job,
-    list_jobs,
-    read_job_log,
-    stop_job,
-    submit_job,
-)
-from airflow_bitahub.api.platform import ENDPOINTS, Platform
-from airflow_bitahub.api.procedures import Retry, wait_for_job, wait_for_serving
+from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, list_jobs, read_job_log, stop_job, submit_job
+from airflow_bitahub.api.platform import ENDPOINTS, JobStatus, Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Procedure, Sleep
 from airflow_bitahub.api.servings import (
-    Model,
-    Protocol,
     Serving,
+    ServingModel,
+    ServingProtocol,
     ServingSpec,
-    ServingStatus,
     create_serving,
     get_serving,
     invoke_serving,
@@ -72,11 +61,14 @@ from airflow_bitahub.exceptions import (
     TransportError,
     UnexpectedResponseError,
 )
+from airflow_bitahub.procedures.jobs import wait_for_job
+from airflow_bitahub.procedures.retry import Retry
+from airflow_bitahub.procedures.servings import wait_for_serving
 
 T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 TOKEN = "s3cret-token"
-AT_ONCE = Retry(attempts=3, first=0)
+AT_ONCE = Retry(attempts=3, first_pause=0)
 ONCE = Retry(attempts=1)
 
 
@@ -245,7 +237,7 @@ def test_a_jobs_life(way: Way, platform: Emulator, make_client: MakeClient) -> N
     name = f"client-life-{way.name}"
     way.send(client, submit_job(spec(name, "echo hello; exit 3")))
     seen: list[str] = []
-    job = way.run(client, wait_for_job(name, poll_interval=0.05, on_change=lambda job: seen.append(job.word)))
+    job = way.run(client, wait_for_job(name, poll_interval=0.05, on_change=lambda job: seen.append(job.raw_state)))
     assert (job.status, job.exit_code) == (JobStatus.FAILED, 3)
     assert seen[-1] == "FAILED"
     assert way.send(client, get_job(name)) == job
@@ -279,8 +271,8 @@ def test_both_ways_may_be_used_on_one_client(platform: Emulator, make_client: Ma
 
 
 def test_a_serving_that_wants_its_token_is_asked_with_it(way: Way, tmp_path: Path, make_client: MakeClient) -> None:
-    model = Model(path="/models/u/m", mount_path="/model/u/m")
-    wanted = ServingSpec(name="m", model=model, image="i", protocols=[Protocol()], commands=["serve"])
+    model = ServingModel(path="/models/u/m", mount_path="/model/u/m")
+    wanted = ServingSpec(name="m", model=model, image="i", protocols=[ServingProtocol()], commands=["serve"])
     with Emulator(tmp_path, serving_tokens=True) as emulator:
         emulator.scripts.add(ScriptedServing(answer={"predictions": [7]}))
         client, stranger = make_client(emulator.url, auth=BearerToken(emulator.token)), make_client(emulator.url)
@@ -400,7 +392,7 @@ def test_a_connection_that_breaks_is_a_transport_error(
 
 def test_a_look_is_repeated_until_it_is_answered(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
     server.answers("reset", (503, {}, b"busy"), answer(b'{"state": "RUNNING"}'))
-    assert way.send(make_client(server.url), get_job("x")).word == "RUNNING"
+    assert way.send(make_client(server.url), get_job("x")).raw_state == "RUNNING"
     assert len(server.asked) == 3
 
 
@@ -470,14 +462,14 @@ def test_a_procedure_gets_answers_sleeps_and_errors(way: Way, server: ScriptedSe
     server.answers(answer(b'{"state": "RUNNING"}'), (403, {}, b"no"), answer(b'{"state": "FAILED"}'))
 
     def procedure() -> Procedure[list[str]]:
-        seen = [(yield from get_job("x")).word]
+        seen = [(yield from get_job("x")).raw_state]
         slept = yield Sleep(0)
         seen.append(str(slept))
         try:
             yield from get_job("x")
         except BitaHubError as error:
             seen.append(type(error).__name__)
-        seen.append((yield from get_job("x")).word)
+        seen.append((yield from get_job("x")).raw_state)
         return seen
 
     expected = ["RUNNING", "None", "PermissionDeniedError", "FAILED"]
@@ -656,4 +648,4 @@ def test_connections_are_kept_for_the_next_query_and_never_too_many(
 def test_a_job_comes_back_as_a_value(server: ScriptedServer, make_client: MakeClient) -> None:
     server.answers(answer(b'{"name": "x", "state": "RUNNING"}'))
     job = make_client(server.url).send(get_job("x"))
-    assert job == Job(name="x", status=JobStatus.RUNNING, word="RUNNING")
+    assert job == Job(name="x", status=JobStatus.RUNNING, raw_state="RUNNING")

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.jobs import Accelerator, JobSpec, Mount, TaskRole, submit_job
-from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.api.jobs import JobSpec, Mount, TaskRole, submit_job
+from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Response
 from airflow_bitahub.api.servings import (
-    Model,
-    Protocol,
-    Resource,
     Serving,
+    ServingModel,
+    ServingProtocol,
+    ServingResource,
     ServingSpec,
-    ServingStatus,
     create_serving,
     get_serving,
     invoke_serving,
 )
+from airflow_bitahub.api.wire import Accelerator
 
 GOLDEN = Path(__file__).parent / "golden"
 USER_ID, USER_NAME = "_2f1fe8d0df7a48f6b471e02e054b4852", "PengchengYang"
@@ -83,10 +83,10 @@ EVALUATE = job(
 )
 SERVING = ServingSpec(
     name="mnist-serving-demo-1234",
-    model=Model(path=MODEL[0], mount_path=MODEL[1]),
+    model=ServingModel(path=MODEL[0], mount_path=MODEL[1]),
     image="registry.bitahub.com:5000/user-images/ypc-mnist-flask-serving:tf-2.4.3-gpu",
-    resource=Resource(acc_device=GPU),
-    protocols=[Protocol()],
+    resource=ServingResource(acc_device=GPU),
+    protocols=[ServingProtocol()],
     envs={"MODEL_PATH": f"{MODEL[1]}/dense-mnist-tf"},
     commands=["cd /mnist-serving; python serving.py"],
 )
@@ -124,7 +124,7 @@ def test_the_documents_serving_is_read() -> None:
     assert call.read(answer_of("serving_get_response"), Platform()) == Serving(
         name="mnist-serving-demo-1234",
         status=ServingStatus.RUNNING,
-        word="RUNNING",
+        raw_state="RUNNING",
         url="http://mnist-serving-demo-1234-testinference.bitahub.com",
         token="6fFvTrWb5BN9FEn5NTBO89Kkj53IMVL1",
         replicas=1,

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.identity import (
-    MAX_NAME,
-    JobRecord,
-    ServingRecord,
-    TaskIdentity,
-    deployment_marker,
-    digest,
-    new_token,
-    slug,
-)
+from airflow_bitahub.identity import MAX_NAME, TaskIdentity, deployment_marker, new_token, slug
 
 DNS_1123 = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 TASK = TaskIdentity(
@@ -202,60 +191,3 @@ def test_a_refused_submission_does_not_use_up_a_given_name() -> None:
     assert task.first_attempt(refused).job_name == "mnist"
     # Its own names are never used twice: a refusal may be a mistake.
     assert TASK.next_attempt(replace(RECORD, refused=True)).job_name != RECORD.job_name
-
-
-# Records --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("record", [RECORD, replace(RECORD, confirmed=False, stopped=True, refused=True)])
-def test_a_job_record_survives_json(record: JobRecord) -> None:
-    assert JobRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
-
-
-def test_a_serving_record_survives_json() -> None:
-    record = ServingRecord("abc", 1.5, since=2.5)
-    assert ServingRecord.from_json(json.loads(json.dumps(record.to_json()))) == record
-
-
-@pytest.mark.parametrize("stored", ["", "text", 7, [], {"colour": "red"}])
-@pytest.mark.parametrize("record", [JobRecord, ServingRecord])
-def test_what_is_no_record_says_so(record: type[JobRecord] | type[ServingRecord], stored: object) -> None:
-    assert record.from_json(None) is None
-    with pytest.raises(ConfigurationError, match=f"is no {record.__name__}"):
-        record.from_json(stored)
-
-
-def test_records_of_other_versions_of_this_package_are_read() -> None:
-    newer = {**RECORD.to_json(), "colour": "red"}
-    assert JobRecord.from_json(newer) == RECORD
-    older = {key: value for key, value in RECORD.to_json().items() if key not in ("stopped", "refused")}
-    assert JobRecord.from_json(older) == RECORD
-    assert ServingRecord.from_json({"digest": "abc", "colour": "red"}) == ServingRecord("abc")
-
-
-@pytest.mark.parametrize(
-    ("record", "created_at", "owns", "describes"),
-    [
-        pytest.param(ServingRecord("d", 5.0), 5.0, True, True, id="the one we saw"),
-        pytest.param(ServingRecord("d", 5.0), 6.0, False, False, id="a later one"),
-        pytest.param(ServingRecord("d", 5.0), None, False, False, id="one of no known time"),
-        pytest.param(ServingRecord("d"), 5.0, False, False, id="ours had no known time"),
-        pytest.param(ServingRecord("d"), None, True, True, id="nobody tells times"),
-        pytest.param(ServingRecord("d", since=1000), 1001, True, True, id="our creation may have got through"),
-        pytest.param(ServingRecord("d", since=1000), 970, True, True, id="likewise, by a clock that is late"),
-        pytest.param(ServingRecord("d", since=1000), 900, False, False, id="from before our creation"),
-        pytest.param(ServingRecord("d", since=1000), 9000, False, False, id="from long after our creation"),
-        pytest.param(ServingRecord("d", 990, since=1000), 990, True, False, id="the one to be replaced"),
-        pytest.param(ServingRecord("d", 990, since=1000), 1002, True, True, id="the one that replaced it"),
-    ],
-)
-def test_a_serving_is_known_again_by_its_time_of_creation(
-    record: ServingRecord, created_at: float | None, owns: bool, describes: bool
-) -> None:
-    assert record.owns(created_at) is owns
-    assert record.describes(created_at) is describes
-
-
-def test_a_digest_differs_with_the_specification_and_not_with_its_order() -> None:
-    assert digest({"a": 1, "b": {"c": [1]}}) == digest({"b": {"c": [1]}, "a": 1})
-    assert digest({"a": 1}) != digest({"a": 2})

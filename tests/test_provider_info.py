@@ -21,6 +21,7 @@ import airflow_bitahub
 from airflow_bitahub.get_provider_info import get_provider_info
 from airflow_bitahub.hooks import bitahub
 from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks.settings import Settings
 
 INFO = get_provider_info()
 CONNECTION = INFO["connection-types"][0]
@@ -69,7 +70,7 @@ def test_every_field_of_the_form_is_one_the_hook_describes() -> None:
 
 
 def test_a_fields_default_is_the_one_that_is_used() -> None:
-    settings = bitahub.Settings("https://host", None, "", {})
+    settings = Settings("https://host", None, "", {})
     assert settings.text("workspace") == ""
     platform = bitahub.BitaHubHook.__new__(BitaHubHook)
     platform.settings = settings

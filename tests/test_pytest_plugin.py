@@ -29,7 +29,7 @@ def evaluate() -> BitaHubEvaluateOperator:
 def test_the_connection_leads_to_the_emulator(bitahub_emulator: Emulator, bitahub_connection: str) -> None:
     hook = BitaHubHook(bitahub_connection)
     assert hook.settings.base_url == bitahub_emulator.url
-    assert hook.send(list_jobs()) == []
+    assert hook.send(list_jobs()).jobs == {}
     assert hook.storage.uri == bitahub_emulator.storage.as_uri()
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, submit_job
+from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
+from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.cli import main
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.exceptions import ConfigurationError

@@ -1,6 +1,6 @@
 """How a request is signed.
 
-The document shows no header at all (seed); the gateway in front of the platform is KubeSphere's, which takes a bearer
+The document shows no header at all (seed). The gateway in front of the platform is KubeSphere's, which accepts a bearer
 token (family).
 """
 
@@ -15,18 +15,18 @@ from airflow_bitahub.exceptions import ConfigurationError
 
 
 class Auth(Protocol):
-    """Anything that signs requests."""
+    """What signs requests."""
 
     def headers(self) -> Mapping[str, str]:
-        """Give the headers that tell who asks."""
+        """Return the headers that identify the user."""
 
 
 @dataclass(frozen=True)
 class NoAuth:
-    """A trusted network: requests go out as the document shows them."""
+    """No signature, for a trusted network: requests are sent as the document shows them."""
 
     def headers(self) -> Mapping[str, str]:
-        """Give no headers."""
+        """Return no headers."""
         return {}
 
 
@@ -37,13 +37,13 @@ class BearerToken:
     token: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        # The HTTP library would refuse it as well, with a message that holds the token.
+        # The HTTP library would refuse it too, but its message would contain the token.
         if not re.fullmatch(r"[!-~]+", self.token):
             raise ConfigurationError(
-                "The token in the Airflow connection's password holds a blank, a line break or a character that "
+                "The token in the Airflow connection's password contains a blank, a line break or a character that "
                 "cannot be sent. Copy it again."
             )
 
     def headers(self) -> Mapping[str, str]:
-        """Give the Authorization header."""
+        """Return the Authorization header."""
         return {"Authorization": f"Bearer {self.token}"}

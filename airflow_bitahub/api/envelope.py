@@ -1,6 +1,6 @@
-"""From an answer to a value or an exception: the one birthplace of API errors.
+"""From an answer to a value or an exception. Every API error is made here.
 
-The platform wraps what it says as ``{"status": {"code": 0, "msg": "success"}, "data": ...}`` (seed). Its relatives use
+The platform wraps its answers as ``{"status": {"code": 0, "msg": "success"}, "data": ...}`` (seed). Its relatives use
 ``{"message": {"code", "message"}, ...}`` and ``{"code", "msg", "payload"}``; its gateway answers with Kubernetes
 ``Status`` objects or plain text. An error may come with any HTTP status, 200 included.
 """
@@ -27,57 +27,57 @@ if TYPE_CHECKING:
 
 _SUCCESS = {"0", "200", "S000", "OPERATION_SUCCEEDED"}
 
-# kind -> the class, and what the user can do about it
+# kind of error -> its class, and what the user can do about it
 _KINDS: dict[str, tuple[type[APIError], str]] = {
     "authentication": (AuthenticationError, "Check the token in the Airflow connection's password."),
     "permission": (PermissionDeniedError, "Check the token, workspace and namespace of the Airflow connection."),
     "not_found": (NotFoundError, "Check the name, and the connection's cluster, workspace and namespace."),
-    "conflict": (ConflictError, "Choose another name, or remove what has this one."),
+    "conflict": (ConflictError, "Choose another name, or remove the existing one."),
     "invalid": (InvalidRequestError, "Correct the operator's arguments; nothing was started."),
-    "rate_limit": (RateLimitError, "Ask less often: raise poll_interval, or lower the pool's slots."),
-    "server": (ServerError, "The platform has trouble; try again later."),
+    "rate_limit": (RateLimitError, "Send fewer requests: raise poll_interval, or lower the pool's slots."),
+    "server": (ServerError, "The platform itself failed; try again later."),
     "other": (APIError, "Look the code up in the platform's documentation."),
 }
 _KIND_OF_STATUS = {401: "authentication", 403: "permission", 409: "conflict", 429: "rate_limit"}
 
 
-class _Verdict(NamedTuple):
+class _Outcome(NamedTuple):
     code: str
     message: str
     data: Any
 
 
 def unwrap(response: Response, request: Request, platform: Platform) -> Any:
-    """Give the ``data`` of a successful answer; raise what the answer means otherwise.
+    """Return the ``data`` of a successful answer; otherwise raise the error that the answer means.
 
-    :raises APIError: the platform, or its gateway, refused
-    :raises UnexpectedResponseError: the answer is not the platform's
+    :raises APIError: the platform, or its gateway, refused the request
+    :raises UnexpectedResponseError: the answer does not come from the platform
     """
     try:
         body = response.json()
     except ValueError:
         body = None
-    verdict = _verdict(body)
+    outcome = _outcome(body)
     if 300 <= response.status < 400:
         raise UnexpectedResponseError(
-            f"Could not {request.action}: the answer (HTTP {response.status}) leads elsewhere, to "
-            f"{response.headers.get('location', 'nowhere')}. Check the base URL of the Airflow connection."
+            f"Could not {request.action}: the answer (HTTP {response.status}) redirects to "
+            f"{response.headers.get('location', 'no address')}. Check the base URL of the Airflow connection."
         )
     if response.status < 300:
-        if verdict is None and isinstance(body, dict | list) and not _is_gateways(body):
-            return body  # some relatives, a bare Volcano job for one, come without an envelope
-        if verdict is None:
+        if outcome is None and isinstance(body, dict | list) and not _is_from_gateway(body):
+            return body  # some relatives, such as a bare Volcano job, use no envelope
+        if outcome is None:
             raise UnexpectedResponseError(
-                f"Could not {request.action}: the answer (HTTP {response.status}) is not the platform's: "
+                f"Could not {request.action}: the answer (HTTP {response.status}) does not come from the platform: "
                 f"{_excerpt(response)}. Check the base URL of the Airflow connection."
             )
-        if verdict.code in _SUCCESS:
-            return verdict.data
-        kind = platform.error_codes.get(verdict.code, "other")
+        if outcome.code in _SUCCESS:
+            return outcome.data
+        kind = platform.error_codes.get(outcome.code, "other")
     elif response.status == 404:
-        # Only the platform can say that a job does not exist. A gateway's 404 means that the address is wrong, and
-        # taking it for "no such job" would submit the job a second time.
-        if verdict is None:
+        # Only the platform can say that a job does not exist. A gateway's 404 means that the address is wrong; read as
+        # "no such job", it would cause a second submission.
+        if outcome is None:
             raise UnexpectedResponseError(
                 f"Could not {request.action}: no such address (HTTP 404: {_excerpt(response)}). Check the base URL, "
                 f"cluster, workspace and endpoints of the Airflow connection."
@@ -87,48 +87,48 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
         kind = "server"
     else:
         kind = _KIND_OF_STATUS.get(response.status) or "invalid"
-        if verdict is not None and kind == "invalid":
-            kind = platform.error_codes.get(verdict.code, "invalid")
-    raise _error(kind, response, request, verdict, body)
+        if outcome is not None and kind == "invalid":
+            kind = platform.error_codes.get(outcome.code, "invalid")
+    raise _error(kind, response, request, outcome, body)
 
 
 def accept(response: Response, request: Request, platform: Platform) -> None:
-    """Read the answer to a change, of which the document shows none: no words at all are as good as success."""
+    """Check the answer to a change. The document shows no such answer; an empty body counts as success."""
     if response.status >= 300 or response.body.strip():
         unwrap(response, request, platform)
 
 
-def _verdict(body: Any) -> _Verdict | None:
-    """Read any of the known envelopes; None when it is not one."""
-    if not isinstance(body, dict) or _is_gateways(body):
+def _outcome(body: Any) -> _Outcome | None:
+    """Return what any of the known envelopes says; None when the body is no envelope."""
+    if not isinstance(body, dict) or _is_from_gateway(body):
         return None
     for key in ("status", "message"):
         inner = body.get(key)
         if isinstance(inner, dict) and "code" in inner:
-            return _Verdict(str(inner["code"]), str(inner.get("msg") or inner.get("message") or ""), body.get("data"))
+            return _Outcome(str(inner["code"]), str(inner.get("msg") or inner.get("message") or ""), body.get("data"))
     if "code" in body:
         message = str(body.get("msg") or body.get("message") or "")
-        return _Verdict(str(body["code"]), message, body.get("data", body.get("payload")))
+        return _Outcome(str(body["code"]), message, body.get("data", body.get("payload")))
     return None
 
 
-def _is_gateways(body: Any) -> bool:
-    """Tell whether it is a Kubernetes ``Status`` object, which only the gateway uses."""
+def _is_from_gateway(body: Any) -> bool:
+    """Return whether the body is a Kubernetes ``Status`` object, which only the gateway sends."""
     return isinstance(body, dict) and body.get("kind") == "Status"
 
 
-def _error(kind: str, response: Response, request: Request, verdict: _Verdict | None, body: Any) -> APIError:
-    if verdict is not None:
-        said = f"{verdict.message or 'no message'} (code {verdict.code}, HTTP {response.status})"
+def _error(kind: str, response: Response, request: Request, outcome: _Outcome | None, body: Any) -> APIError:
+    if outcome is not None:
+        reply = f"{outcome.message or 'no message'} (code {outcome.code}, HTTP {response.status})"
     elif isinstance(body, dict) and body.get("message"):
-        said = f"{body['message']} (HTTP {response.status})"
+        reply = f"{body['message']} (HTTP {response.status})"
     else:
-        said = f"HTTP {response.status}: {_excerpt(response)}"
+        reply = f"HTTP {response.status}: {_excerpt(response)}"
     error, advice = _KINDS[kind]
     return error(
         response.status,
-        verdict.code if verdict else None,
-        f"Could not {request.action}. The platform said: {said}. {advice}",
+        outcome.code if outcome else None,
+        f"Could not {request.action}. The platform said: {reply}. {advice}",
         request.operation,
         _retry_after(response),
     )
@@ -138,7 +138,7 @@ def _retry_after(response: Response) -> float | None:
     try:
         return max(0.0, float(response.headers.get("retry-after", "")))
     except ValueError:
-        return None  # the date form is not used by any known relative of the platform
+        return None  # no known relative of the platform sends the date form
 
 
 def _excerpt(response: Response) -> str:

@@ -1,7 +1,7 @@
-"""What the platform's document does not prove, as data with a default.
+"""Addresses, states and error codes of the platform: tables that a connection can override entry by entry.
 
-Only submit, and create and query of a serving are documented (seed). Everything else here, unless said otherwise, is
-assumed from the platform's relatives, so each table can be overridden entry by entry from the connection's extra.
+Only submitting a job, and creating and querying a serving are documented (seed). Everything else is assumed from the
+platform's relatives, unless a comment says otherwise; so each entry can be replaced in the connection's extra.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
         "submit_job": f"POST {_JOBS}/{{name}}",  # seed
         "get_job": f"GET {_JOBS}/{{name}}",  # assumed: the same address
         "list_jobs": f"GET {_JOBS}",  # assumed: KubeSphere's grammar
-        "stop_job": f"DELETE {_JOBS}/{{name}}",  # assumed: DELETE stops, and removes what is over
-        "delete_job": f"DELETE {_JOBS}/{{name}}",
-        "read_job_log": f"GET {_JOBS}/{{name}}/log",  # assumed: nobody shows one
+        "stop_job": f"DELETE {_JOBS}/{{name}}",  # assumed: stops a live job, removes the record of a finished one
+        "read_job_log": f"GET {_JOBS}/{{name}}/log",  # assumed: no source shows one
         "create_serving": f"POST {_SERVINGS}",  # seed
         "get_serving": f"GET {_SERVINGS}/{{name}}",  # seed
         "list_servings": f"GET {_SERVINGS}",
@@ -36,7 +35,7 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
 
 
 class JobStatus(str, Enum):
-    """Where a job stands; the platform's many words are mapped onto these."""
+    """The state of a job. The platform's many raw states are mapped onto these."""
 
     WAITING = "WAITING"  # queued, preparing, or being restarted after an eviction
     RUNNING = "RUNNING"
@@ -44,21 +43,21 @@ class JobStatus(str, Enum):
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     STOPPED = "STOPPED"
-    UNKNOWN = "UNKNOWN"  # a word we do not know: never a reason to conclude anything
+    UNKNOWN = "UNKNOWN"  # a raw state we do not know: never a reason to conclude anything
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing more will happen to the job."""
+        """Whether the job has finished."""
         return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
 
     @property
     def is_successful(self) -> bool:
-        """Whether its program ended well."""
+        """Whether the job has finished and its program succeeded."""
         return self is JobStatus.SUCCEEDED
 
 
 class ServingStatus(str, Enum):
-    """Where a serving stands. Only RUNNING is documented (seed)."""
+    """The state of a serving. Only RUNNING is documented (seed)."""
 
     WAITING = "WAITING"
     RUNNING = "RUNNING"
@@ -69,12 +68,12 @@ class ServingStatus(str, Enum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether it will never run again by itself."""
+        """Whether the serving has ended: it will not run again by itself."""
         return self in (ServingStatus.FAILED, ServingStatus.STOPPED)
 
     @property
     def is_ending(self) -> bool:
-        """Whether it is terminal or about to be."""
+        """Whether the serving has ended or is being stopped."""
         return self.is_terminal or self is ServingStatus.STOPPING
 
 
@@ -82,7 +81,7 @@ def _words(status: str, words: str) -> dict[str, str]:
     return dict.fromkeys(words.split(), status)
 
 
-# Words seen in public clients of the platform and its relatives, both spellings where both were seen.
+# Raw states seen in public clients of the platform and its relatives, in both spellings where both were seen.
 STATUS_WORDS: Mapping[str, str] = MappingProxyType(
     {
         **_words("WAITING", "CREATED CREATING DEPLOYING TAGING TAGSUCCESS PRERUNNING WAITING PENDING PREPARING"),
@@ -95,7 +94,7 @@ STATUS_WORDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# The meaning of codes that may come inside an HTTP 200; anything else that is not success is a plain APIError.
+# What a code means that may come inside an HTTP 200. Any other code that is not success becomes a plain APIError.
 ERROR_CODES: Mapping[str, str] = MappingProxyType(
     {
         **_words("not_found", "404 S400 OPERATION_TARGET_NOT_FOUND NoJobError"),
@@ -114,7 +113,7 @@ _OWN_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namesp
 
 @dataclass(frozen=True)
 class Platform:
-    """How one installation of the platform is addressed and what its words mean."""
+    """The addresses of one installation of the platform, and what its states and error codes mean."""
 
     prefix: str = "lapis"
     cluster: str = "host"
@@ -124,11 +123,11 @@ class Platform:
     endpoints: Mapping[str, str] = field(default_factory=lambda: ENDPOINTS)
     status_words: Mapping[str, str] = field(default_factory=lambda: STATUS_WORDS)
     error_codes: Mapping[str, str] = field(default_factory=lambda: ERROR_CODES)
-    # Operation -> method and path, filled in but for the names: a triggerer asks for thousands of jobs.
+    # Operation -> method and path, complete except for names. Kept, since a triggerer queries thousands of jobs.
     _located: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def locate(self, operation: str, names: Mapping[str, str]) -> tuple[str, str]:
-        """Give method and path of an operation. Raises ConfigurationError for an unknown or incomplete one."""
+        """Return method and path of an operation. Raises ConfigurationError for an unknown or incomplete one."""
         if (known := self._located.get(operation)) is None:
             template = self.endpoints.get(operation, operation)
             method, _, path = template.partition(" ")
@@ -140,14 +139,14 @@ class Platform:
             raise ConfigurationError(f"The endpoint {template!r} of {operation} is not 'METHOD /path/{{name}}'.")
         return method, path
 
-    def job_status(self, word: str) -> JobStatus:
-        """Give the meaning of the platform's word for a job's state, in any case."""
-        return JobStatus(self.status_words.get(word.strip().upper(), "UNKNOWN"))
+    def job_status(self, raw_state: str) -> JobStatus:
+        """Return what a job's raw state means; upper and lower case are the same."""
+        return JobStatus(self.status_words.get(raw_state.strip().upper(), "UNKNOWN"))
 
-    def serving_status(self, word: str) -> ServingStatus:
-        """Give the meaning of the platform's word for a serving's state, in any case."""
-        meaning = self.status_words.get(word.strip().upper(), "UNKNOWN")
-        # A service that reached its end is one that no longer serves.
+    def serving_status(self, raw_state: str) -> ServingStatus:
+        """Return what a serving's raw state means; upper and lower case are the same."""
+        meaning = self.status_words.get(raw_state.strip().upper(), "UNKNOWN")
+        # A served program that ended, even successfully, no longer serves.
         return ServingStatus("STOPPED" if meaning == "SUCCEEDED" else meaning)
 
 
@@ -155,6 +154,6 @@ def _fill(path: str, parts: Mapping[str, str], operation: str) -> str:
     for key, value in parts.items():
         if f"{{{key}}}" in path:
             if not value:
-                raise ConfigurationError(f"Cannot ask for {operation}: {key} is empty.")
+                raise ConfigurationError(f"Cannot send {operation}: {key} is empty.")
             path = path.replace(f"{{{key}}}", quote(value, safe=""))
     return path

@@ -1,7 +1,7 @@
-"""The three words everything else in `api` is written in.
+"""`Call`, `Procedure` and `Sleep`: what everything else in `api` and `procedures` is made of.
 
-A `Call` is a value: what to ask, and how to read the answer. A `Procedure` is a generator that yields calls and
-sleeps; it is sent each answer, or has the error thrown in, and returns its result:
+A `Call` is a value: the request, and how to read its answer. A `Procedure` is a generator that yields calls and sleeps.
+Its driver sends each result in, or throws the error in; at the end it returns its own result:
 
     def wait_for_job(name: str) -> Procedure[Job]:
         while True:
@@ -10,8 +10,8 @@ sleeps; it is sent each answer, or has the error thrown in, and returns its resu
                 return job
             yield Sleep(10)
 
-`client.py` performs both, once blocking and once async, so that nothing here is written twice. In a triggerer
-`triggers/subscription.py` takes thousands of procedures on, each as soon as its call is answered.
+`client.py` performs both, once blocking and once async, so that no call or procedure is written twice. In a triggerer,
+`triggers/watch` performs thousands of procedures at the same time.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask, without host, path prefix or credentials.
+    """A request without host, path prefix or credentials.
 
-    :param action: what this does, for messages: ``submit job 'mnist-1'``
-    :param operation: a key of `Platform.endpoints`, which knows method and path; or, where the address is not the
-        platform's (a served program), ``POST http://...``
+    :param action: what the request does, for messages, such as ``submit job 'mnist-1'``
+    :param operation: a key of `Platform.endpoints`, which has the method and path; or, for a served program, which has
+        an address of its own, both in one text: ``POST http://...``
     :param names: the path's parameters
     :param query: query parameters
     :param json_body: sent as JSON
     :param form: sent url-encoded, or as multipart when there are `files`
     :param files: field name -> (file name, content)
     :param timeout: seconds to wait for the answer; None: the client's own
-    :param token: sent as a bearer token where the address is not the platform's; "": none is
+    :param token: a bearer token for a served program; "": none is sent
     """
 
     action: str
@@ -55,13 +55,13 @@ class Request:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether it goes to another host than the platform's own, and so must not carry its credentials."""
+        """Whether it goes to another host than the platform's, so that it must not carry the platform's credentials."""
         return " " in self.operation
 
 
 @dataclass(frozen=True)
 class Response:
-    """What came back."""
+    """An HTTP answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -69,19 +69,19 @@ class Response:
 
     @property
     def text(self) -> str:
-        """The body as text; what is not UTF-8 is replaced."""
+        """The body as text. Bytes that are not UTF-8 are replaced."""
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """Parse the body. Raises ValueError when it is not JSON."""
+        """Return the parsed body. Raises ValueError when it is not JSON."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One question to the platform and the reading of its answer.
+    """One request to the platform, and how to read its answer.
 
-    :param safe_to_repeat: asking twice has the effect of asking once
+    :param safe_to_repeat: sending it twice has the same effect as sending it once
     """
 
     request: Request
@@ -95,7 +95,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Sleep:
-    """A step of a procedure: wait this many seconds."""
+    """A step of a procedure: wait for this many seconds."""
 
     seconds: float
 

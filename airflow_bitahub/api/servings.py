@@ -1,4 +1,4 @@
-"""Servings (online inference): what is sent, what is read, and the calls."""
+"""Servings (online inference): the body of a creation, how a serving is read, and the calls."""
 
 from __future__ import annotations
 
@@ -8,47 +8,30 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from airflow_bitahub.api.envelope import accept, unwrap
-from airflow_bitahub.api.jobs import Accelerator, StrictModel, items_of, to_epoch
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
+from airflow_bitahub.api.wire import DNS_LABEL, Accelerator, StrictModel, items_of, to_epoch
 from airflow_bitahub.exceptions import InvokeError, UnexpectedResponseError
 
-__all__ = [
-    "Model",
-    "Protocol",
-    "Resource",
-    "Serving",
-    "ServingSpec",
-    "ServingStatus",
-    "create_serving",
-    "delete_serving",
-    "get_serving",
-    "invoke_serving",
-    "list_servings",
-    "probe_serving",
-    "stop_serving",
-    "update_serving",
-]
 
-
-class Model(StrictModel):
-    """The one model a serving sees; unlike a job's mounts it is flat (seed)."""
+class ServingModel(StrictModel):
+    """The one model that a serving sees; unlike a job's mounts it is flat (seed)."""
 
     kind: Literal["nfs"] = "nfs"
     path: str
     mount_path: str
 
 
-class Resource(StrictModel):
-    """What each replica gets; `memory` is MB."""
+class ServingResource(StrictModel):
+    """What each replica gets: `cpu` cores and `memory_mb` MB of memory."""
 
     cpu: Annotated[int, Field(ge=1)] = 2
-    memory: Annotated[int, Field(ge=1)] = 4096
+    memory_mb: Annotated[int, Field(ge=1, alias="memory")] = 4096
     acc_device: Accelerator | None = None
 
 
-class Protocol(StrictModel):
-    """The port the served program listens on."""
+class ServingProtocol(StrictModel):
+    """The port on which the served program listens."""
 
     kind: str = "http"
     port: Annotated[int, Field(ge=1, le=65535)] = 5000
@@ -57,36 +40,41 @@ class Protocol(StrictModel):
 class ServingSpec(StrictModel):
     """The body of a creation (seed). The name becomes part of a host name, which limits it to 49 characters."""
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=49)]
+    name: Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=49)]
     kind: str = "inference"
-    model: Model
+    model: ServingModel
     image: Annotated[str, StringConstraints(min_length=1)]
     replicas: Annotated[int, Field(ge=1)] = 1
-    resource: Resource = Field(default_factory=Resource)
-    protocols: Annotated[list[Protocol], Field(min_length=1)]
+    resource: ServingResource = Field(default_factory=ServingResource)
+    protocols: Annotated[list[ServingProtocol], Field(min_length=1)]
     config: None = None
     envs: dict[str, str] = Field(default_factory=dict)
     commands: Annotated[list[str], Field(min_length=1)]
     version: str = "v1"
 
     def body(self) -> dict[str, Any]:
-        """Give the JSON body; unlike elsewhere the document sends `config` as null."""
+        """Return the JSON body. Unlike other fields that are None, the document sends `config` as null."""
         return {**super().body(), "config": None}
 
 
 class Serving(BaseModel):
-    """A serving as the platform tells it.
+    """A serving as the platform reports it.
 
-    :param url: where the served program is reached; "" until the platform says so
-    :param token: its access token, which is neither printed nor dumped, so that no log or XCom gets it; "": not known
-    :param created_at: seconds since the epoch, as are the other times; None: not known
+    :param status: what the state means
+    :param raw_state: the state in the platform's own spelling
+    :param url: the address of the served program; "" until the platform reports it
+    :param token: its access token; "": not known. It is left out of printing and dumping, so that it reaches no log or
+        XCom
+    :param created_at: time of creation. All times are seconds since the epoch; None: not known
+    :param launched_at: time at which it started
+    :param message: what the platform says about its state
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     status: ServingStatus
-    word: str = ""
+    raw_state: str = ""
     url: str = ""
     token: str = Field(default="", repr=False, exclude=True)
     replicas: int = 1
@@ -96,7 +84,7 @@ class Serving(BaseModel):
 
     def __str__(self) -> str:
         message = f": {self.message}" if self.message else ""
-        return f"serving {self.name!r} is {self.word or self.status.value}{message}"
+        return f"serving {self.name!r} is {self.raw_state or self.status.value}{message}"
 
 
 def create_serving(spec: ServingSpec) -> Call[None]:
@@ -106,7 +94,7 @@ def create_serving(spec: ServingSpec) -> Call[None]:
 
 
 def get_serving(name: str, version: str = "v1") -> Call[Serving]:
-    """Ask for a serving (seed). Raises NotFoundError when the platform has none."""
+    """Query a serving (seed). Raises NotFoundError when the platform has none."""
     request = Request(f"get serving {name!r}", "get_serving", {"name": name}, {"version": version})
 
     def read(response: Response, platform: Platform) -> Serving:
@@ -116,7 +104,7 @@ def get_serving(name: str, version: str = "v1") -> Call[Serving]:
 
 
 def list_servings() -> Call[list[Serving]]:
-    """Ask for the namespace's servings (assumed)."""
+    """Query the namespace's servings (assumed)."""
     request = Request("list servings", "list_servings")
 
     def read(response: Response, platform: Platform) -> list[Serving]:
@@ -126,33 +114,35 @@ def list_servings() -> Call[list[Serving]]:
 
 
 def update_serving(spec: ServingSpec) -> Call[None]:
-    """Let the serving of this name and version be this from now on (assumed: PUT).
-
-    Raises NotFoundError when there is none.
-    """
-    action, names, query = f"update serving {spec.name!r}", {"name": spec.name}, {"version": spec.version}
-    request = Request(action, "update_serving", names, query, json_body=spec.body())
+    """Replace the specification of an existing serving (assumed: PUT). Raises NotFoundError when there is none."""
+    request = Request(
+        f"update serving {spec.name!r}",
+        "update_serving",
+        {"name": spec.name},
+        {"version": spec.version},
+        json_body=spec.body(),
+    )
     return Call(request, lambda response, platform: accept(response, request, platform), safe_to_repeat=True)
 
 
 def stop_serving(name: str, version: str = "v1") -> Call[None]:
-    """Stop a serving and keep its record (assumed; `stopedTime` in the seed implies that there is such a stop)."""
+    """Stop a serving and keep its record (assumed: `stopedTime` in the seed implies such a stop)."""
     request = Request(f"stop serving {name!r}", "stop_serving", {"name": name}, {"version": version})
     return Call(request, lambda response, platform: accept(response, request, platform), safe_to_repeat=True)
 
 
 def delete_serving(name: str, version: str = "v1") -> Call[None]:
-    """End a serving and remove it (assumed: DELETE). Raises NotFoundError when there is none."""
+    """Remove a serving (assumed: DELETE). Raises NotFoundError when there is none."""
     request = Request(f"delete serving {name!r}", "delete_serving", {"name": name}, {"version": version})
     return Call(request, lambda response, platform: accept(response, request, platform))
 
 
 def probe_serving(serving: Serving, path: str = "/", timeout: float = 10) -> Call[bool]:
-    """Ask whether the served program answers.
+    """Check whether the served program answers.
 
-    Anything below HTTP 500 is an answer at ``/``, which need not exist; any other path must be there (below HTTP 400),
-    since a gateway whose program has not started yet may answer 404 for it. The serving's access token is sent, as by
-    `invoke_serving`.
+    At ``/``, which a program need not have, any answer below HTTP 500 counts. At any other path only an answer below
+    HTTP 400 counts, since a gateway may answer 404 for a program that has not started yet. The serving's access token
+    is sent, as in `invoke_serving`.
     """
     limit = 500 if path.strip("/") == "" else 400
     where = f"GET {join(serving.url, path)}"
@@ -168,11 +158,17 @@ def invoke_serving(
     files: dict[str, tuple[str, bytes]] | None = None,
     timeout: float | None = None,
 ) -> Call[Any]:
-    """Ask the served program (seed) and give its ``data``.
+    """Send a form to the served program (seed) and return the ``data`` of its answer.
 
-    The program is the user's own; the document's demo reports its errors inside HTTP 200, so the code in the answer
-    counts. The serving's access token is sent as a bearer token, for an installation that wants it (assumed: the
-    document gives each serving one and sends none). Raises InvokeError when either says no.
+    The program is the user's own. The document's demo reports its errors inside HTTP 200, so the code inside the answer
+    counts as well. The serving's access token is sent as a bearer token, for an installation that asks for it (assumed:
+    the document shows a token for each serving and sends none).
+
+    :param path: where the program listens, such as ``/image``
+    :param form: field name -> text
+    :param files: field name -> (file name, content)
+    :param timeout: seconds to wait for the answer; None: the client's own limit
+    :raises InvokeError: the program, or the gateway in front of it, refused the request
     """
     url = join(serving.url, path)
     where, action = f"POST {url}", f"ask serving {serving.name!r}"
@@ -190,10 +186,10 @@ def invoke_serving(
             advice = "Check the picture, the path and the field name."
             if response.status == 401:
                 advice = (
-                    "The access token that the platform tells of the serving was sent, and is not what it wants."
+                    "It did not accept the access token that the platform reports for this serving."
                     if serving.token
-                    else "It wants its access token, which the platform has not told: does it know who asks? Set the "
-                    "password of the Airflow connection."
+                    else "It asks for its access token, which the platform did not report. The platform may hide it "
+                    "from users that are not signed in: set the password of the Airflow connection."
                 )
             raise InvokeError(
                 f"Could not ask serving {serving.name!r} at {url}. It said: {said or 'nothing'} (code {code}, "
@@ -206,24 +202,24 @@ def invoke_serving(
 
 
 def join(url: str, path: str) -> str:
-    """Put a path behind a serving's address."""
+    """Return a serving's address followed by a path."""
     return f"{url.rstrip('/')}/{path.lstrip('/')}"
 
 
 def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
     if not isinstance(data, dict):
-        raise UnexpectedResponseError(f"The platform's answer about serving {name!r} holds no serving.")
-    word = data.get("status") or data.get("state")
-    if not isinstance(word, str):
-        raise UnexpectedResponseError(f"The platform's answer about serving {name!r} tells no status.")
+        raise UnexpectedResponseError(f"The platform's answer about serving {name!r} contains no serving.")
+    raw_state = data.get("status") or data.get("state")
+    if not isinstance(raw_state, str):
+        raise UnexpectedResponseError(f"The platform's answer about serving {name!r} contains no status.")
     hosts = data.get("hosts")
-    if isinstance(hosts, list):  # a string in the seed, despite its plural
+    if isinstance(hosts, list):  # a string in the seed, despite the plural
         hosts = hosts[0] if hosts else ""
     url, token = str(hosts or ""), data.get("token")
     return Serving(
         name=str(data.get("name") or name),
-        status=platform.serving_status(word),
-        word=word,
+        status=platform.serving_status(raw_state),
+        raw_state=raw_state,
         url=url if "://" in url or not url else f"http://{url}",
         token=token if isinstance(token, str) and re.fullmatch(r"[!-~]+", token) else "",
         replicas=data["replicas"] if isinstance(data.get("replicas"), int) else 1,

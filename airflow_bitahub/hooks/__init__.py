@@ -1,3 +1,3 @@
-"""From an Airflow connection to a client."""
+"""Hooks connect: from an Airflow connection to a client."""
 
-DEFAULT_CONN_ID = "bitahub_default"  # here, since a DAG needs no more of the hooks to be parsed
+DEFAULT_CONN_ID = "bitahub_default"  # here, since parsing a DAG needs nothing else of the hooks

@@ -9,7 +9,7 @@ from airflow_bitahub.exceptions import StorageError
 from airflow_bitahub.operators.job import BitaHubJobOperator, mount
 
 if TYPE_CHECKING:
-    from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.identity import JobRecord
 
 

@@ -18,7 +18,7 @@ from airflow_bitahub.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.api.job_reading import Job
 
 # Where a job was evicted, there is rarely room for it a moment later.
 EVICTION_DELAY = timedelta(minutes=5)

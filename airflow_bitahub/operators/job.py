@@ -32,7 +32,8 @@ from airflow_bitahub.triggers.report import is_about
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context, RetryPolicy
 
-    from airflow_bitahub.api.jobs import Job, JobSpec, Mount
+    from airflow_bitahub.api.job_reading import Job
+    from airflow_bitahub.api.jobs import JobSpec, Mount
     from airflow_bitahub.identity import JobRecord, TaskIdentity
     from airflow_bitahub.triggers.job import JobEvent
 
@@ -69,7 +70,7 @@ class BitaHubJobOperator(BitaHubOperator):
         None: no code
     :param accelerator: device type such as ``gtx-1080-ti`` (seed); None or "": no accelerator
     :param accelerator_count: per replica
-    :param cpu_number: cores per replica
+    :param cpu: cores per replica
     :param memory_mb: MB per replica
     :param shm_mb: MB of shared memory per replica, at most `memory_mb`
     :param task_roles: for a job of several roles: fields of `api.jobs.TaskRole`, each over the ones above
@@ -101,7 +102,7 @@ class BitaHubJobOperator(BitaHubOperator):
         "code_path",
         "accelerator",
         "accelerator_count",
-        "cpu_number",
+        "cpu",
         "memory_mb",
         "shm_mb",
         "task_roles",
@@ -130,7 +131,7 @@ class BitaHubJobOperator(BitaHubOperator):
         code_path: str | None = "/projects/{user_id}/{project}/code",
         accelerator: str | None = None,
         accelerator_count: int | str = 1,
-        cpu_number: int | str = 2,
+        cpu: int | str = 2,
         memory_mb: int | str = 16384,
         shm_mb: int | str = 8192,
         task_roles: Sequence[Mapping[str, Any]] | None = None,
@@ -161,7 +162,7 @@ class BitaHubJobOperator(BitaHubOperator):
         self.code_path = code_path
         self.accelerator = accelerator
         self.accelerator_count = accelerator_count
-        self.cpu_number = cpu_number
+        self.cpu = cpu
         self.memory_mb = memory_mb
         self.shm_mb = shm_mb
         self.task_roles = task_roles
@@ -226,7 +227,8 @@ class BitaHubJobOperator(BitaHubOperator):
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Submit the job or find it again, wait for it, and give its result."""
-        from airflow_bitahub.api.procedures import ensure_job, wait_for_job
+        from airflow_bitahub.procedures.jobs import wait_for_job
+        from airflow_bitahub.procedures.submission import ensure_job
 
         self._context = context
         with self._settling():
@@ -251,7 +253,7 @@ class BitaHubJobOperator(BitaHubOperator):
                     job.name,
                     poll_interval=self.poll_interval,
                     queue_deadline=self._after(self.queue_timeout),  # the other one is Airflow's to keep
-                    patience=self.unreachable_timeout.total_seconds(),
+                    unreachable_timeout=self.unreachable_timeout.total_seconds(),
                     on_change=self._note,
                 )
                 job = self.hook.run(waiting)
@@ -259,7 +261,7 @@ class BitaHubJobOperator(BitaHubOperator):
 
     def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any] | None:
         """Take up the trigger's report."""
-        from airflow_bitahub.api.jobs import Job
+        from airflow_bitahub.api.job_reading import Job
 
         self._context = context
         record = self._load()
@@ -304,7 +306,7 @@ class BitaHubJobOperator(BitaHubOperator):
             return
 
         def stop() -> None:
-            from airflow_bitahub.api.procedures import end_job
+            from airflow_bitahub.procedures.jobs import end_job
 
             with suppress(Exception):  # Airflow may no longer take anything from this task
                 self._save(replace(record, stopped=True))
@@ -363,7 +365,7 @@ class BitaHubJobOperator(BitaHubOperator):
             raise ConfigurationError("Give an image, or set default_image in the extra of the Airflow connection.")
         device = {"device_type": self.accelerator, "requests": self.accelerator_count} if self.accelerator else None
         return {
-            "cpu_number": self.cpu_number,
+            "cpu": self.cpu,
             "memory_mb": self.memory_mb,
             "shm_mb": self.shm_mb,
             "acc_device": device,
@@ -395,7 +397,7 @@ class BitaHubJobOperator(BitaHubOperator):
                 poll_interval=self.poll_interval,
                 deadline=deadline,
                 queue_deadline=self._after(self.queue_timeout),
-                patience=self.unreachable_timeout.total_seconds(),
+                unreachable_timeout=self.unreachable_timeout.total_seconds(),
                 cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
@@ -410,7 +412,7 @@ class BitaHubJobOperator(BitaHubOperator):
         return (start + limit).timestamp()
 
     def _note(self, job: Job) -> None:
-        if self._seen is None or self._seen.word != job.word:
+        if self._seen is None or self._seen.raw_state != job.raw_state:
             self.log.info("The %s", job)
         self._seen = job
 
@@ -472,7 +474,7 @@ class BitaHubJobOperator(BitaHubOperator):
 
     def _stop(self, why: str) -> str:
         """Stop the job, if there is one, and say what has become of it."""
-        from airflow_bitahub.api.procedures import end_job
+        from airflow_bitahub.procedures.jobs import end_job
 
         record = self._record
         if record is None or record.refused:
@@ -490,14 +492,15 @@ class BitaHubJobOperator(BitaHubOperator):
         except BitaHubError as error:
             self.log.error("%s", error)
             return "the job could not be stopped"
-        return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.word}"
+        return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
 
     def _load(self) -> JobRecord | None:
-        from airflow_bitahub.identity import RECORD_KEY, JobRecord
+        from airflow_bitahub.identity import JobRecord
+        from airflow_bitahub.operators.records import JOB_RECORD_KEY
 
         if self._context is None:
             return None
-        self._record = JobRecord.from_json(self._context["task_state_store"].get(RECORD_KEY))
+        self._record = JobRecord.from_json(self._context["task_state_store"].get(JOB_RECORD_KEY))
         return self._record
 
     def _save_if_wanted(self, record: JobRecord) -> None:
@@ -505,12 +508,12 @@ class BitaHubJobOperator(BitaHubOperator):
         self._save(record)
 
     def _save(self, record: JobRecord) -> None:
-        from airflow_bitahub.identity import RECORD_KEY
+        from airflow_bitahub.operators.records import JOB_RECORD_KEY
 
         if self._context is not None:
             detached = not (self.wait_for_completion and self.cancel_on_kill)
             self._record = replace(record, detached=detached)
-            keep(self._context, RECORD_KEY, self._record.to_json())
+            keep(self._context, JOB_RECORD_KEY, self._record.to_json())
 
 
 def mount(path: str, mount_path: str) -> Mount:

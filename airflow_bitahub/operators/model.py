@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_bitahub.operators.job import BitaHubJobOperator, mount
 
 if TYPE_CHECKING:
-    from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.identity import JobRecord
 
 _SOURCE, _TARGET = "/source", "/output"
@@ -52,16 +52,14 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         source: str,
         source_folder: str,
         project: str = "save-model",
-        cpu_number: int | str = 1,
+        cpu: int | str = 1,
         memory_mb: int | str = 2048,
         shm_mb: int | str = 64,
         **kwargs: Any,
     ) -> None:
         if wrong := {"command", "datasets", "models", "code_path", "task_roles"} & kwargs.keys():
             raise TypeError(f"BitaHubSaveModelOperator makes its own job and takes no {', '.join(sorted(wrong))}")
-        super().__init__(
-            project=project, command="", cpu_number=cpu_number, memory_mb=memory_mb, shm_mb=shm_mb, **kwargs
-        )
+        super().__init__(project=project, command="", cpu=cpu, memory_mb=memory_mb, shm_mb=shm_mb, **kwargs)
         self.model = model
         self.source = source
         self.source_folder = source_folder

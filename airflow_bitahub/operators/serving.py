@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import Serving, ServingSpec
-    from airflow_bitahub.identity import ServingRecord
+    from airflow_bitahub.procedures.rollout import ServingRecord
     from airflow_bitahub.triggers.serving import ServingEvent
 
 _WAITED = "bitahub_serving"  # key in Airflow's task state store
@@ -162,7 +162,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Create the serving or find it again, and wait until it answers."""
-        from airflow_bitahub.api.procedures import ensure_serving, wait_for_serving
+        from airflow_bitahub.procedures.rollout import ensure_serving
+        from airflow_bitahub.procedures.servings import wait_for_serving
 
         self._take_up(context)  # should this try fail early, what an earlier one has created is to be stopped
         with self._settling(context):
@@ -260,7 +261,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
 
     def _take_up(self, context: Context) -> float | None:
         """Remember which serving is this task's to stop, and give when the one that was waited for was created."""
-        from airflow_bitahub.identity import ServingRecord
+        from airflow_bitahub.procedures.rollout import ServingRecord
 
         self._context = context
         note: Any = context["task_state_store"].get(_WAITED) or {}
@@ -301,7 +302,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                 self.log.error("%s", error)
 
     def _stop(self, own: ServingRecord, grace: float = 0) -> None:
-        from airflow_bitahub.api.procedures import stop_own_serving
+        from airflow_bitahub.procedures.servings import stop_own_serving
 
         if self._load() == own:  # otherwise another task has taken over
             stopping = stop_own_serving(self.serving_name, self.version, own.describes, grace=grace)
@@ -342,7 +343,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         return f"bitahub_serving.{self.bitahub_conn_id}.{self.serving_name}.{self.version}"
 
     def _load(self) -> ServingRecord | None:
-        from airflow_bitahub.identity import ServingRecord
+        from airflow_bitahub.procedures.rollout import ServingRecord
 
         return ServingRecord.from_json(Variable.get(self._variable, default=None, deserialize_json=True))
 

@@ -11,7 +11,7 @@ from airflow_bitahub.exceptions import JobTimeoutError
 from airflow_bitahub.sensors.base import BitaHubSensor
 
 if TYPE_CHECKING:
-    from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
 
@@ -37,7 +37,7 @@ class BitaHubJobSensor(BitaHubSensor):
 
     def look(self) -> dict[str, Any] | None:
         """Look at the job once."""
-        from airflow_bitahub.api.procedures import wait_for_job
+        from airflow_bitahub.procedures.jobs import wait_for_job
 
         try:
             job = self.hook.run(wait_for_job(self.job_name, poll_interval=0, deadline=0, grace=None))
@@ -61,7 +61,7 @@ class BitaHubJobSensor(BitaHubSensor):
 
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Give the result of the job that is over."""
-        from airflow_bitahub.api.jobs import Job
+        from airflow_bitahub.api.job_reading import Job
 
         return _result(Job.model_validate(event["job"]))
 

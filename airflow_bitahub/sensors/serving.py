@@ -41,7 +41,7 @@ class BitaHubServingSensor(BitaHubSensor):
 
     def look(self) -> dict[str, Any] | None:
         """Look at the serving once."""
-        from airflow_bitahub.api.procedures import wait_for_serving
+        from airflow_bitahub.procedures.servings import wait_for_serving
 
         waiting = wait_for_serving(
             self.serving_name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -117,7 +118,8 @@ class BitaHubTrigger(BaseTrigger):
             return
         self.log.info("Stopping the %s: its task no longer waits for it", self.subject)
         try:
-            async with BitaHubHook.connected(self.bitahub_conn_id) as hook:
+            hook = await BitaHubHook.connect(self.bitahub_conn_id)
+            async with aclosing(hook.client):
                 await self.stop(hook)
         except Exception as error:
             self.log.error("The %s may still run: %s", self.subject, error)

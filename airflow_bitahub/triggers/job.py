@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from airflow_bitahub.exceptions import JobLostError, JobQueueTimeoutError, JobTimeoutError
+from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from airflow_bitahub.triggers.base import BitaHubTrigger
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class BitaHubJobTrigger(BitaHubTrigger):
 
     :param job_name: the job
     :param queue_deadline: like `deadline`, for the job's beginning
-    :param patience: seconds for which the platform may be unreachable
+    :param unreachable_timeout: seconds for which the platform may be unreachable
     """
 
     def __init__(
@@ -43,15 +44,15 @@ class BitaHubJobTrigger(BitaHubTrigger):
         job_name: str,
         poll_interval: float,
         deadline: float | None = None,
-        grace: float | None = 30,
+        grace: float | None = GRACE_PERIOD,
         cancel_on_kill: bool = True,
         queue_deadline: float | None = None,
-        patience: float = 900,
+        unreachable_timeout: float = UNREACHABLE_TIMEOUT,
     ) -> None:
         super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill)
         self.job_name = job_name
         self.queue_deadline = queue_deadline
-        self.patience = patience
+        self.unreachable_timeout = unreachable_timeout
 
     @property
     def subject(self) -> str:
@@ -65,12 +66,12 @@ class BitaHubJobTrigger(BitaHubTrigger):
             **arguments,
             "job_name": self.job_name,
             "queue_deadline": self.queue_deadline,
-            "patience": self.patience,
+            "unreachable_timeout": self.unreachable_timeout,
         }
 
     async def wait(self, subscription: Subscription) -> JobEvent:
         """Give the event's payload."""
-        from airflow_bitahub.api.procedures import wait_for_job
+        from airflow_bitahub.procedures.jobs import wait_for_job
 
         settings = await subscription.settings()
         waiting = wait_for_job(
@@ -79,7 +80,7 @@ class BitaHubJobTrigger(BitaHubTrigger):
             longest_poll_interval=settings.number("longest_poll_interval", self.poll_interval),
             deadline=self.deadline,
             queue_deadline=self.queue_deadline,
-            patience=self.patience,
+            unreachable_timeout=self.unreachable_timeout,
             grace=self.grace,
         )
         try:
@@ -94,7 +95,7 @@ class BitaHubJobTrigger(BitaHubTrigger):
 
     async def stop(self, hook: BitaHubHook) -> None:
         """Stop the job."""
-        from airflow_bitahub.api.procedures import end_job
+        from airflow_bitahub.procedures.jobs import end_job
 
         # Long enough for a platform to be restarted: nobody else is going to stop it.
         await hook.arun(end_job(self.job_name, wait=False, timeout=300))

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.servings import Serving
     from airflow_bitahub.exceptions import BitaHubError
 
@@ -38,10 +38,10 @@ class Journal:
         if self._in_trouble:
             self._in_trouble = False
             self._log.info("The %s is known again", self._subject)
-        if told.word != self._word:
+        if told.raw_state != self._word:
             before = "" if self._word is None else f", after {_span(now - self._since)} of {self._word}"
             self._log.info("The %s%s", told, before)
-            self._word, self._since, self._said_at = told.word, now, now
+            self._word, self._since, self._said_at = told.raw_state, now, now
         elif now - self._said_at >= SIGN_OF_LIFE:
             self._log.info("The %s, for %s now", told, _span(now - self._since))
             self._said_at = now

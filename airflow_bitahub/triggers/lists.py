@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from airflow_bitahub.exceptions import BitaHubError, RateLimitError
-from airflow_bitahub.hooks.bitahub import WATCH_MODES
+from airflow_bitahub.hooks.settings import WATCH_MODES
 
 if TYPE_CHECKING:
     from airflow_bitahub.triggers.subscription import Subscription

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError
+from airflow_bitahub.procedures.retry import GRACE_PERIOD
 from airflow_bitahub.triggers.base import BitaHubTrigger
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
         readiness_path: str = "/",
         created_at: float | None = None,
         deadline: float | None = None,
-        grace: float | None = 30,
+        grace: float | None = GRACE_PERIOD,
         cancel_on_kill: bool = True,
     ) -> None:
         super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill)
@@ -84,7 +85,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
 
     async def wait(self, subscription: Subscription) -> ServingEvent:
         """Give the event's payload."""
-        from airflow_bitahub.api.procedures import wait_for_serving
+        from airflow_bitahub.procedures.servings import wait_for_serving
 
         waiting = wait_for_serving(
             self.serving_name,
@@ -105,7 +106,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
 
     async def stop(self, hook: BitaHubHook) -> None:
         """Stop the serving, unless another has taken its place."""
-        from airflow_bitahub.api.procedures import stop_own_serving
+        from airflow_bitahub.procedures.servings import stop_own_serving
 
         stopping = stop_own_serving(self.serving_name, self.version, lambda at: self.created_at in (None, at))
         await hook.arun(stopping)

@@ -15,19 +15,20 @@ from collections.abc import Coroutine
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_bitahub.api.jobs import find_jobs
-from airflow_bitahub.api.procedures import PASSING, Retry
+from airflow_bitahub.api.jobs import list_jobs
 from airflow_bitahub.exceptions import (
     AuthenticationError,
     BitaHubError,
     RateLimitError,
     TransportError,
 )
-from airflow_bitahub.hooks.bitahub import WATCH_MODES, BitaHubHook
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks.settings import WATCH_MODES
+from airflow_bitahub.procedures.retry import TRANSIENT_ERRORS, Retry
 from airflow_bitahub.triggers.lists import LIST_VALID, Lists
 
 if TYPE_CHECKING:
-    from airflow_bitahub.api.jobs import Job
+    from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.protocol import Call
     from airflow_bitahub.triggers.subscription import Subscription
 
@@ -228,7 +229,7 @@ class Watcher:
         subscription.hear(heard)
 
     def _is_worth_repeating(self, heard: Any) -> bool:
-        passes = isinstance(heard, PASSING) and not isinstance(heard, RateLimitError)
+        passes = isinstance(heard, TRANSIENT_ERRORS) and not isinstance(heard, RateLimitError)
         return passes and self._unanswered < _UNREACHABLE
 
     async def _ask_list(self) -> None:
@@ -241,7 +242,7 @@ class Watcher:
             page += 1
             await self._wait_for_turn()
             try:
-                found = await self._send(find_jobs(self._last, page, PAGE))
+                found = await self._send(list_jobs(page, PAGE, self._last))
             except BitaHubError as error:
                 self._note(error)
                 self._lists.failed(error, self._loop.time())
@@ -311,7 +312,7 @@ class Watcher:
 
     async def _look_up_once(self) -> None:
         try:
-            hook = await BitaHubHook.looked_up(self._conn_id, retry=Retry(attempts=1))
+            hook = await BitaHubHook.connect(self._conn_id, retry=Retry(attempts=1))
             if self._hook is not None and self._hook.settings == hook.settings:
                 await hook.client.aclose()
                 return

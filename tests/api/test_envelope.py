@@ -205,7 +205,7 @@ def test_an_answer_without_an_envelope_is_the_data(data: Any) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<a href='/login'>Sign in</a>", b'{"status": {"code": 0}, "data": 1}'])
 def test_a_redirection_is_no_answer_and_shows_where_it_leads(body: bytes) -> None:
-    with pytest.raises(UnexpectedResponseError, match=r"HTTP 302.*leads elsewhere, to /login.*base URL"):
+    with pytest.raises(UnexpectedResponseError, match=r"HTTP 302.*redirects to /login.*base URL"):
         unwrap(Response(302, {"location": "/login"}, body), REQUEST, PLATFORM)
 
 

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Response
 from airflow_bitahub.api.servings import (
     Serving,
     ServingSpec,
-    ServingStatus,
     create_serving,
     delete_serving,
     get_serving,
@@ -143,12 +142,12 @@ def test_states(word: str, status: ServingStatus) -> None:
 
 @pytest.mark.parametrize("word", [None, "", 7])
 def test_an_answer_without_a_readable_status_is_no_answer(word: Any) -> None:
-    with pytest.raises(UnexpectedResponseError, match="tells no status"):
+    with pytest.raises(UnexpectedResponseError, match="contains no status"):
         serving_of({**DATA, "status": word})
 
 
 def test_little_is_enough() -> None:
-    assert serving_of({"state": "RUNNING"}) == Serving(name="asked", status=ServingStatus.RUNNING, word="RUNNING")
+    assert serving_of({"state": "RUNNING"}) == Serving(name="asked", status=ServingStatus.RUNNING, raw_state="RUNNING")
 
 
 def test_the_access_token_is_neither_printed_nor_dumped() -> None:
@@ -172,7 +171,7 @@ def test_the_access_token_goes_to_the_serving_that_has_it() -> None:
 
 @pytest.mark.parametrize("data", [None, [], "RUNNING"])
 def test_an_answer_without_a_serving_says_so(data: Any) -> None:
-    with pytest.raises(UnexpectedResponseError, match="'asked' holds no serving"):
+    with pytest.raises(UnexpectedResponseError, match="'asked' contains no serving"):
         serving_of(data)
 
 
@@ -257,7 +256,7 @@ def test_a_program_that_refuses(status: int, body: bytes, said: str) -> None:
     assert caught.value.serving_name == "mnist"
 
 
-@pytest.mark.parametrize(("token", "advice"), [("", "Set the password"), (TOKEN, "is not what it wants")])
+@pytest.mark.parametrize(("token", "advice"), [("", "set the password"), (TOKEN, "did not accept the access token")])
 def test_what_to_do_about_a_serving_that_wants_a_token_is_told(token: str, advice: str) -> None:
     serving = SERVING.model_copy(update={"token": token})
     with pytest.raises(InvokeError, match=advice) as caught:

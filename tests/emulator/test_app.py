@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.jobs import JobSpec, JobStatus, get_job, list_jobs, read_job_log, submit_job
-from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.api.jobs import JobSpec, get_job, list_jobs, read_job_log, submit_job
+from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.api.protocol import Call, Response, T
 from tests.emulator.conftest import JOBS, Api, assert_refused, mount
 

@@ -6,19 +6,20 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole, get_job, submit_job
-from airflow_bitahub.api.platform import Platform
-from airflow_bitahub.api.procedures import wait_for_job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, submit_job
+from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.identity import deployment_marker
+from airflow_bitahub.procedures.jobs import wait_for_job
 
 TOKEN = "s3cret-token"
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
@@ -115,7 +116,7 @@ def test_single_entries_of_the_platforms_tables_can_be_set(connect: Any) -> None
         ({"endpoints": "PUT /stop"}, "'endpoints' must be an object"),
         ({"status_words": ["WAITING"]}, "'status_words' must be an object"),
         ({"error_codes": 7}, "'error_codes' must be an object"),
-        ({"status_words": {"LOST": "GONE"}}, "maps to 'GONE'; known are"),
+        ({"status_words": {"LOST": "GONE"}}, "maps to 'GONE'; allowed are"),
         ({"request_timeout": "soon"}, "'request_timeout' must be a positive number"),
         ({"request_timeout": 0}, "'request_timeout' must be a positive number"),
         ({"request_timeout": -1}, "'request_timeout' must be a positive number"),
@@ -218,12 +219,13 @@ def test_a_job_through_the_hook(hook: BitaHubHook) -> None:
     hook.send(submit_job(spec("hook-sync")))
     job = hook.run(wait_for_job("hook-sync", poll_interval=0.05))
     assert job.status.is_successful
-    assert hook.get_job("hook-sync") == job
+    assert hook.send(get_job("hook-sync")) == job
 
 
 def test_a_job_through_the_hook_on_an_event_loop(connection: dict[str, Any]) -> None:  # noqa: ARG001
     async def main() -> JobStatus:
-        async with BitaHubHook.connected("bitahub_default") as hook:
+        hook = await BitaHubHook.connect("bitahub_default")
+        async with aclosing(hook.client):
             await hook.asend(submit_job(spec("hook-async")))
             return (await hook.arun(wait_for_job("hook-async", poll_interval=0.05))).status
 
@@ -232,8 +234,9 @@ def test_a_job_through_the_hook_on_an_event_loop(connection: dict[str, Any]) -> 
 
 def test_the_hook_on_an_event_loop_gives_back_its_connections(connection: dict[str, Any]) -> None:  # noqa: ARG001
     async def main() -> BitaHubHook:
+        hook = await BitaHubHook.connect("bitahub_default")
         with pytest.raises(BitaHubError):
-            async with BitaHubHook.connected("bitahub_default") as hook:
+            async with aclosing(hook.client):
                 await hook.asend(get_job("no-such-job"))
         return hook
 

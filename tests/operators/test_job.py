@@ -16,7 +16,7 @@ from airflow.sdk import RetryAction
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from airflow_bitahub.api.jobs import JobSpec, TaskRole, delete_job, get_job, stop_job, submit_job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, stop_job, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Faults, Match, Records
@@ -223,11 +223,11 @@ def test_code_comes_from_the_projects_folder_or_not_at_all(submitted: Submitted)
 
 
 def test_numbers_may_come_as_the_text_a_template_makes_of_them(task_run: TaskRun, submitted: Submitted) -> None:
-    job(cpu_number="3", memory_mb="2048", shm_mb="64", accelerator="gtx-1080-ti", accelerator_count="2").execute(
+    job(cpu="3", memory_mb="2048", shm_mb="64", accelerator="gtx-1080-ti", accelerator_count="2").execute(
         task_run.context()
     )
     [role] = submitted.only.spec.task_roles
-    assert (role.cpu_number, role.memory_mb, role.shm_mb) == (3, 2048, 64)
+    assert (role.cpu, role.memory_mb, role.shm_mb) == (3, 2048, 64)
     assert role.acc_device is not None
     assert (role.acc_device.device_type, role.acc_device.requests) == ("gtx-1080-ti", 2)
 
@@ -240,11 +240,11 @@ def test_empty_accelerator_means_none(task_run: TaskRun, submitted: Submitted) -
 def test_job_may_have_several_roles_that_differ_only_where_they_say_so(task_run: TaskRun, submitted: Submitted) -> None:
     job(
         command="echo $PAI_CURRENT_TASK_ROLE_NAME $PAI_TASK_INDEX >> /output/roles",
-        cpu_number=3,
-        task_roles=[{"task_role_name": "chief"}, {"task_role_name": "worker", "task_number": 2, "cpu_number": 1}],
+        cpu=3,
+        task_roles=[{"task_role_name": "chief"}, {"task_role_name": "worker", "task_number": 2, "cpu": 1}],
     ).execute(task_run.context())
     chief, worker = submitted.only.spec.task_roles
-    assert (chief.task_number, chief.cpu_number, worker.task_number, worker.cpu_number) == (1, 3, 2, 1)
+    assert (chief.task_number, chief.cpu, worker.task_number, worker.cpu) == (1, 3, 2, 1)
     assert chief.command == worker.command
     assert sorted((task.role, task.index) for task in submitted.only.tasks) == [
         ("chief", 0),
@@ -273,8 +273,8 @@ def test_submission_the_platform_refuses_fails_at_once_and_leaves_nothing_to_ado
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"cpu_number": "many"}, "cpu_?[nN]umber"),
-        ({"cpu_number": 0}, "cpu_?[nN]umber"),
+        ({"cpu": "many"}, "cpuNumber"),
+        ({"cpu": 0}, "cpuNumber"),
         ({"memory_mb": 1024, "shm_mb": 2048}, "shmMB 2048 is more than memoryMB 1024"),
         ({"command": ""}, "command"),
         ({"accelerator": "gtx-1080-ti", "accelerator_count": 0}, "requests"),
@@ -436,9 +436,9 @@ def test_job_whose_record_the_platform_removed_is_lost_and_not_submitted_again(
     die_after_submission(job(), task_run)
     name = submitted.only.key.name
     submitted.wait(name)
-    client.send(delete_job(name))
+    client.send(stop_job(name))
     task_run.retry()
-    with pytest.raises(AirflowFailException, match=f"had job '{name}' and no longer knows it.* Clear the task"):
+    with pytest.raises(AirflowFailException, match=f"had job '{name}' and no longer has it.* Clear the task"):
         job().execute(task_run.context())
     assert submitted.requests("POST") == [name]
 
@@ -652,8 +652,8 @@ def test_final_trouble_while_waiting_fails_at_once_and_stops_the_job(task_run: T
 @pytest.mark.usefixtures("submitted")
 def test_deferred_job_that_is_lost_fails_at_once(task_run: TaskRun) -> None:
     defer(job(command="sleep 60", deferrable=True), task_run)
-    with pytest.raises(AirflowFailException, match="no longer knows it"):
-        job().execute_complete(task_run.context(), {"outcome": "lost", "message": "The platform no longer knows it."})
+    with pytest.raises(AirflowFailException, match="no longer has it"):
+        job().execute_complete(task_run.context(), {"outcome": "lost", "message": "The platform no longer has it."})
 
 
 def test_trouble_while_waiting_leaves_the_job_to_the_next_try(
@@ -755,7 +755,7 @@ def test_job_that_waits_too_long_for_its_turn_is_stopped(
 ) -> None:
     limits: dict[str, Any] = {"queue_timeout": timedelta(seconds=0.2), "execution_timeout": timedelta(hours=1)}
     operator = job(command="sleep 60", deferrable=deferrable, **limits)
-    told = r"did not begin in time. When last seen, .* is WAITING.* The limit is queue_timeout=0:00:00.2"
+    told = r"did not start in time. When last seen, .* is WAITING.* The limit is queue_timeout=0:00:00.2"
     if deferrable:
         [event] = events_of(defer(operator, task_run))
         assert event["outcome"] == "queue_timeout"
@@ -788,7 +788,7 @@ def test_platform_that_is_unreachable_for_too_long_fails_the_try_and_leaves_the_
 ) -> None:
     context = task_run.context()
     context["ti"].xcom_push = lambda **_: faults.add(Fault(match=Match(), effect=Effect(before=Answer(status=503))))
-    with pytest.raises(TransportError, match=r"could not be asked about job .* for 0 s .*503"):
+    with pytest.raises(TransportError, match=r"could not be queried for 0 s .*503"):
         job(command=LASTING, unreachable_timeout=timedelta(0)).execute(context)
     faults.clear()
     assert not submitted.only.status.is_terminal
@@ -800,7 +800,9 @@ def test_platform_that_is_unreachable_for_too_long_fails_the_try_and_leaves_the_
 
 def test_trigger_is_told_how_long_the_platform_may_be_unreachable(task_run: TaskRun, submitted: Submitted) -> None:
     limit = timedelta(hours=2)
-    assert defer(job(command="sleep 60", deferrable=True, unreachable_timeout=limit), task_run).patience == 7200
+    assert (
+        defer(job(command="sleep 60", deferrable=True, unreachable_timeout=limit), task_run).unreachable_timeout == 7200
+    )
     assert submitted.only.status.value == "RUNNING"
 
 

@@ -20,7 +20,14 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.servings import Model, Protocol, ServingSpec, create_serving, delete_serving, stop_serving
+from airflow_bitahub.api.servings import (
+    ServingModel,
+    ServingProtocol,
+    ServingSpec,
+    create_serving,
+    delete_serving,
+    stop_serving,
+)
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
@@ -187,7 +194,7 @@ def test_placeholders_are_filled_in_and_numbers_may_be_text(
     assert (spec.model.path, spec.model.mount_path) == (model_path("v1"), f"/model/{FOLDERS.user_name}/served")
     assert spec.envs == {"MODEL_PATH": f"/model/{FOLDERS.user_name}/served"}
     assert spec.commands == [f"echo {FOLDERS.user_id}", START.replace("{user_name}", FOLDERS.user_name)]
-    assert (spec.protocols[0].port, spec.resource.cpu, spec.resource.memory) == (8080, 1, 512)
+    assert (spec.protocols[0].port, spec.resource.cpu, spec.resource.memory_mb) == (8080, 1, 512)
     assert (spec.image, spec.resource.acc_device) == (IMAGE, None)
 
 
@@ -257,10 +264,12 @@ def test_another_model_is_refused_where_that_is_wished_for(name: str, record: Ca
 
 def foreign_serving(client: BitaHubClient, name: str) -> None:
     """Create a serving as somebody else does, and wait until it runs."""
-    model = Model(path=model_path("v1"), mount_path=FOLDERS.model("served")[1])
+    model = ServingModel(path=model_path("v1"), mount_path=FOLDERS.model("served")[1])
     commands = [FOLDERS.fill(START)]
     client.send(
-        create_serving(ServingSpec(name=name, model=model, image=IMAGE, protocols=[Protocol()], commands=commands))
+        create_serving(
+            ServingSpec(name=name, model=model, image=IMAGE, protocols=[ServingProtocol()], commands=commands)
+        )
     )
 
 

@@ -17,7 +17,9 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, stop_job, submit_job
+from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, stop_job, submit_job
+from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.exceptions import AuthenticationError, TransportError
 from airflow_bitahub.sensors.job import BitaHubJobSensor

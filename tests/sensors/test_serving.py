@@ -16,7 +16,14 @@ from airflow.sdk.exceptions import (
     TaskDeferred,
 )
 
-from airflow_bitahub.api.servings import Model, Protocol, ServingSpec, create_serving, delete_serving, stop_serving
+from airflow_bitahub.api.servings import (
+    ServingModel,
+    ServingProtocol,
+    ServingSpec,
+    create_serving,
+    delete_serving,
+    stop_serving,
+)
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state import ServingKey, ServingRecord
@@ -49,8 +56,8 @@ def serve(client: BitaHubClient, platform: Emulator, name: str) -> Callable[[str
     (platform.storage / "models/sensors/dense").mkdir(parents=True, exist_ok=True)
 
     def serve(command: str) -> None:
-        model = Model(path="/models/sensors/dense", mount_path="/model/dense")
-        spec = ServingSpec(name=name, model=model, image=IMAGE, protocols=[Protocol()], commands=[command])
+        model = ServingModel(path="/models/sensors/dense", mount_path="/model/dense")
+        spec = ServingSpec(name=name, model=model, image=IMAGE, protocols=[ServingProtocol()], commands=[command])
         client.send(create_serving(spec))
 
     return serve

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, delete_job, stop_job, submit_job
+from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, stop_job, submit_job
+from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.faults import Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
@@ -41,7 +43,14 @@ def trigger(name: str, **arguments: Any) -> BitaHubJobTrigger:
 
 def test_trigger_survives_storage() -> None:
     stored = BitaHubJobTrigger(
-        "elsewhere", "job", 7.5, deadline=123.5, grace=None, cancel_on_kill=False, queue_deadline=99.5, patience=60
+        "elsewhere",
+        "job",
+        7.5,
+        deadline=123.5,
+        grace=None,
+        cancel_on_kill=False,
+        queue_deadline=99.5,
+        unreachable_timeout=60,
     )
     assert restored(stored).serialize() == stored.serialize()
     assert stored.serialize() == (
@@ -54,7 +63,7 @@ def test_trigger_survives_storage() -> None:
             "grace": None,
             "cancel_on_kill": False,
             "queue_deadline": 99.5,
-            "patience": 60,
+            "unreachable_timeout": 60,
         },
     )
 
@@ -89,7 +98,7 @@ def test_passed_deadline_is_reported_and_the_job_is_left_to_the_task(
     name = submit("sleep 60")
     [event] = events_of(trigger(name, deadline=time.time() + 0.1))
     assert event["outcome"] == "timeout"
-    assert f"Job '{name}' was not over in time. When last seen, job '{name}' is" in event["message"]
+    assert f"Job '{name}' did not finish in time. When last seen, job '{name}' is" in event["message"]
     assert submitted.requests("DELETE") == []
 
 
@@ -107,7 +116,7 @@ def test_job_the_platform_no_longer_knows_is_reported_as_lost(
 ) -> None:
     name = submit("true")
     submitted.wait(name)
-    client.send(delete_job(name))
+    client.send(stop_job(name))
     [event] = events_of(trigger(name))
     assert event["outcome"] == "lost"
     assert name in event["message"]

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.servings import (
-    Model,
-    Protocol,
     Serving,
+    ServingModel,
+    ServingProtocol,
     ServingSpec,
-    ServingStatus,
     create_serving,
     delete_serving,
 )
@@ -40,8 +40,8 @@ def serve(client: BitaHubClient, platform: Emulator) -> Iterator[Callable[[str],
 
     def serve(command: str) -> str:
         names.append(f"triggered-{next(_numbers)}")
-        model = Model(path="/models/triggers/dense", mount_path="/model/dense")
-        spec = ServingSpec(name=names[-1], model=model, image=IMAGE, protocols=[Protocol()], commands=[command])
+        model = ServingModel(path="/models/triggers/dense", mount_path="/model/dense")
+        spec = ServingSpec(name=names[-1], model=model, image=IMAGE, protocols=[ServingProtocol()], commands=[command])
         client.send(create_serving(spec))
         return names[-1]
 

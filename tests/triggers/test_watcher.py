@@ -25,12 +25,15 @@ import httpx
 import pytest
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import Job, JobSpec, TaskRole, submit_job
-from airflow_bitahub.api.procedures import PATIENCE, wait_for_job, wait_for_serving
+from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.procedures.jobs import wait_for_job
+from airflow_bitahub.procedures.retry import UNREACHABLE_TIMEOUT
+from airflow_bitahub.procedures.servings import wait_for_serving
 from airflow_bitahub.triggers import lists, subscription, watcher
 from airflow_bitahub.triggers.base import HANDOVER
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
@@ -452,7 +455,7 @@ def test_connection_that_says_it_wrongly_is_reported(platform: Platform, connect
     connect(watch="closely")
     event = in_no_time(event_of(trigger("job")))
     assert event["outcome"] == "trouble"
-    assert "'closely'; known are auto, collection, single" in event["message"]
+    assert "'closely'; allowed are auto, collection, single" in event["message"]
     assert event["is_final"]
     assert platform.asked == []
 
@@ -671,14 +674,14 @@ def test_first_subscriber_may_go_before_the_connection_is_found(
 ) -> None:
     from airflow_bitahub.hooks.bitahub import BitaHubHook
 
-    look_up, looked_up = BitaHubHook.looked_up, []
+    look_up, looked_up = BitaHubHook.connect, []
 
     async def slow(*arguments: Any, **more: Any) -> BitaHubHook:
         looked_up.append(arguments)
         await asyncio.sleep(5)
         return await look_up(*arguments, **more)
 
-    monkeypatch.setattr(BitaHubHook, "looked_up", slow)
+    monkeypatch.setattr(BitaHubHook, "connect", slow)
 
     async def main() -> None:
         platform.jobs = dict.fromkeys(names_of(3), "SUCCEEDED")
@@ -722,7 +725,7 @@ def test_connection_that_is_refused_for_longer_than_the_patience_is_trouble_for_
             events = await deferred.events()
             assert {event["outcome"] for event in events} == {"trouble"}
             assert "Check the token" in events[0]["message"]
-            assert 60 + PATIENCE <= now() < 60 + PATIENCE + 20
+            assert 60 + UNREACHABLE_TIMEOUT <= now() < 60 + UNREACHABLE_TIMEOUT + 20
 
     in_no_time(main())
 

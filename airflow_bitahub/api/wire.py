@@ -1,0 +1,74 @@
+"""What jobs and servings share on the wire: strict request models, accelerators, times and lists."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from airflow_bitahub.exceptions import UnexpectedResponseError
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # names of Kubernetes objects (family)
+
+
+class StrictModel(BaseModel):
+    """A part of a request. Unknown fields are refused, so that a misspelling cannot cost GPU hours."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body in the spelling of the platform's document. Fields that are None are left out."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+
+class Accelerator(StrictModel):
+    """The accelerators of one replica.
+
+    :param device_type: the platform's name for it, such as ``gtx-1080-ti`` (seed); sent unchanged
+    :param requests: the number of accelerators
+    :param kind: ``gpu`` (seed); the platform may know other kinds
+    """
+
+    kind: str = "gpu"
+    requests: Annotated[int, Field(ge=1)] = 1
+    device_type: Annotated[str, StringConstraints(min_length=1)]
+
+
+def items_of(data: Any) -> list[Any]:
+    """Return the entries of a list answer, in any of the known shapes.
+
+    :raises UnexpectedResponseError: the answer has none of these shapes
+    """
+    if isinstance(data, dict):
+        for key in ("items", "list", "jobs", "servings"):
+            if isinstance(data.get(key), list) or (key in data and data[key] is None):  # null: Go's empty list
+                data = data[key]
+                break
+    if data is None:
+        return []
+    if not isinstance(data, list):
+        raise UnexpectedResponseError("The platform's answer to a list request contains no list.")
+    return data
+
+
+def to_epoch(value: Any) -> float | None:
+    """Return a time in seconds since the epoch; None where it is not set or cannot be read.
+
+    Known forms are seconds or milliseconds since the epoch, as a number or as text, and RFC 3339. 0 means *not set*.
+    """
+    if isinstance(value, str) and not value.lstrip("-").isdigit():
+        try:
+            seconds = datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+        except (ValueError, OverflowError):
+            return None
+    else:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None
+        seconds = number / 1000 if number > 1e11 else number
+    return seconds if seconds > 0 else None

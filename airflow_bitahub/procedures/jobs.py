@@ -1,0 +1,188 @@
+"""Waiting for a job, listing all jobs, and stopping a job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from airflow_bitahub.api.job_reading import Job, JobPage
+from airflow_bitahub.api.jobs import get_job, list_jobs, stop_job
+from airflow_bitahub.api.platform import JobStatus
+from airflow_bitahub.api.protocol import Call, Procedure, Sleep
+from airflow_bitahub.exceptions import (
+    APIError,
+    AuthenticationError,
+    JobAliveError,
+    JobLostError,
+    JobQueueTimeoutError,
+    JobTimeoutError,
+    NotFoundError,
+    PermissionDeniedError,
+    TransportError,
+)
+from airflow_bitahub.procedures import retry
+
+
+def wait_for_job(
+    name: str,
+    *,
+    poll_interval: float,
+    longest_poll_interval: float = 0,
+    deadline: float | None = None,
+    queue_deadline: float | None = None,
+    unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
+    grace: float | None = retry.GRACE_PERIOD,
+    on_change: Callable[[Job], None] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Procedure[Job]:
+    """Wait until a job has finished, however it ended, and return it.
+
+    :param poll_interval: seconds between two queries
+    :param longest_poll_interval: the longer the wait, the rarer the queries: their pause grows to a twentieth of the
+        time waited, up to this many seconds; 0: the pause does not grow
+    :param deadline: when to stop waiting, in seconds since the epoch, so that it means the same in another process;
+        None: no limit
+    :param queue_deadline: when the job must have started, likewise
+    :param unreachable_timeout: seconds for which the platform may be unreachable
+    :param grace: seconds for which the platform may answer "not found" before that is believed; None: it never is
+    :param on_change: called with the job whenever its raw state has changed
+    :raises JobTimeoutError: the job had not finished at the deadline
+    :raises JobQueueTimeoutError: the job was still in the queue at the queue deadline
+    :raises JobLostError: the platform answered "not found" for longer than the grace period
+    :raises TransportError: the platform was unreachable for longer than `unreachable_timeout`
+    :raises BitaHubError: the platform refused the query
+    """
+    job: Job | None = None
+    query = get_job(name)
+    outage = retry.Outage(grace, unreachable_timeout)
+    has_started = False
+    start = clock()
+    while True:
+        try:
+            seen = yield from query
+        except (*retry.FAILED_QUERIES, AuthenticationError) as error:
+            # A failed query says nothing about the job. A token that worked before may have expired and be renewed.
+            if isinstance(error, AuthenticationError) and job is None:
+                raise
+            if outage.has_lasted_too_long(error, clock()):
+                if isinstance(error, NotFoundError):
+                    raise lost_job(name) from error
+                raise TransportError(
+                    f"Job {name!r} could not be queried for {unreachable_timeout:.0f} s{outage}. {_last_seen(job)}"
+                ) from error
+        else:
+            outage.end()
+            if job is None or seen.raw_state != job.raw_state:
+                query = get_job(name, seen)
+                if on_change is not None:
+                    on_change(seen)
+            job = seen
+            if job.status.is_terminal:
+                return job
+            has_started = has_started or job.status is JobStatus.RUNNING or job.started_at is not None
+            is_queued = job.status is JobStatus.WAITING and not has_started
+            # Only a fresh answer may end a job: after a failed query, the job may have started meanwhile.
+            if queue_deadline is not None and is_queued and clock() >= queue_deadline:
+                raise JobQueueTimeoutError(f"Job {name!r} did not start in time. {_last_seen(job)}", name)
+        now = clock()
+        if deadline is not None and now >= deadline:
+            raise JobTimeoutError(f"Job {name!r} did not finish in time{outage}. {_last_seen(job)}", name)
+        pause = max(poll_interval, min(longest_poll_interval, (now - start) / 20))
+        yield Sleep(retry.sleep_seconds(pause, now, deadline, None if has_started else queue_deadline))
+
+
+class JobPages:
+    """Reads the platform's list of jobs page by page.
+
+    A platform that does not know pages returns all jobs on each, so the first page without a new name is the last one.
+
+    :param page_size: entries on a page
+    :param wanted: read only jobs of these names, see `list_jobs`; None: all
+    """
+
+    def __init__(self, page_size: int, wanted: Mapping[str, Job | None] | None = None) -> None:
+        self._page_size = page_size
+        self._wanted = wanted
+        self.names: set[str] = set()  # of all jobs on the pages read so far
+        self.count = 0  # of pages read
+        self.size = 0  # of these pages, in bytes
+        self.is_complete = False
+
+    def next_page(self) -> Call[JobPage]:
+        """Return the query for the next page."""
+        return list_jobs(self.count + 1, self._page_size, self._wanted)
+
+    def add(self, page: JobPage) -> dict[str, Job]:
+        """Add the answer to `next_page`, and return its jobs that no earlier page contained, by name."""
+        new = {name: job for name, job in page.jobs.items() if name not in self.names}
+        self.is_complete = page.names <= self.names
+        self.names |= page.names
+        self.count += 1
+        self.size += page.size
+        return new
+
+
+def list_all_jobs(page_size: int = 500) -> Procedure[list[Job]]:
+    """Return all jobs of the namespace."""
+    pages = JobPages(page_size)
+    jobs: list[Job] = []
+    while not pages.is_complete:
+        jobs += pages.add((yield from pages.next_page())).values()
+    return jobs
+
+
+def end_job(
+    name: str,
+    *,
+    wait: bool = True,
+    may_appear: bool = False,
+    timeout: float = 120,
+    clock: Callable[[], float] = time.time,
+) -> Procedure[Job | None]:
+    """Stop a job that has not finished, and return it; None when the platform has no such job.
+
+    The job is queried before it is stopped, since stopping a finished job may remove its record.
+
+    :param wait: wait until the job has finished; False: return as soon as it is being stopped
+    :param may_appear: its submission may still be on its way, so "not found" is not believed during the grace period
+    :param timeout: seconds
+    :raises JobAliveError: the job has not finished after that time
+    """
+    start = clock()
+    is_stopping = False
+    while True:
+        try:
+            job = yield from get_job(name)
+            is_stopping = is_stopping or job.status is JobStatus.STOPPING
+            if job.status.is_terminal:
+                return job
+            if not is_stopping:
+                yield from stop_job(name)
+                is_stopping = True
+            if not wait:
+                return job
+        except NotFoundError:
+            if not may_appear or clock() - start >= retry.GRACE_PERIOD:
+                return None
+        except (AuthenticationError, PermissionDeniedError):
+            raise
+        except (APIError, TransportError) as error:
+            # The stop may have taken effect, or the job may have finished just before it. The next query shows which.
+            if clock() - start >= timeout:
+                raise JobAliveError(f"Job {name!r} could not be stopped: {error}", name) from error
+        if clock() - start >= timeout:
+            raise JobAliveError(f"Job {name!r} is still alive {timeout:.0f} s after it was asked to stop.", name)
+        yield Sleep(1)
+
+
+def lost_job(name: str) -> JobLostError:
+    """Return the error for a job that the platform had and no longer has."""
+    return JobLostError(
+        f"The platform had job {name!r} and no longer has it, so its result is unknown. Clear the task to run it "
+        f"again.",
+        name,
+    )
+
+
+def _last_seen(job: Job | None) -> str:
+    return "It was never seen." if job is None else f"When last seen, {job}."

@@ -1,0 +1,146 @@
+"""Which failures pass by themselves, how long they are ridden out, and which leave it open whether a request worked.
+
+Nothing else in the package decides this.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from airflow_bitahub.api.protocol import Call, Procedure, Sleep
+from airflow_bitahub.exceptions import (
+    APIError,
+    BitaHubError,
+    ConnectFailedError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
+    TransportError,
+)
+
+T = TypeVar("T")
+
+# Seconds for which a new job or serving may stay invisible (assumed: creations go through a queue and a database).
+GRACE_PERIOD = 30.0
+# Seconds for which the platform may be unreachable while a job or serving is waited for.
+UNREACHABLE_TIMEOUT = 900.0
+# How often one submission is sent at most, where its outcome is unknown.
+SUBMISSION_ATTEMPTS = 3
+
+TRANSIENT_ERRORS = (TransportError, ServerError, RateLimitError)
+# What a query may be answered with while its job or serving is fine.
+FAILED_QUERIES = (*TRANSIENT_ERRORS, NotFoundError)
+
+
+def is_transient(error: object) -> bool:
+    """Return whether a failure passes by itself."""
+    return isinstance(error, TRANSIENT_ERRORS)
+
+
+def had_no_effect(error: BitaHubError) -> bool:
+    """Return whether the platform certainly did not act on the request, so that sending it again is harmless."""
+    return isinstance(error, RateLimitError | ConnectFailedError)
+
+
+def is_worth_resending(error: BitaHubError) -> bool:
+    """Return whether the same submission may succeed when it is sent again.
+
+    An unknown code counts too: the document does not show how a successful submission is answered.
+    """
+    return isinstance(error, TransportError | ServerError) or type(error) is APIError
+
+
+def may_have_taken_effect(error: BitaHubError) -> bool:
+    """Return whether the platform may have acted on a request although this is the answer."""
+    return is_worth_resending(error) and not isinstance(error, ConnectFailedError)
+
+
+def grace_after(error: BitaHubError) -> float:
+    """Return for how many seconds to search for the result of a failed submission."""
+    return GRACE_PERIOD if may_have_taken_effect(error) else 0
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often, and after which pauses, to repeat a call that is safe to repeat.
+
+    :param attempts: the number of requests at most, the first included
+    :param first_pause: seconds before the second request. The pause doubles each time; a random part, up to a half, is
+        taken off
+    :param longest_pause: seconds between two requests at most, also where ``Retry-After`` asks for more
+    """
+
+    attempts: int = 5
+    first_pause: float = 0.5
+    longest_pause: float = 60.0
+
+
+def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.random) -> Procedure[T]:
+    """Send a call, and repeat it after a transient failure where repeating is harmless."""
+    attempt = 1
+    while True:
+        try:
+            return (yield from call)
+        except BitaHubError as error:
+            is_harmless = had_no_effect(error) or (call.safe_to_repeat and is_transient(error))
+            # A probe of a served program asks whether it answers, so no answer is a result and not a failure.
+            if call.request.is_foreign or not is_harmless or attempt >= retry.attempts:
+                raise
+            pause = min(retry.longest_pause, retry.first_pause * 2 ** (attempt - 1)) * (1 - jitter() / 2)
+            retry_after = getattr(error, "retry_after", None)
+            yield Sleep(pause if retry_after is None else min(retry_after, retry.longest_pause))
+            attempt += 1
+
+
+def find(query: Call[T], grace: float, clock: Callable[[], float]) -> Procedure[T | None]:
+    """Return what a query finds; None once the platform has answered "not found" for `grace` seconds."""
+    start = clock()
+    while True:
+        try:
+            return (yield from query)
+        except NotFoundError:
+            if clock() - start >= grace:
+                return None
+        yield Sleep(2)
+
+
+@dataclass
+class Outage:
+    """How long queries have failed in a row, counted separately for "no answer" and for "not found".
+
+    :param grace: seconds for which "not found" is not believed; None: it never is
+    :param timeout: seconds for which the platform may be unreachable
+    """
+
+    grace: float | None
+    timeout: float = UNREACHABLE_TIMEOUT
+    unanswered_since: float | None = None
+    missing_since: float | None = None
+    error: BitaHubError | None = None
+
+    def end(self) -> None:
+        """Record that a query succeeded."""
+        self.unanswered_since = self.missing_since = self.error = None
+
+    def has_lasted_too_long(self, error: BitaHubError, now: float) -> bool:
+        """Record a failed query, and return whether queries have failed for too long."""
+        self.error = error
+        if isinstance(error, NotFoundError):
+            self.unanswered_since = None
+            self.missing_since = now if self.missing_since is None else self.missing_since
+            return self.grace is not None and now - self.missing_since >= self.grace
+        self.unanswered_since = now if self.unanswered_since is None else self.unanswered_since
+        if self.grace is not None and now - self.unanswered_since >= self.grace:
+            self.missing_since = None  # after so long without an answer, the next "not found" starts its own period
+        return now - self.unanswered_since >= self.timeout
+
+    def __str__(self) -> str:
+        return f" (the last answer: {self.error})" if self.error else ""
+
+
+def sleep_seconds(pause: float, now: float, *limits: float | None) -> float:
+    """Return how long to sleep: `pause` seconds, or less where one of the limits (in clock time) comes first."""
+    return min([pause, *(limit - now for limit in limits if limit is not None and limit > now)])

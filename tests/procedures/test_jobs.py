@@ -1,0 +1,308 @@
+"""Waiting for a job, and stopping one, stepped by hand: there is no server, loop or clock here."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.platform import JobStatus
+from airflow_bitahub.exceptions import (
+    APIError,
+    AuthenticationError,
+    BitaHubError,
+    InvalidRequestError,
+    JobAliveError,
+    JobLostError,
+    JobQueueTimeoutError,
+    JobTimeoutError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    TransportError,
+)
+from airflow_bitahub.procedures.jobs import end_job, wait_for_job
+from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
+from tests.procedures.stage import (
+    BROKEN,
+    BUSY,
+    CONFLICT,
+    FOREIGN,
+    INVALID,
+    MISSING,
+    NOT_CONNECTED,
+    RESET,
+    TIMEOUT,
+    Script,
+    Stage,
+    job,
+    refusal,
+)
+
+
+def wait(stage: Stage, **options: Any) -> Job:
+    return stage.run(wait_for_job("mnist", clock=stage.clock, **{"poll_interval": 10, **options}))
+
+
+@pytest.mark.parametrize("word", ["SUCCEEDED", "FAILED", "STOPPED", "Completed"])
+def test_waiting_gives_the_job_however_it_ended(word: str) -> None:
+    stage = Script(job("WAITING"), job("RUNNING"), job(word))
+    assert wait(stage).raw_state == word
+    assert stage.done == ["get_job", 10, "get_job", 10, "get_job"]
+
+
+def test_a_job_that_is_over_is_not_waited_for() -> None:
+    stage = Script(job("FAILED"))
+    assert wait(stage, deadline=stage.now - 1).status is JobStatus.FAILED
+    assert stage.done == ["get_job"]
+
+
+def test_states_may_go_backward_and_may_be_unknown() -> None:
+    words = ["RUNNING", "RESTARTING", "WAITING", "HIBERNATING", "RUNNING", "", "SUCCEEDED"]
+    stage = Script(*map(job, words))
+    assert wait(stage).raw_state == "SUCCEEDED"
+    assert len(stage.calls) == len(words)
+
+
+def test_a_change_is_told_once() -> None:
+    seen: list[str] = []
+    words = ["WAITING", "WAITING", "RUNNING", "RUNNING", "RESTARTING", "RUNNING", "SUCCEEDED"]
+    wait(Script(*map(job, words)), on_change=lambda job: seen.append(job.raw_state))
+    assert seen == ["WAITING", "RUNNING", "RESTARTING", "RUNNING", "SUCCEEDED"]
+
+
+def test_a_failed_look_between_two_equal_states_is_no_change() -> None:
+    seen: list[str] = []
+    wait(
+        Script(job("RUNNING"), TIMEOUT, job("RUNNING"), job("FAILED")), on_change=lambda job: seen.append(job.raw_state)
+    )
+    assert seen == ["RUNNING", "FAILED"]
+
+
+def test_a_job_that_takes_long_is_looked_at_less_often_where_that_is_wished_for() -> None:
+    stage = Script(*[job("RUNNING")] * 100, job("SUCCEEDED"))
+    wait(stage, longest_poll_interval=60)
+    assert stage.pauses[:20] == [10] * 20
+    assert all(before <= after for before, after in pairwise(stage.pauses))
+    assert stage.pauses[-1] == 60
+
+
+@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY], ids=repr)
+def test_a_failed_look_says_nothing_about_the_job(error: BitaHubError) -> None:
+    assert wait(Script(job("RUNNING"), *[error] * 50, job("SUCCEEDED"))).raw_state == "SUCCEEDED"
+
+
+def test_an_unreachable_platform_is_ridden_out_for_the_patience() -> None:
+    stage = Script(BROKEN)
+    with pytest.raises(TransportError, match=r"for 900 s .*ServerError.*never seen"):
+        wait(stage)
+    assert stage.now == 1000 + UNREACHABLE_TIMEOUT
+
+
+def test_the_patience_may_be_another_and_the_job_as_last_seen_is_told() -> None:
+    stage = Script(job("RUNNING"), TIMEOUT)
+    with pytest.raises(TransportError, match=r"for 60 s .*When last seen, job 'mnist' is RUNNING"):
+        wait(stage, unreachable_timeout=60)
+    assert stage.now == 1000 + 10 + 60
+
+
+def test_patience_begins_anew_with_every_answer() -> None:
+    trouble = [TIMEOUT] * int(UNREACHABLE_TIMEOUT / 10 - 1)
+    stage = Script(*trouble, job("RUNNING"), *trouble, MISSING, *trouble, job("SUCCEEDED"))
+    assert wait(stage).raw_state == "SUCCEEDED"
+
+
+def test_a_token_that_was_good_before_may_be_renewed() -> None:
+    expired = refusal(AuthenticationError)
+    assert wait(Script(job("RUNNING"), expired, expired, job("SUCCEEDED"))).raw_state == "SUCCEEDED"
+    with pytest.raises(TransportError, match="AuthenticationError"):
+        wait(Script(job("RUNNING"), expired))
+
+
+def test_a_token_that_was_never_good_ends_the_waiting_at_once() -> None:
+    stage = Script(refusal(AuthenticationError))
+    with pytest.raises(AuthenticationError):
+        wait(stage)
+    assert len(stage.calls) == 1
+
+
+@pytest.mark.parametrize("kind", [PermissionDeniedError, InvalidRequestError, APIError])
+def test_being_refused_ends_the_waiting_at_once(kind: type[APIError]) -> None:
+    stage = Script(job("RUNNING"), refusal(kind))
+    with pytest.raises(kind):
+        wait(stage)
+    assert len(stage.calls) == 2
+
+
+def test_a_job_may_be_denied_for_the_grace_period() -> None:
+    assert wait(Script(MISSING, MISSING, job("RUNNING"), MISSING, MISSING, job("SUCCEEDED"))).raw_state == "SUCCEEDED"
+
+
+def test_a_job_denied_for_longer_is_lost() -> None:
+    stage = Script(job("RUNNING"), MISSING)
+    with pytest.raises(JobLostError, match="no longer has it") as caught:
+        wait(stage)
+    assert caught.value.job_name == "mnist"
+    assert stage.now == 1000 + 10 + GRACE_PERIOD
+
+
+def test_trouble_before_the_first_denial_does_not_count_as_denial() -> None:
+    stage = Script(job("RUNNING"), *[BROKEN] * 20, MISSING, job("SUCCEEDED"))
+    assert wait(stage).raw_state == "SUCCEEDED"
+
+
+def test_trouble_between_denials_does_not_prolong_the_grace() -> None:
+    with pytest.raises(JobLostError):
+        wait(Script(*[MISSING, TIMEOUT] * 3))
+
+
+def test_without_a_grace_period_a_job_may_come_late() -> None:
+    assert wait(Script(*[MISSING] * 500, job("SUCCEEDED")), grace=None).raw_state == "SUCCEEDED"
+
+
+def test_the_deadline_is_looked_at_after_the_state() -> None:
+    stage = Script(job("RUNNING"), job("SUCCEEDED"))
+    assert wait(stage, deadline=1010).raw_state == "SUCCEEDED"
+
+
+def test_a_job_that_is_not_over_by_the_deadline() -> None:
+    stage = Script(job("RUNNING", message="epoch 3"))
+    with pytest.raises(JobTimeoutError, match="When last seen, job 'mnist' is RUNNING: epoch 3"):
+        wait(stage, deadline=1025)
+    assert stage.pauses == [10, 10, 5]
+
+
+def test_a_job_that_was_never_seen_by_the_deadline() -> None:
+    with pytest.raises(JobTimeoutError, match=r"the last answer: .*was never seen"):
+        wait(Script(MISSING), deadline=1025, grace=None)
+
+
+def test_a_job_that_does_not_begin_by_its_deadline() -> None:
+    stage = Script(job("WAITING", message="waiting: 2 gtx-1080-ti asked for, 0 free"))
+    with pytest.raises(JobQueueTimeoutError, match=r"did not start in time.*is WAITING: waiting: 2 gtx-1080-ti"):
+        wait(stage, queue_deadline=1025, deadline=5000)
+    assert stage.pauses == [10, 10, 5]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        job("RUNNING"),
+        job("HIBERNATING"),
+        Job(name="mnist", status=JobStatus.WAITING, raw_state="RESTARTING", started_at=1),
+    ],
+    ids=str,
+)
+def test_a_job_that_has_begun_or_may_have_is_not_held_to_the_queues_deadline(seen: Job) -> None:
+    assert wait(Script(*[seen] * 9, job("SUCCEEDED")), queue_deadline=1025).raw_state == "SUCCEEDED"
+
+
+def test_an_old_answer_does_not_make_a_job_late() -> None:
+    stage = Script(job("WAITING"), *[BROKEN] * 5, job("RUNNING"), job("SUCCEEDED"))
+    assert wait(stage, queue_deadline=1015).raw_state == "SUCCEEDED"
+
+
+def test_a_job_that_went_back_to_the_queue_has_begun() -> None:
+    stage = Script(job("RUNNING"), *[job("WAITING")] * 9, job("SUCCEEDED"))
+    assert wait(stage, queue_deadline=1025).raw_state == "SUCCEEDED"
+
+
+def test_a_word_nobody_knows_is_no_beginning() -> None:
+    with pytest.raises(JobQueueTimeoutError):
+        wait(Script(job("HIBERNATING"), job("WAITING")), queue_deadline=1025)
+
+
+def test_a_denial_after_a_long_outage_is_a_new_one() -> None:
+    stage = Script(job("RUNNING"), MISSING, *[BROKEN] * 5, MISSING, job("SUCCEEDED"))
+    assert wait(stage).raw_state == "SUCCEEDED"
+
+
+def test_a_platform_that_cannot_be_asked_does_not_make_a_job_late() -> None:
+    stage = Script(*[TIMEOUT] * 9, job("RUNNING"), job("SUCCEEDED"))
+    assert wait(stage, queue_deadline=1025).raw_state == "SUCCEEDED"
+    assert stage.pauses[:4] == [10, 10, 5, 10]
+
+
+def end(stage: Stage, **options: Any) -> Job | None:
+    return stage.run(end_job("mnist", clock=stage.clock, **options))
+
+
+@pytest.mark.parametrize("word", ["SUCCEEDED", "FAILED", "STOPPED"])
+def test_a_job_that_is_over_is_never_stopped(word: str) -> None:
+    stage = Script(job(word))
+    assert end(stage) == job(word)
+    assert stage.done == ["get_job"]
+
+
+@pytest.mark.parametrize("word", ["WAITING", "RUNNING", "RESTARTING", "HIBERNATING"])
+def test_a_live_job_is_looked_at_and_stopped_once(word: str) -> None:
+    stage = Script(job(word), None, job(word), job("STOPPING"), job(word), job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+    assert stage.calls == ["get_job", "stop_job", "get_job", "get_job", "get_job", "get_job"]
+
+
+def test_a_job_that_is_being_stopped_is_not_stopped_again() -> None:
+    stage = Script(job("STOPING"), job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+    assert "stop_job" not in stage.calls
+
+
+def test_a_job_that_is_not_there_needs_no_stop() -> None:
+    stage = Script(MISSING)
+    assert end(stage) is None
+    assert stage.done == ["get_job"]
+
+
+def test_a_job_that_may_still_appear_is_waited_for() -> None:
+    stage = Script(*[MISSING] * 10, job("RUNNING"), None, job("STOPPED"))
+    assert end(stage, may_appear=True) == job("STOPPED")
+    stage = Script(MISSING)
+    assert end(stage, may_appear=True) is None
+    assert stage.now == 1000 + GRACE_PERIOD
+
+
+def test_a_job_whose_record_goes_with_the_stop() -> None:
+    assert end(Script(job("RUNNING"), None, MISSING)) is None
+
+
+@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, BROKEN, CONFLICT, INVALID], ids=repr)
+def test_a_stop_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) -> None:
+    stage = Script(job("RUNNING"), error, job("STOPPING"), job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+    assert stage.calls.count("stop_job") == 1
+    stage = Script(job("RUNNING"), error, job("SUCCEEDED"))
+    assert end(stage) == job("SUCCEEDED")
+    stage = Script(job("RUNNING"), error, job("RUNNING"), None, job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+    assert stage.calls.count("stop_job") == 2
+
+
+def test_a_failed_look_is_repeated_before_anything_is_stopped() -> None:
+    stage = Script(TIMEOUT, BROKEN, job("RUNNING"), None, job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+    assert stage.calls == ["get_job", "get_job", "get_job", "stop_job", "get_job"]
+
+
+@pytest.mark.parametrize("kind", [AuthenticationError, PermissionDeniedError])
+def test_who_may_not_stop_is_told_at_once(kind: type[APIError]) -> None:
+    stage = Script(job("RUNNING"), refusal(kind))
+    with pytest.raises(kind):
+        end(stage)
+    assert len(stage.calls) == 2
+
+
+def test_one_need_not_stay_until_it_is_over() -> None:
+    stage = Script(job("RUNNING"), None)
+    assert end(stage, wait=False) == job("RUNNING")
+    assert stage.done == ["get_job", "stop_job"]
+
+
+def test_a_job_that_will_not_end() -> None:
+    stage = Script(job("RUNNING"), None, job("STOPPING"))
+    with pytest.raises(JobAliveError, match="still alive 60 s after it was asked to stop"):
+        end(stage, timeout=60)
+    assert stage.now == 1060
+    with pytest.raises(JobAliveError, match="could not be stopped: no answer in time") as caught:
+        end(Script(TIMEOUT), timeout=60)
+    assert isinstance(caught.value.__cause__, RequestTimeoutError)

@@ -1,0 +1,160 @@
+"""Waiting for a serving, stopping and removing one, stepped by hand: there is no server, loop or clock here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_bitahub.api.protocol import Call
+from airflow_bitahub.api.servings import Serving
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    NotFoundError,
+    ServingFailedError,
+    ServingTimeoutError,
+)
+from airflow_bitahub.procedures.retry import GRACE_PERIOD
+from airflow_bitahub.procedures.servings import end_serving, stop_own_serving, wait_for_serving
+from tests.procedures.stage import BROKEN, BUSY, FOREIGN, MISSING, NOT_CONNECTED, RESET, TIMEOUT, Script, Stage, serving
+
+
+def wait_serving(stage: Stage, **options: Any) -> Serving:
+    return stage.run(wait_for_serving("mnist", "v1", clock=stage.clock, **{"poll_interval": 10, **options}))
+
+
+def test_a_serving_is_ready_when_it_runs_and_answers() -> None:
+    stage = Script(serving("WAITING"), serving("RUNNING"), RESET, serving("RUNNING"), False, serving("RUNNING"), True)
+    assert wait_serving(stage) == serving("RUNNING")
+    assert stage.calls == ["get_serving", "get_serving", "GET", "get_serving", "GET", "get_serving", "GET"]
+
+
+@pytest.mark.parametrize("word", ["WAITING", "STOPPING", "HIBERNATING", ""])
+def test_a_program_is_not_asked_while_the_platform_does_not_say_running(word: str) -> None:
+    stage = Script(serving(word), serving("RUNNING"), True)
+    wait_serving(stage)
+    assert stage.calls == ["get_serving", "get_serving", "GET"]
+
+
+def test_a_program_whose_address_is_not_told_yet_is_not_asked() -> None:
+    stage = Script(serving("RUNNING", url=""), serving("RUNNING"), True)
+    wait_serving(stage)
+    assert stage.calls == ["get_serving", "get_serving", "GET"]
+
+
+def test_the_program_is_asked_where_it_wants_to_be() -> None:
+    steps = wait_for_serving("mnist", "v2", poll_interval=10, readiness_path="/health")
+    look = next(steps)
+    assert isinstance(look, Call)
+    assert look.request.query == {"version": "v2"}
+    probe = steps.send(serving("RUNNING"))
+    assert isinstance(probe, Call)
+    assert probe.request.operation == "GET http://mnist.example.com/health"
+
+
+@pytest.mark.parametrize("word", ["FAILED", "STOPPED", "Completed"])
+def test_a_serving_that_will_never_be_ready(word: str) -> None:
+    with pytest.raises(ServingFailedError, match=f"serving 'mnist' is {word}") as caught:
+        wait_serving(Script(serving("WAITING"), serving(word)))
+    assert caught.value.serving_name == "mnist"
+
+
+def test_a_servings_change_is_told_once() -> None:
+    seen: list[str] = []
+    stage = Script(serving("WAITING"), serving("WAITING"), serving("RUNNING"), False, serving("RUNNING"), True)
+    wait_serving(stage, on_change=lambda serving: seen.append(serving.raw_state))
+    assert seen == ["WAITING", "RUNNING"]
+
+
+@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY], ids=repr)
+def test_a_failed_look_says_nothing_about_the_serving(error: BitaHubError) -> None:
+    wait_serving(Script(*[error] * 50, serving("RUNNING"), True))
+
+
+def test_a_serving_denied_for_longer_than_the_grace_period() -> None:
+    stage = Script(MISSING)
+    with pytest.raises(NotFoundError):
+        wait_serving(stage)
+    assert stage.now == 1000 + GRACE_PERIOD
+    wait_serving(Script(*[MISSING] * 500, serving("RUNNING"), True), grace=None)
+    wait_serving(Script(*[BROKEN] * 20, MISSING, serving("RUNNING"), True))
+
+
+def test_a_serving_that_is_not_ready_by_the_deadline() -> None:
+    stage = Script(*[serving("RUNNING"), False] * 10)
+    with pytest.raises(ServingTimeoutError, match=r"answering at '/ready'.*last seen, serving 'mnist' is RUNNING"):
+        wait_serving(stage, deadline=1025, readiness_path="/ready")
+    assert stage.pauses == [10, 10, 5]
+
+
+def test_a_serving_that_is_ready_just_in_time() -> None:
+    assert wait_serving(Script(serving("WAITING"), serving("RUNNING"), True), deadline=1010).raw_state == "RUNNING"
+
+
+def test_a_serving_that_was_replaced_meanwhile_is_not_taken_for_the_one_that_is_meant() -> None:
+    stage = Script(serving("WAITING", created_at=7.0), serving("RUNNING", created_at=8.0), True)
+    with pytest.raises(ServingFailedError, match="replaced by another deployment while it started"):
+        wait_serving(stage, created_at=7.0)
+
+
+def stop_own(stage: Stage, **options: Any) -> list[str]:
+    stage.run(stop_own_serving("mnist", "v1", lambda created_at: created_at == 7, clock=stage.clock, **options))
+    return stage.calls
+
+
+def test_our_serving_is_stopped() -> None:
+    assert stop_own(Script(serving("RUNNING", created_at=7), None)) == ["get_serving", "stop_serving"]
+
+
+def test_one_that_took_its_place_is_left_alone() -> None:
+    assert stop_own(Script(serving("RUNNING", created_at=8))) == ["get_serving"]
+
+
+@pytest.mark.parametrize("word", ["STOPPING", "STOPPED", "FAILED"])
+def test_one_that_serves_no_more_needs_no_stop(word: str) -> None:
+    assert stop_own(Script(serving(word, created_at=7))) == ["get_serving"]
+
+
+def test_one_that_is_not_there_may_still_appear() -> None:
+    assert stop_own(Script(MISSING)) == ["get_serving"]
+    assert stop_own(Script(MISSING, serving("WAITING", created_at=7), None), grace=2)[-1] == "stop_serving"
+
+
+def remove(stage: Stage, **options: Any) -> None:
+    stage.run(end_serving(serving("RUNNING"), "v1", clock=stage.clock, **options))
+
+
+def test_a_serving_that_is_not_there_is_not_removed() -> None:
+    stage = Script(MISSING)
+    remove(stage)
+    assert stage.calls == ["get_serving"]
+
+
+def test_a_serving_is_looked_at_removed_and_watched_until_it_is_gone() -> None:
+    stage = Script(serving("RUNNING"), None, serving("STOPPING"), serving("STOPPING"), MISSING)
+    remove(stage)
+    assert stage.calls == ["get_serving", "delete_serving", "get_serving", "get_serving", "get_serving"]
+
+
+@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, BROKEN], ids=repr)
+def test_a_removal_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) -> None:
+    stage = Script(serving("RUNNING"), error, MISSING)
+    remove(stage)
+    assert stage.calls == ["get_serving", "delete_serving", "get_serving"]
+
+
+def test_a_serving_that_took_the_place_of_the_removed_one_is_left_alone() -> None:
+    stage = Script(serving("RUNNING"), None, serving("WAITING", created_at=2.0))
+    remove(stage)
+    assert stage.calls == ["get_serving", "delete_serving", "get_serving"]
+
+
+def test_a_serving_that_goes_between_look_and_removal() -> None:
+    remove(Script(serving("RUNNING"), MISSING))
+
+
+def test_a_serving_that_will_not_go() -> None:
+    with pytest.raises(ServingTimeoutError, match="still there 60 s after its removal"):
+        remove(Script(serving("RUNNING"), None, serving("STOPPING")), timeout=60)
+    with pytest.raises(ServingTimeoutError, match="could not be removed: no answer in time"):
+        remove(Script(TIMEOUT), timeout=60)

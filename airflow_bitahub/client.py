@@ -1,4 +1,4 @@
-"""The only file that speaks HTTP. Two verbs, *send* a call and *run* a procedure, each blocking and async."""
+"""The only file that speaks HTTP. It has two verbs, *send* a call and *run* a procedure, each blocking and async."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ from airflow_bitahub.procedures.retry import Retry, retrying
 
 T = TypeVar("T")
 
-# Long enough for the next look at a job to find the connection of the last one.
-_KEPT = 60  # seconds
+# Long enough for the next query of a job to reuse the connection of the last one.
+_KEEPALIVE = 60  # seconds
 _CONNECTIONS = 100
-_IDLE = 20
-_LIMITS = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_IDLE, keepalive_expiry=_KEPT)
-_NO_ADDRESS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
-_TROUBLE = (httpx.HTTPError, *_NO_ADDRESS)
+_IDLE_CONNECTIONS = 20
+_LIMITS = httpx.Limits(
+    max_connections=_CONNECTIONS, max_keepalive_connections=_IDLE_CONNECTIONS, keepalive_expiry=_KEEPALIVE
+)
+_ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
+_HTTP_ERRORS = (httpx.HTTPError, *_ADDRESS_ERRORS)
 
 
 class BitaHubClient:
     """Performs calls and procedures against one platform.
 
     :param base_url: such as ``https://kubesphere.example.com``
-    :param platform: paths and words of this installation
+    :param platform: the addresses, states and error codes of this installation
     :param auth: how requests are signed
-    :param verify: check the server's certificate; or the path of a CA bundle to check it against
-    :param request_timeout: seconds to wait for any one answer
-    :param retry: how requests that are safe to send twice are repeated
+    :param verify: whether to check the server's certificate, or the path of the CA bundle to check it against
+    :param request_timeout: seconds to wait for one answer
+    :param retry: how calls that are safe to repeat are repeated
     """
 
     def __init__(
@@ -65,18 +67,18 @@ class BitaHubClient:
         self._timeout = request_timeout
         self._retry = retry or Retry()
         self._http: httpx.Client | None = None
-        # One for each request under way: before every request and after it, httpx looks at all idle connections of its
-        # client, which for 16 of them costs more than the request itself (``make bench``).
+        # One client for each concurrent request: before and after every request, httpx checks all idle connections of
+        # the client. For 16 of them that costs more than the request itself (``make bench``).
         self._ahttp: list[httpx.AsyncClient] = []
         self._idle: list[httpx.AsyncClient] = []
-        self._looks: _AiohttpLooks | None = None
+        self._queries: _AiohttpQueries | None = None
 
     def send(self, call: Call[T]) -> T:
-        """Ask, and give what the answer means. Raises a BitaHubError otherwise."""
+        """Send a call and return its result. Raises a BitaHubError otherwise."""
         return _drive(retrying(call, self._retry), self._exchange)
 
     def run(self, procedure: Procedure[T]) -> T:
-        """Perform a procedure to its end and give its result. Raises a BitaHubError otherwise."""
+        """Run a procedure to its end and return its result. Raises a BitaHubError otherwise."""
         return _drive(procedure, self.send)
 
     async def asend(self, call: Call[T]) -> T:
@@ -88,29 +90,29 @@ class BitaHubClient:
         return await _adrive(procedure, self.asend)
 
     def prepare(self) -> None:
-        """Get ready for `asend` and `arun`: that may read certificates, for which no event loop should wait."""
+        """Prepare `asend` and `arun`. This may read certificates, so it should not run on an event loop."""
         if not self._ahttp:
-            self._idle.append(self._another())
+            self._idle.append(self._open_client())
             if _aiohttp_is_usable():
-                self._looks = _AiohttpLooks(_tls(self._verify), self._timeout)
+                self._queries = _AiohttpQueries(_tls(self._verify), self._timeout)
 
     def close(self) -> None:
-        """Give back the connections of `send` and `run`."""
+        """Close the connections of `send` and `run`."""
         if self._http is not None:
             self._http.close()
             self._http = None
 
     async def aclose(self) -> None:
-        """Give back the connections of `asend` and `arun`."""
+        """Close the connections of `asend` and `arun`."""
         self._idle.clear()
         while self._ahttp:
             await self._ahttp.pop().aclose()
-        if self._looks is not None:
-            await self._looks.aclose()
-            self._looks = None
+        if self._queries is not None:
+            await self._queries.aclose()
+            self._queries = None
 
     def url_of(self, operation: str, names: Mapping[str, str]) -> str:
-        """Give the address of an operation on this platform."""
+        """Return the address of an operation on this platform."""
         return self.base_url + self.platform.locate(operation, names)[1]
 
     def _exchange(self, call: Call[T]) -> T:
@@ -118,7 +120,7 @@ class BitaHubClient:
             self._http = httpx.Client(**self._options())
         try:
             answer = self._http.request(**self._arguments(call.request))
-        except _TROUBLE as error:
+        except _HTTP_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(_response(answer), self.platform)
 
@@ -126,29 +128,29 @@ class BitaHubClient:
         arguments = self._arguments(call.request)
         self.prepare()
         try:
-            if arguments["method"] == "GET" and self._looks is not None:
+            if arguments["method"] == "GET" and self._queries is not None:
                 del arguments["method"]
-                answer = await self._looks.get(**arguments)
+                answer = await self._queries.get(**arguments)
             else:
                 answer = await self._arequest(arguments)
-        except _TROUBLE as error:
+        except _HTTP_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(answer, self.platform)
 
     async def _arequest(self, arguments: dict[str, Any]) -> Response:
-        http = self._idle.pop() if self._idle else self._another()
+        http = self._idle.pop() if self._idle else self._open_client()
         try:
             return _response(await http.request(**arguments))
         finally:
-            if len(self._idle) >= _IDLE:
+            if len(self._idle) >= _IDLE_CONNECTIONS:
                 await http.aclose()
             if http.is_closed:
-                with suppress(ValueError):  # where it was this client that was closed meanwhile
+                with suppress(ValueError):  # `aclose` may have removed it meanwhile
                     self._ahttp.remove(http)
             else:
                 self._idle.append(http)
 
-    def _another(self) -> httpx.AsyncClient:
+    def _open_client(self) -> httpx.AsyncClient:
         self._ahttp.append(httpx.AsyncClient(**self._options()))
         return self._ahttp[-1]
 
@@ -175,7 +177,7 @@ class BitaHubClient:
 
 @functools.cache
 def _tls(verify: bool | str) -> ssl.SSLContext:
-    """Give the one TLS context for all clients: making one takes tens of milliseconds, and a trigger must not block."""
+    """Return the TLS context that all clients share. Making one takes tens of milliseconds."""
     try:
         return httpx.create_ssl_context(
             ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
@@ -184,10 +186,10 @@ def _tls(verify: bool | str) -> ssl.SSLContext:
         raise ConfigurationError(f"Cannot read the CA bundle {verify!r} of the Airflow connection: {error}") from error
 
 
-class _AiohttpLooks:
-    """Sends queries by aiohttp, which needs a third of the CPU time that httpx does (``make bench``).
+class _AiohttpQueries:
+    """Sends queries by aiohttp, which needs a third of httpx's CPU time (``make bench``).
 
-    Only queries: what aiohttp takes for idempotent, DELETE included, it sends again by itself.
+    It sends queries only: aiohttp repeats by itself what it takes for idempotent, DELETE included.
     """
 
     def __init__(self, context: ssl.SSLContext, timeout: float) -> None:
@@ -202,7 +204,7 @@ class _AiohttpLooks:
         params: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Response:
-        """Give the answer. Raises what httpx would raise."""
+        """Return the answer. Raises the same errors as httpx."""
         import aiohttp
         from yarl import URL
 
@@ -210,7 +212,7 @@ class _AiohttpLooks:
             address = URL(url, encoded=True)
             if params:
                 address = address.update_query(params)
-            async with self._opened().get(
+            async with self._open_session().get(
                 address,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(connect=timeout or self._timeout, sock_read=timeout or self._timeout),
@@ -227,24 +229,24 @@ class _AiohttpLooks:
             raise httpx.ReadError(str(error)) from error
 
     async def aclose(self) -> None:
-        """Give back the connections."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
-    def _opened(self) -> Any:
+    def _open_session(self) -> Any:
         import aiohttp
 
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=self._context, limit=_CONNECTIONS, keepalive_timeout=_KEPT),
+                connector=aiohttp.TCPConnector(ssl=self._context, limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
 
 
 def _aiohttp_is_usable() -> bool:
-    """Tell whether aiohttp is installed, and there is no proxy to go through, which is left to httpx."""
+    """Return whether aiohttp is installed and no proxy is set; proxies are left to httpx."""
     return find_spec("aiohttp") is not None and not getproxies().keys() - {"no"}
 
 
@@ -293,9 +295,9 @@ def _response(answer: httpx.Response) -> Response:
 def _raise_transport(request: Request, base_url: str, error: Exception) -> NoReturn:
     where = request.operation.partition(" ")[2] if request.is_foreign else base_url
     tried = f"Could not {request.action} at {where}"
-    if isinstance(error, _NO_ADDRESS) and not request.is_foreign:
+    if isinstance(error, _ADDRESS_ERRORS) and not request.is_foreign:
         raise ConfigurationError(
-            f"{tried}: that is no address ({error}). Correct the host of the Airflow connection."
+            f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
         ) from error
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         advice = "Check that it is up and that the Airflow connection's host is right."

@@ -1,41 +1,43 @@
 """Every error this package raises.
 
     BitaHubError
-      APIError                    the platform answered, and refused
-        AuthenticationError       it does not know who asks
-        PermissionDeniedError*    it knows, and says no
-        NotFoundError*            it has no such thing
+      APIError                    the platform answered, and refused the request
+        AuthenticationError       it does not know the user
+        PermissionDeniedError*    it knows the user and denies the request
+        NotFoundError*            it has no such job, serving or file
         ConflictError*            it already has one of that name
         InvalidRequestError*      it cannot accept what was sent
-        RateLimitError            it was asked too often
+        RateLimitError            it received too many requests
         ServerError               it failed itself
       TransportError              no usable answer
         ConnectFailedError        the request never reached it
         RequestTimeoutError       it did not answer in time
         UnexpectedResponseError   something answered, but not the platform's API
-      JobError                    the platform did its part, the job did not
+      JobError                    the platform works, the job does not
         JobFailedError            its program failed
           JobEvictedError         the platform took its place away
         JobUnderpoweredError*     the account cannot pay for it
-        JobStoppedError*          somebody stopped it
-        JobTimeoutError           it was not over in time
-          JobQueueTimeoutError    it did not begin in time
+        JobStoppedError*          someone stopped it
+        JobTimeoutError           it did not finish in time
+          JobQueueTimeoutError    it did not start in time
         JobAliveError             it could not be stopped
-        JobLostError*             the platform no longer knows it
-        JobRefusedError*          the name belongs to somebody else's job
-      ServingError                likewise for a serving
+        JobLostError*             the platform had it and no longer has it
+        JobRefusedError*          the name belongs to a job of someone else
+      ServingError                the platform works, the serving does not
         ServingFailedError        it will not run
         ServingTimeoutError       it was not ready in time
+        ServingAliveError         it could not be removed
         ServingRefusedError*      the name belongs to a serving that must not be touched
-        InvokeError               the served program refused, or answered wrongly
-      StorageError                a file that should be there is not, or cannot be read
+        InvokeError               the served program refused the request, or gave a wrong answer
+      StorageError                a file is missing or cannot be read
       ConfigurationError*         the Airflow connection or an argument is incomplete or wrong
 
-After those with a star a task fails at once, without using up its retries: trying again gives the same answer, or does
-what somebody did not want. Before the others have that effect, trouble that may pass (`TransportError`, `ServerError`,
-`RateLimitError`, and `AuthenticationError` where signing in has worked before) is ridden out while a job is waited for.
+An error with a star is final: the task fails immediately, without using up its retries, since another try would get the
+same answer or undo someone's decision. During the wait for a job, errors that may pass by themselves (`TransportError`,
+`ServerError`, `RateLimitError`, and `AuthenticationError` after earlier success) are ridden out first; see
+`procedures.retry`.
 
-Arguments are positional, so that every error survives pickling.
+The constructors take positional arguments, so that every error survives pickling.
 """
 
 from __future__ import annotations
@@ -44,21 +46,21 @@ from typing import ClassVar
 
 
 class BitaHubError(Exception):
-    """Root of all errors of this package. Its text says what was attempted, what came back and what to do.
+    """The base of all errors of this package. The text says what was attempted, what came back and what to do.
 
-    `is_final`: trying again gives the same answer, or does what somebody did not want.
+    `is_final`: another try would get the same answer, or undo someone's decision.
     """
 
     is_final: ClassVar[bool] = False
 
 
 class APIError(BitaHubError):
-    """The platform answered, and refused.
+    """The platform answered, and refused the request.
 
     :param status: the HTTP status of the answer
     :param code: the platform's own code, or None
-    :param message: the whole sentence for the user
-    :param request: what was asked, such as ``GET /lapis/...``
+    :param message: the whole text for the user
+    :param request: the operation that was requested, such as ``get_job``
     :param retry_after: seconds the platform asked to wait before the next try, or None
     """
 
@@ -77,17 +79,17 @@ class APIError(BitaHubError):
 
 
 class AuthenticationError(APIError):
-    """The platform does not know who asks."""
+    """The platform does not know the user."""
 
 
 class PermissionDeniedError(APIError):
-    """The platform knows who asks, and says no."""
+    """The platform knows the user and denies the request."""
 
     is_final = True
 
 
 class NotFoundError(APIError):
-    """The platform itself says that it has no such thing."""
+    """The platform itself answers that it has no such job, serving or file."""
 
     is_final = True
 
@@ -105,7 +107,7 @@ class InvalidRequestError(APIError):
 
 
 class RateLimitError(APIError):
-    """The platform was asked too often."""
+    """The platform received too many requests."""
 
 
 class ServerError(APIError):
@@ -113,7 +115,7 @@ class ServerError(APIError):
 
 
 class TransportError(BitaHubError):
-    """No usable answer; whether the request took effect is unknown."""
+    """No usable answer came back; whether the request took effect is unknown."""
 
 
 class ConnectFailedError(TransportError):
@@ -125,13 +127,13 @@ class RequestTimeoutError(TransportError):
 
 
 class UnexpectedResponseError(TransportError):
-    """Something answered, but not in any form the platform's API is known to use."""
+    """Something answered, but in no known form of the platform's API."""
 
 
 class JobError(BitaHubError):
-    """The platform did its part, the job did not.
+    """The platform works, the job does not.
 
-    :param message: the whole sentence for the user
+    :param message: the whole text for the user
     :param job_name: the job's name
     """
 
@@ -153,23 +155,23 @@ class JobEvictedError(JobFailedError):
 
 
 class JobUnderpoweredError(JobError):
-    """The account has not enough computing power left for the job."""
+    """The account has too little computing power left for the job."""
 
     is_final = True
 
 
 class JobStoppedError(JobError):
-    """Somebody stopped the job."""
+    """Someone stopped the job."""
 
     is_final = True
 
 
 class JobTimeoutError(JobError):
-    """The job was not over in time."""
+    """The job did not finish in time."""
 
 
 class JobQueueTimeoutError(JobTimeoutError):
-    """The job did not begin in time."""
+    """The job did not start in time."""
 
 
 class JobAliveError(JobError):
@@ -177,7 +179,7 @@ class JobAliveError(JobError):
 
 
 class JobLostError(JobError):
-    """The platform had the job and no longer knows it."""
+    """The platform had the job and no longer has it."""
 
     is_final = True
 
@@ -189,9 +191,9 @@ class JobRefusedError(JobError):
 
 
 class ServingError(BitaHubError):
-    """The platform did its part, the serving did not.
+    """The platform works, the serving does not.
 
-    :param message: the whole sentence for the user
+    :param message: the whole text for the user
     :param serving_name: the serving's name
     """
 
@@ -212,6 +214,10 @@ class ServingTimeoutError(ServingError):
     """The serving was not ready in time."""
 
 
+class ServingAliveError(ServingError):
+    """The serving could not be removed."""
+
+
 class ServingRefusedError(ServingError):
     """A serving of this name exists and must not be touched."""
 
@@ -219,11 +225,11 @@ class ServingRefusedError(ServingError):
 
 
 class InvokeError(ServingError):
-    """The served program refused the request, or its answer was not the expected one."""
+    """The served program refused the request, or gave another answer than expected."""
 
 
 class StorageError(BitaHubError):
-    """A file that should be there is not, or cannot be read."""
+    """A file is missing or cannot be read."""
 
 
 class ConfigurationError(BitaHubError):

@@ -1,4 +1,4 @@
-"""The platform's folders: where the server keeps what, where a container sees it, and reading it from Airflow.
+"""The platform's folders: their paths on the server and in a container, and reading files in them from Airflow.
 
 Server paths (seed): ``/projects/{user_id}/{project}/code`` and ``.../outputs/{n}``, ``/datasets/{user_id}/{dataset}``,
 ``/models/{user_id}/{model}``. Container paths (seed): ``/code``, ``/output``, ``/data/{user_name}/{dataset}``,
@@ -28,33 +28,33 @@ _ROOTS = ("/projects/", "/datasets/", "/models/")
 class Folders:
     """One user's folders on the platform.
 
-    :param user_id: in server paths
-    :param user_name: in container paths
+    :param user_id: the user in server paths
+    :param user_name: the user in container paths
     """
 
     user_id: str
     user_name: str
 
     def code(self, project: str) -> str:
-        """Server path of a project's code."""
+        """Return the server path of a project's code."""
         return f"/projects/{self.user_id}/{path_part('project', project)}/code"
 
     def outputs(self, project: str) -> str:
-        """Server path under which a project's jobs write."""
+        """Return the server path under which a project's jobs write."""
         return f"/projects/{self.user_id}/{path_part('project', project)}/outputs"
 
     def dataset(self, name: str) -> tuple[str, str]:
-        """Server and container path of a dataset."""
+        """Return the server path and container path of a dataset."""
         path_part("dataset", name)
         return f"/datasets/{self.user_id}/{name}", f"/data/{self.user_name}/{name}"
 
     def model(self, name: str) -> tuple[str, str]:
-        """Server and container path of a model."""
+        """Return the server path and container path of a model."""
         path_part("model", name)
         return f"/models/{self.user_id}/{name}", f"/model/{self.user_name}/{name}"
 
     def model_mount(self, model: str) -> tuple[str, str]:
-        """Server and container path of a model given by name, or by the server path of one of its versions."""
+        """Return the server path and container path of a model, given by name or by the server path of a version."""
         if not model.startswith("/"):
             return self.model(model)
         parts = model.split("/")
@@ -65,7 +65,7 @@ class Folders:
         return model, f"/model/{self.user_name}/{parts[3]}"
 
     def fill(self, text: str) -> str:
-        """Put user id and name where `text` says ``{user_id}`` and ``{user_name}``; a shell's ``${user_id}`` stays.
+        """Return `text` with ``{user_id}`` and ``{user_name}`` replaced; a shell's ``${user_id}`` is left unchanged.
 
         :raises ConfigurationError: it is no text, as where the XCom that a template asks for is missing
         """
@@ -76,7 +76,7 @@ class Folders:
 
 
 def path_part(what: str, value: str) -> str:
-    """Give `value` if it can be one part of a server path and of a shell command; raise ConfigurationError if not."""
+    """Return `value` if it can be one part of a server path and of a shell command; raise ConfigurationError if not."""
     if not re.fullmatch(r"[\w.-]+", value) or value.startswith("."):
         raise ConfigurationError(
             f"{what} {value!r} cannot be part of a path: use letters, digits, '-', '_' and '.', not starting with '.'."
@@ -85,23 +85,23 @@ def path_part(what: str, value: str) -> str:
 
 
 def is_server_path(path: str) -> bool:
-    """Whether `path` is one of the platform's own."""
+    """Return whether `path` is a server path of the platform."""
     return path.startswith(_ROOTS)
 
 
 class Storage:
     """The platform's storage as Airflow reaches it.
 
-    :param uri: where the folders ``projects``, ``datasets`` and ``models`` are seen from the workers, such as
-        ``file:///mnt/bitahub``, or any address that Airflow's object storage knows
+    :param uri: where workers see the folders ``projects``, ``datasets`` and ``models``, such as
+        ``file:///mnt/bitahub``, or any address that Airflow's object storage supports
     """
 
     def __init__(self, uri: str) -> None:
-        # A file URI writes a space as %20; Airflow's object storage takes what follows the scheme as it is.
+        # A file URI writes a space as %20; Airflow's object storage uses what follows the scheme unchanged.
         self.uri = (unquote(uri) if uri.startswith("file:") else uri).rstrip("/")
 
     def path(self, server_path: str) -> ObjectStoragePath:
-        """Give a server path as a path to be opened here."""
+        """Return the path at which Airflow opens a server path."""
         from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
 
         if not is_server_path(server_path) or ".." in server_path.split("/"):
@@ -109,20 +109,20 @@ class Storage:
         return ObjectStoragePath(self.uri) / server_path.lstrip("/")
 
     def read_bytes(self, server_path: str) -> bytes:
-        """Read a file. Raises StorageError when it is not there or cannot be read."""
+        """Read a file. Raises StorageError when it does not exist or cannot be read."""
         path = self.path(server_path)
         try:
             return read_bytes(path)
         except FileNotFoundError as error:
             raise StorageError(
-                f"{server_path} is not there (looked at {path}). Check that the job wrote it, and that storage_uri of "
+                f"{server_path} does not exist (looked at {path}). Check that the job wrote it, and that storage_uri of "
                 f"the Airflow connection shows the platform's storage."
             ) from error
 
     def read_json(self, server_path: str) -> Any:
-        """Read a JSON file; NaN and infinities, which JSON does not know and XCom refuses, become None.
+        """Read a JSON file. NaN and infinities become None: JSON has no such values, and XCom refuses them.
 
-        :raises StorageError: it is not there, cannot be read or is not JSON
+        :raises StorageError: it does not exist, cannot be read or is not JSON
         """
         try:
             return json.loads(self.read_bytes(server_path), parse_constant=lambda _: None)
@@ -131,7 +131,7 @@ class Storage:
 
 
 def read_bytes(path: ObjectStoragePath) -> bytes:
-    """Read a file anywhere. Raises FileNotFoundError, or StorageError when it cannot be read."""
+    """Read a file at any path. Raises FileNotFoundError, or StorageError when it cannot be read."""
     try:
         content: bytes = path.read_bytes()
     except FileNotFoundError:

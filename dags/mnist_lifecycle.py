@@ -35,8 +35,9 @@ from airflow.sdk import DAG, CronTriggerTimetable, Param
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
 from airflow_bitahub.operators.infer import BitaHubInferOperator
+from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
 from airflow_bitahub.operators.model import BitaHubSaveModelOperator
-from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.operators.train import BitaHubTrainOperator
 
 with DAG(

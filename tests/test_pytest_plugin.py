@@ -15,7 +15,8 @@ from airflow_bitahub.exceptions import JobFailedError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
-from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
+from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.operators.train import BitaHubTrainOperator
 from tests.conftest import TaskRun
 

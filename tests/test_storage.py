@@ -107,7 +107,7 @@ def test_a_file_that_is_not_there_is_named_with_where_it_was_looked_for(root: Pa
     with pytest.raises(StorageError) as caught:
         Storage(root.as_uri()).read_bytes("/projects/u/demo/outputs/2/evaluation_result.json")
     message = str(caught.value)
-    assert message.startswith("/projects/u/demo/outputs/2/evaluation_result.json is not there")
+    assert message.startswith("/projects/u/demo/outputs/2/evaluation_result.json does not exist")
     assert "a mount with spaces" in message
     assert "storage_uri" in message
 

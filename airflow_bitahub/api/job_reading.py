@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -117,10 +118,8 @@ def read_job_page(data: Any, platform: Platform, size: int, wanted: Mapping[str,
         elif name in page.names:
             page.jobs.pop(name, None)
         elif name in wanted:
-            try:
+            with suppress(UnexpectedResponseError):
                 page.jobs[name] = _read_facts(facts, platform, name, wanted[name])
-            except UnexpectedResponseError:
-                pass
         page.names.add(name)
     return page
 

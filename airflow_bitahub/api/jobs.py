@@ -52,7 +52,8 @@ class TaskRole(StrictModel):
     :param task_number: the number of replicas
     :param command: one shell line
     :param acc_device: the accelerators; None: none
-    :param min_failed_task_count: the whole job fails when this many replicas of the role have failed; None: one (family)
+    :param min_failed_task_count: the whole job fails when this many replicas of the role have failed; None: one
+        (family)
     :param min_succeeded_task_count: the whole job succeeds when this many replicas of the role have succeeded; None: it
         does not end early (family)
     """
@@ -161,7 +162,7 @@ def list_jobs(page: int = 1, limit: int = 100, wanted: Mapping[str, Job | None] 
 
 
 def stop_job(name: str) -> Call[None]:
-    """Stop a live job (assumed: DELETE). Sent to a finished job it may remove the record, so it is not safe to repeat."""
+    """Stop a live job (assumed: DELETE). It is not safe to repeat: it may remove the record of a finished job."""
     request = Request(f"stop job {name!r}", "stop_job", {"name": name})
     return Call(request, lambda response, platform: accept(response, request, platform))
 

@@ -1,1 +1,1 @@
-"""Operators decide: what to submit, and what its end means."""
+"""Operators decide what to submit, and what its end means for the task."""

@@ -1,17 +1,22 @@
-"""What operators that start something on the platform do alike."""
+"""What operators share: the hook; and stopping what they started when their task fails for good."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from datetime import timedelta
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
+from airflow_bitahub.exceptions import BitaHubError, JobTimeoutError, ServingTimeoutError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
+from airflow_bitahub.operators.failures import airflow_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -20,83 +25,182 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What the scheduler gives a trigger beyond its deadline, for the case that no triggerer is there to keep that.
-NO_TRIGGERER = timedelta(minutes=5)
-# Airflow kills a task process 5 seconds after its SIGTERM.
+# How long after a trigger's own deadline Airflow's scheduler ends the waiting, in case no triggerer is running.
+TRIGGERER_MARGIN = timedelta(minutes=5)
+# Seconds that `on_kill` may take: Airflow kills a task process 5 seconds after its SIGTERM.
 KILL_BUDGET = 4.0
+
+
+def in_seconds(limit: timedelta | float) -> float:
+    """Return a limit of time in seconds."""
+    return limit.total_seconds() if isinstance(limit, timedelta) else limit
+
+
+def require_positive(name: str, limit: timedelta | float) -> None:
+    """Raise ValueError, with the argument's name, when a limit of time is not more than 0."""
+    if in_seconds(limit) <= 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {limit!r}")
 
 
 class BitaHubOperator(BaseOperator):
     """Talks to BitaHub through a connection.
 
-    It has no constructor: Airflow copies all of a DAG's params for every one in an operator's ancestry.
+    It has no constructor: Airflow copies all of a DAG's params for every constructor among an operator's ancestors.
     """
 
     bitahub_conn_id: str = DEFAULT_CONN_ID
-    _is_unwanted = False
 
     @cached_property
     def hook(self) -> BitaHubHook:
-        """The hook this operator talks through."""
+        """The hook that this operator talks through."""
         from airflow_bitahub.hooks.bitahub import BitaHubHook
 
         return BitaHubHook(self.bitahub_conn_id)
 
+
+class BitaHubResourceOperator(BitaHubOperator):
+    """Starts a job or a serving, waits for it, and stops it when the task fails for good.
+
+    It has no constructor, see `BitaHubOperator`.
+    """
+
+    _context: Context | None = None
+    _is_abandoned = False
+
+    # What subclasses implement ---------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """The job or serving in words, such as ``job 'mnist-1'``."""
+
+    @abstractmethod
+    def restore(self, context: Context) -> None:
+        """Load what earlier legs and tries of the task stored, and remember the context."""
+
+    @abstractmethod
+    def stop_own(self, reason: str) -> str:
+        """Stop what this task started, if anything, and return in words what became of it."""
+
+    @abstractmethod
+    def timeout_error(self, problem: str | None = None) -> JobTimeoutError | ServingTimeoutError:
+        """Return the error for a time limit that has passed.
+
+        :param problem: the rest of its first sentence, after the subject; None: what passing the limit usually means
+        """
+
+    @abstractmethod
+    def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:
+        """Return the name of the argument whose time limit an error is about."""
+
+    def has_ended(self, error: Exception) -> bool:  # noqa: ARG002
+        """Return whether an error says that nothing is left to stop."""
+        return False
+
+    def result_if_finished(self) -> Any:
+        """Return the task's result if its job or serving has finished meanwhile; None otherwise."""
+        return None
+
+    # Settling --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Stop what was started when the task fails for good, and raise errors in the form that Airflow expects."""
+        try:
+            yield
+        except AirflowTaskTimeout as error:
+            raise self._timed_out(self.timeout_error(), "execution_timeout") from error
+        except (JobTimeoutError, ServingTimeoutError) as error:
+            raise self._timed_out(error, self.limit_of(error)) from error
+        except Exception as error:
+            if self.is_last_try(error) and not self.has_ended(error):
+                self.stop_own("the task failed")
+            if isinstance(error, BitaHubError):
+                raise airflow_error(error) from error
+            raise
+
+    def is_last_try(self, error: Exception) -> bool:
+        """Return whether no other try of the task follows after this error."""
+        is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
+        if is_final or self._context is None:
+            return True
+        ti = self._context["ti"]
+        return bool(ti.try_number > ti.max_tries)
+
+    def _timed_out(self, error: JobTimeoutError | ServingTimeoutError, limit: str) -> BitaHubError:
+        """Stop what was started, and return the error with the limit and with what became of the job or serving."""
+        end = self.stop_own(f"{limit} has passed")
+        given = getattr(self, limit)
+        limited_to = timedelta(seconds=given) if isinstance(given, int | float) else given
+        message = f"{error.message} The limit is {limit}={limited_to} from the start of the try; {end}."
+        return type(error)(message, error.args[1])
+
+    # Deferral --------------------------------------------------------------------------------------------------
+
+    def deadline(self, limit: float | None) -> float | None:
+        """Return when a limit of so many seconds from the start of this try passes, in seconds since the epoch."""
+        if limit is None or self._context is None:
+            return None
+        start: datetime = self._context["ti"].start_date
+        return start.timestamp() + limit
+
+    @staticmethod
+    def deferral_timeout(deadline: float | None) -> timedelta | None:
+        """Return after what time Airflow itself ends a deferral whose trigger has this deadline."""
+        return None if deadline is None else timedelta(seconds=deadline - time.time()) + TRIGGERER_MARGIN
+
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Take up a deferred task again, also where it was the framework that ended its waiting."""
+        """Resume a deferred task, also where its trigger failed or Airflow itself ended the deferral."""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout) as error:
-            return self.take_up_failure(context, error)
+            return self.on_deferral_failure(context, error)
 
-    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:  # noqa: ARG002
-        """Give the result after all, or raise what it means that the trigger failed or nobody kept its deadline."""
-        raise error
+    def on_deferral_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:
+        """Return the result if the job finished anyway; otherwise raise the error for the failed or missing trigger."""
+        self.restore(context)
+        with self.settling():
+            if (result := self.result_if_finished()) is not None:
+                return result
+            if isinstance(error, TaskDeferralTimeout):
+                raise self.timeout_error("was not watched: is a triggerer running?") from error
+            raise TransportError(f"Watching {self.subject} failed: {error}") from error
 
-    def stop_if_unwanted(self, context: Context, what: str, stop: Callable[[], None]) -> None:
-        """Call `stop` if somebody marked, cleared or deleted the task, for use in `on_kill`.
+    # Stopping --------------------------------------------------------------------------------------------------
 
-        `on_kill` also runs when a worker is merely drained; then what the task started lives on, and the next try
-        finds it. It is a signal handler, and what it interrupted may hold the lock of the channel to Airflow, which
-        would never be released while the handler waits for it: hence the thread with a time limit.
+    def stop_if_abandoned(self, context: Context, stop: Callable[[], None]) -> None:
+        """Call `stop` if the task was marked, cleared or deleted, for use in `on_kill`.
+
+        `on_kill` also runs when a worker is merely drained. Then the job or serving must go on, and the next try finds
+        it. `on_kill` is a signal handler. The code that it interrupted may hold the lock of the channel to Airflow,
+        which is never released while the handler waits for it; hence the thread with a time limit.
         """
-
         from airflow_bitahub.triggers.task_state import is_wanted
 
         def work() -> None:
             if is_wanted(context["ti"], when_reset=True):
-                self.log.info("The %s lives on: its task still waits for it", what)
+                self.log.info("Not stopping %s: its task is still active", self.subject)
                 return
-            self._is_unwanted = True
-            self.log.info("Stopping the %s: its task no longer waits for it", what)
+            self._is_abandoned = True
+            self.log.info("Stopping %s: its task was marked, cleared or deleted", self.subject)
             stop()
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         thread.join(KILL_BUDGET)
 
+    def raise_if_abandoned(self) -> None:
+        """Raise if `stop_if_abandoned` has found that the task was marked, cleared or deleted.
+
+        Airflow lets the task run on for some seconds after `on_kill`. It must not start anything new in that time.
+        """
+        if self._is_abandoned:
+            raise AirflowFailException("The task was marked, cleared or deleted, so it starts nothing new.")
+
     @staticmethod
-    def despite_the_alarm(stop: Callable[[], T]) -> T:
-        """Give what `stop` gives; Airflow's alarm for ``execution_timeout`` may interrupt it, but only once."""
+    def despite_task_timeout(stop: Callable[[], T]) -> T:
+        """Return what `stop` returns. Airflow's signal for ``execution_timeout`` may interrupt it once, not twice."""
         try:
             return stop()
         except AirflowTaskTimeout:
             return stop()
-
-    def check_still_wanted(self) -> None:
-        """Raise if `stop_if_unwanted` has found that nobody waits for the task.
-
-        Airflow lets the task go on for some seconds after `on_kill`, in which it must not start anything new.
-        """
-        if self._is_unwanted:
-            raise AirflowFailException("The task was marked, cleared or deleted, so that nothing new is started.")
-
-
-def keep(context: Context, key: str, value: dict[str, Any]) -> None:
-    """Write down in Airflow's task state store what later tries have to know.
-
-    It goes with the DAG run, and no sooner: a job, or its wait for its turn, may outlast the store's retention.
-    """
-    from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-    context["task_state_store"].set(key, value, retention=NEVER_EXPIRE)

@@ -1,4 +1,4 @@
-"""What the end of a job, and an error, mean to Airflow. Which errors are final is told by `exceptions`."""
+"""What a failed job, or an error, means to Airflow. `exceptions` defines which errors are final."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_bitahub.exceptions import (
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
 
-# Where a job was evicted, there is rarely room for it a moment later.
+# After an eviction, the platform rarely has room for the job again immediately.
 EVICTION_DELAY = timedelta(minutes=5)
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
@@ -35,30 +35,30 @@ RETRY_POLICY = ExceptionRetryPolicy(
 
 
 def airflow_error(error: BitaHubError) -> Exception:
-    """Give what to raise towards Airflow: the error itself, or one that fails the task without using up retries."""
+    """Return the error to raise in a task: for a final error, one that fails the task without using up its retries."""
     return AirflowFailException(str(error)) if error.is_final else error
 
 
-def job_error(job: Job, log: str, *, by_us: bool) -> JobError:
-    """Give the error for a job that is over and did not succeed.
+def job_error(job: Job, log: str, *, may_resubmit: bool) -> JobError:
+    """Return the error for a job that finished without success.
 
-    :param log: its last lines, as the end of a sentence; "" where there are none
-    :param by_us: it was stopped by us, or by somebody whose wish does not count
+    :param log: its last log lines, to follow the error's text; "" where there are none
+    :param may_resubmit: a stop of the job is an ordinary failure, since we stopped it ourselves or ignore who did
     """
     if job.is_underpowered:
         return JobUnderpoweredError(
-            f"The {job}. The account has not enough computing power left: top it up, ask for less, or wait for other "
-            f"jobs to end, then clear the task.",
+            f"The {job}. The account has too little computing power left: top it up, request less, or wait for other "
+            f"jobs to finish, then clear the task.",
             job.name,
         )
     if job.is_evicted:
         return JobEvictedError(
-            f"The {job}. The platform took its place away; its program is not to blame.{log}", job.name
+            f"The {job}. The platform took its place away; the job's program is not the cause.{log}", job.name
         )
-    if job.status.value == "FAILED" or by_us:
+    if job.status.value == "FAILED" or may_resubmit:
         return JobFailedError(f"The {job}.{log}", job.name)
     return JobStoppedError(
-        f"The {job}. Somebody stopped it on the platform, so it is not submitted again. Clear the task to run it "
+        f"The {job}. Someone stopped it on the platform, so it is not submitted again. Clear the task to run it "
         f"again, or set resubmit_stopped=True.",
         job.name,
     )

@@ -30,16 +30,17 @@ _CONDITION = r"\s*([\w.-]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*"
 
 
 class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
-    """Lets a run go on only where the metrics are good enough.
+    """Lets a run continue only if the metrics are good enough.
 
-    The gate opens when every condition holds for a number. A metric that is missing, NaN, infinite, text or empty
-    never opens it. The XCom result is ``{"open": True, "reasons": ["accuracy = 0.93 >= 0.9"]}``.
+    The gate opens when every condition is true. A metric that is missing, NaN, infinite, text or empty keeps it closed.
+    The XCom result is ``{"open": True, "reasons": ["accuracy = 0.93 >= 0.9"]}``.
 
     :param metrics: such as the ``metrics`` of an evaluation's result
-    :param conditions: one such as ``accuracy >= 0.9``, or several that must all hold; with ``>=``, ``>``, ``<=``, ``<``
-    :param on_closed: ``skip`` succeeds and skips the tasks directly downstream, whatever their trigger rule, except
-        teardowns; ``fail`` fails without using up retries. A mapped gate skips the tasks of its own index in the same
-        mapped task group, and unmapped ones as soon as one of its instances is closed
+    :param conditions: one such as ``accuracy >= 0.9``, or a list of several that must all be true; with ``>=``, ``>``,
+        ``<=`` or ``<``
+    :param on_closed: what a closed gate does. ``skip``: it succeeds and skips the tasks directly downstream, whatever
+        their trigger rule, except teardowns. ``fail``: it fails without using up retries. A mapped gate skips the tasks
+        of its own index in the same mapped task group; it skips unmapped tasks if any of its instances is closed
     """
 
     template_fields: Sequence[str] = ("metrics", "conditions")
@@ -61,23 +62,23 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         self.on_closed = on_closed
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Judge the metrics."""
+        """Check the conditions, and skip or fail where one is false."""
         conditions = [self.conditions] if isinstance(self.conditions, str) else list(self.conditions)
         if not conditions:
-            raise AirflowFailException("The gate has no condition, so it would let everything through.")
+            raise AirflowFailException("The gate has no condition, so it would never close.")
         try:
-            verdicts = [judge(condition, _as_mapping(self.metrics)) for condition in conditions]
+            outcomes = [evaluate_condition(condition, _as_mapping(self.metrics)) for condition in conditions]
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
-        is_open = all(holds for holds, _ in verdicts)
-        reasons = [reason for _, reason in verdicts]
+        is_open = all(holds for holds, _ in outcomes)
+        reasons = [reason for _, reason in outcomes]
         result = {"open": is_open, "reasons": reasons}
         self.log.info("The gate is %s: %s", "open" if is_open else "closed", "; ".join(reasons))
         if is_open:
             return result
         if self.on_closed == "fail":
             raise AirflowFailException(f"The gate is closed: {'; '.join(reasons)}")
-        context["ti"].xcom_push(key="return_value", value=result)  # skipping ends the task by an exception
+        context["ti"].xcom_push(key="return_value", value=result)  # skipping raises, which ends the task
         self._skip_downstream(context["ti"])
         return result
 
@@ -86,7 +87,7 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         if ti.map_index < 0:
             self.skip(ti, downstream)
             return
-        # Airflow's own way of skipping does nothing for mapped tasks: their deployments would go ahead.
+        # Airflow's own skip does nothing for mapped tasks: their deployments would run.
         group = self.get_closest_mapped_task_group()
         skipped: list[str | tuple[str, int]] = []
         for task in downstream:
@@ -104,8 +105,8 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
             raise DownstreamTasksSkipped(tasks=skipped)
 
 
-def judge(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
-    """Tell whether a condition holds, and why. Raises ConfigurationError when it is not a condition."""
+def evaluate_condition(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
+    """Return whether a condition is true, and the reason in words. Raises ConfigurationError when it is malformed."""
     match = re.fullmatch(_CONDITION, condition)
     if match is None:
         raise ConfigurationError(f"{condition!r} is not a condition such as 'accuracy >= 0.9'.")
@@ -124,9 +125,9 @@ def judge(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
 
 
 def _as_mapping(metrics: Any) -> Mapping[str, Any]:
-    """Take metrics also as the text a template makes of them; whatever is no mapping holds no metric."""
+    """Return metrics as a mapping; a template may have turned them into text. Anything else contains no metric."""
     if isinstance(metrics, str):
-        for read in (json.loads, ast.literal_eval):  # the second for what Jinja makes of a mapping
+        for read in (json.loads, ast.literal_eval):  # Jinja renders a mapping as a Python literal
             with suppress(ValueError, SyntaxError):
                 metrics = read(metrics)
                 break

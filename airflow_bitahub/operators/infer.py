@@ -9,12 +9,14 @@ from airflow_bitahub.operators.job import BitaHubJobOperator
 
 
 class BitaHubInferOperator(BitaHubJobOperator):
-    """Runs an offline inference job: a model at ``/model/{user_name}/{model}``, predictions in ``/output`` (seed).
+    """Runs an offline inference job.
+
+    The model is mounted at ``/model/{user_name}/{model}``, predictions go to ``/output`` (seed).
 
     Parameters and result are those of `BitaHubJobOperator`, except:
 
-    :param model: the model's name, or the server path of one of its versions, such as the ``model_path`` that
-        `BitaHubSaveModelOperator` gives
+    :param model: the model's name, or the server path of one of its versions, such as the ``model_path`` in the
+        result of `BitaHubSaveModelOperator`
     """
 
     template_fields: Sequence[str] = (*BitaHubJobOperator.template_fields, "model")
@@ -24,7 +26,10 @@ class BitaHubInferOperator(BitaHubJobOperator):
         self.model = model
 
     def job_mounts(self) -> dict[str, Any]:
-        """Give the folders of any job, and the model first among the models."""
+        """Return the folders of any job, and the model first among the models."""
+        from airflow_bitahub.operators.job_spec import folder_mount
+
         mounts = super().job_mounts()
-        model = self._folder(self.model, self.hook.folders.model_mount)
+        folders = self.hook.folders
+        model = folder_mount(folders, self.model, folders.model_mount)
         return {**mounts, "models": [model, *(mounts["models"] or [])]}

@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_bitahub.operators.job import BitaHubJobOperator, mount
+from airflow_bitahub.operators.job import BitaHubJobOperator
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
+    from airflow_bitahub.api.jobs import Mount
     from airflow_bitahub.identity import JobRecord
 
 _SOURCE, _TARGET = "/source", "/output"
@@ -18,17 +19,17 @@ _SOURCE, _TARGET = "/source", "/output"
 class BitaHubSaveModelOperator(BitaHubJobOperator):
     """Copies a job's output into a new version of a model, on the platform itself.
 
-    A version never changes once it is there, and a reader never sees half of one: the copy goes into a temporary
-    folder beside it, which is then renamed. Saving again makes another version.
+    A version never changes once it exists, and a reader never sees a part of one: the copy goes into a temporary folder
+    beside it, which is then renamed. Saving again makes another version.
 
     Parameters are those of `BitaHubJobOperator` without ``command``, ``datasets``, ``models``, ``code_path`` and
     ``task_roles``, and:
 
     :param model: the model's name; its versions are the folders of ``/models/{user_id}/{model}``
     :param source: server path of a job's output, such as the ``output_path`` in its result
-    :param source_folder: the folder inside it that is the model, such as ``dense-mnist-tf``; it keeps its name inside
-        the version
-    :param image: any image with a shell; default: the connection's ``default_image``
+    :param source_folder: the folder inside `source` that is the model, such as ``dense-mnist-tf``; it keeps its name
+        inside the version
+    :param image: any image that has a shell; default: the connection's ``default_image``
 
     The XCom result has two more entries: ``model_path``, the server path of the version, such as
     ``/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1``, and ``version``.
@@ -58,26 +59,30 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         **kwargs: Any,
     ) -> None:
         if wrong := {"command", "datasets", "models", "code_path", "task_roles"} & kwargs.keys():
-            raise TypeError(f"BitaHubSaveModelOperator makes its own job and takes no {', '.join(sorted(wrong))}")
+            raise TypeError(f"BitaHubSaveModelOperator defines its own job and takes no {', '.join(sorted(wrong))}")
         super().__init__(project=project, command="", cpu=cpu, memory_mb=memory_mb, shm_mb=shm_mb, **kwargs)
         self.model = model
         self.source = source
         self.source_folder = source_folder
 
     def output_root(self) -> str:
-        """Give the model's folder, in which every version is a folder."""
+        """Return the model's folder, in which every version is a folder."""
         return self.hook.folders.model(self.model)[0]
 
     def job_mounts(self) -> dict[str, Any]:
-        """Give the trained model as the only input."""
+        """Return the trained model as the only input."""
+        from airflow_bitahub.operators.job_spec import mount
+
         return {"code": None, "datasets": [mount(self.hook.folders.fill(self.source), _SOURCE)], "models": []}
 
-    def output_mount(self, record: JobRecord) -> Any:
-        """Give the folder that holds the versions, so that a finished one can be renamed into its place."""
+    def output_mount(self, record: JobRecord) -> Mount:
+        """Return the mount of the folder that contains the versions, in which the finished copy is renamed."""
+        from airflow_bitahub.operators.job_spec import mount
+
         return mount(record.output_path.rsplit("/", 1)[0], _TARGET)
 
     def job_command(self, record: JobRecord) -> str:
-        """Give a copy that can be cut off anywhere and run again, as the platform does after an eviction."""
+        """Return a copy that may be interrupted anywhere and run again, as the platform does after an eviction."""
         from airflow_bitahub.storage import path_part
 
         version = shlex.quote(path_part("output_version", record.version))
@@ -86,7 +91,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         by = f"{half}/.saved-by"
         return (
             f"set -e; cd {_TARGET}; "
-            # a version that is there is this job's own, from before an eviction, or somebody else's model
+            # An existing version is this job's own, from before an eviction, or another job's model.
             f'if [ "$(cat {version}/.saved-by 2>/dev/null)" = {record.job_name} ]; then echo saved before; exit 0; fi; '
             f"if [ -e {version} ]; then echo version {version} exists, and another job made it >&2; exit 1; fi; "
             f"rm -rf {half}; mkdir {half}; cp -R {_SOURCE}/{folder} {half}/; echo {record.job_name} > {by}; "
@@ -94,5 +99,5 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         )
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
-        """Give the result of any job, and where the model is."""
+        """Return the result of any job, and where the model is."""
         return {**super().result(job, record), "model_path": record.output_path, "version": record.version}

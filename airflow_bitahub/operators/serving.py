@@ -1,54 +1,47 @@
-"""Deploying a model as an online service, and asking it."""
+"""`BitaHubDeployServingOperator`: a model as an online service."""
 
 from __future__ import annotations
 
-import base64
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import Variable
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
+from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_bitahub.exceptions import (
-    BitaHubError,
-    ConfigurationError,
-    InvokeError,
-    ServingFailedError,
-    ServingTimeoutError,
-    StorageError,
-    TransportError,
-)
+from airflow_bitahub.exceptions import ConfigurationError, ServingFailedError, ServingTimeoutError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator, keep
-from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.operators.job import explain
+from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubResourceOperator, in_seconds, require_positive
+from airflow_bitahub.operators.records import (
+    AwaitedServing,
+    load_awaited_serving,
+    load_serving_record,
+    save_awaited_serving,
+    save_serving_record,
+)
 from airflow_bitahub.triggers.report import is_about
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import Serving, ServingSpec
+    from airflow_bitahub.exceptions import JobTimeoutError
     from airflow_bitahub.procedures.rollout import ServingRecord
     from airflow_bitahub.triggers.serving import ServingEvent
 
-_WAITED = "bitahub_serving"  # key in Airflow's task state store
 
+class BitaHubDeployServingOperator(BitaHubResourceOperator):
+    """Deploys a model under a name, and succeeds once the platform reports RUNNING *and* the program answers.
 
-class BitaHubDeployServingOperator(BitaHubOperator):
-    """Makes a model answer under a name; succeeds once the platform says RUNNING *and* the program answers.
-
-    A serving this Airflow created is known again (by a note kept as an Airflow Variable,
-    ``bitahub_serving.{connection}.{name}.{version}``): with the same specification it is left as it is, also when the
-    task is cleared; with another it is replaced or refused. Replacing removes the old one first, so that the service
-    is away until the new one answers. A serving somebody else created is never touched. Give the path of a model's
-    version rather than its name: the same name is the same specification, whatever the folder holds by now.
+    A serving that this Airflow created is recognized by a record in an Airflow Variable,
+    ``bitahub_serving.{connection}.{name}.{version}``. With the same specification it is left unchanged, also when the
+    task is cleared; with another one it is replaced or refused. Replacing removes the old serving first, so the service
+    is unavailable until the new one answers. A serving that someone else created is never touched. Give the path of a
+    model's version rather than its name: the same name is the same specification, whatever the folder contains now.
 
     The XCom result is
 
@@ -62,30 +55,32 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             "model_path": "/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1",
         }
 
-    In model, environment and commands, ``{user_id}`` and ``{user_name}`` stand for the connection's.
+    In model, environment and commands, ``{user_id}`` and ``{user_name}`` stand for the connection's. A limit of time is
+    a ``timedelta`` or a number of seconds.
 
     :param serving_name: at most 49 characters, DNS-1123
-    :param model: the model's name, or the server path of one of its versions; seen at ``/model/{user_name}/{model}``
+    :param model: the model's name, or the server path of one of its versions; mounted at
+        ``/model/{user_name}/{model}``
     :param image: the container image; default: the connection's ``default_image``
     :param commands: shell lines that start the program
-    :param port: the port the program listens on
+    :param port: the port on which the program listens
     :param envs: its environment, such as ``{"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"}``
-    :param replicas: how many
+    :param replicas: the number of replicas
     :param cpu: cores per replica
-    :param memory_mb: MB per replica
+    :param memory_mb: memory per replica in MB
     :param accelerator: device type such as ``gtx-1080-ti`` (seed); None or "": no accelerator
-    :param accelerator_count: per replica
+    :param accelerator_count: accelerators per replica
     :param version: the serving's version on the platform; the document always sends ``v1``
     :param if_exists: ``replace`` or ``fail``, when our own serving of this name has another specification
-    :param readiness_path: where the program is asked whether it answers: at ``/`` anything below HTTP 500 is an answer,
-        anywhere else only what is below HTTP 400
-    :param launch_timeout: seconds until it must be ready, counted from the start of the try; what this task created is
-        stopped otherwise. ``execution_timeout`` counts likewise, also while the task is deferred
-    :param poll_interval: seconds between two looks
+    :param readiness_path: where the program is asked whether it answers. At ``/`` any answer below HTTP 500 counts,
+        elsewhere only one below HTTP 400
+    :param launch_timeout: how long the serving may take to be ready, from the start of the try. Then the serving that
+        this task created is stopped. ``execution_timeout`` works likewise, also while the task is deferred
+    :param poll_interval: seconds between two queries
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param cancel_on_kill: stop the serving when the task is marked, cleared or deleted before it is ready
     :param bitahub_conn_id: the Airflow connection
-    :param multiple_outputs: push each entry of the result under its own name, too
+    :param multiple_outputs: also push each entry of the result under its own name
     """
 
     template_fields: Sequence[str] = (
@@ -125,7 +120,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         version: str = "v1",
         if_exists: Literal["replace", "fail"] = "replace",
         readiness_path: str = "/",
-        launch_timeout: float = 1800,
+        launch_timeout: timedelta | float = 1800,
         poll_interval: float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = True,
@@ -136,8 +131,8 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
         if if_exists not in ("replace", "fail"):
             raise ValueError(f"if_exists must be 'replace' or 'fail', not {if_exists!r}")
-        if poll_interval <= 0 or launch_timeout <= 0:
-            raise ValueError("poll_interval and launch_timeout must be more than 0 seconds")
+        require_positive("poll_interval", poll_interval)
+        require_positive("launch_timeout", launch_timeout)
         self.serving_name = serving_name
         self.model = model
         self.commands = commands
@@ -157,24 +152,26 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
-        self._context: Context | None = None
-        self._own: ServingRecord | None = None  # our note of the serving this task created
+
+    _own: ServingRecord | None = None  # of the serving that this task created and must stop if it fails
+    _awaited_created_at: float | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Create the serving or find it again, and wait until it answers."""
         from airflow_bitahub.procedures.rollout import ensure_serving
         from airflow_bitahub.procedures.servings import wait_for_serving
 
-        self._take_up(context)  # should this try fail early, what an earlier one has created is to be stopped
-        with self._settling(context):
-            spec = self._spec()
-            creating = ensure_serving(spec, load=self._load, save=self._save_if_wanted, if_exists=self.if_exists)
-            serving, self._own = self.hook.run(creating)
+        self.restore(context)  # if this try fails early, it must stop what an earlier one created
+        with self.settling():
+            serving, self._own = self.hook.run(
+                ensure_serving(
+                    self._spec(), load=self._load, save=self._save_unless_abandoned, if_exists=self.if_exists
+                )
+            )
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
             self.log.info("The %s", serving)
-            deadline = context["ti"].start_date.timestamp() + self._limit
-            note = {"own": self._own and self._own.to_json(), "created_at": serving.created_at}
-            keep(context, _WAITED, note)
+            save_awaited_serving(context, AwaitedServing(self._own, serving.created_at))
+            deadline = self.deadline(in_seconds(getattr(self, self._shortest_limit)))
             wait = partial(
                 wait_for_serving,
                 self.serving_name,
@@ -185,21 +182,22 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                 on_change=lambda seen: self.log.info("The %s", seen),
             )
             if self.deferrable:
-                with suppress(ServingTimeoutError):  # one look, since most servings found again are ready
+                with suppress(ServingTimeoutError):  # one query first, since most existing servings are ready
                     return self._ready(self.hook.run(wait(deadline=0)))
                 self._defer(serving, deadline)
             return self._ready(self.hook.run(wait(deadline=deadline)))
 
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
-        """Take up the trigger's report."""
+        """Continue after the deferral with what the trigger reports."""
         from airflow_bitahub.api.servings import Serving
         from airflow_bitahub.triggers.serving import serving_identity
 
-        created_at = self._take_up(context)
-        if event and not is_about(event, serving_identity(self.serving_name, self.version, created_at)):
-            self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
+        self.restore(context)
+        identity = serving_identity(self.serving_name, self.version, self._awaited_created_at)
+        if event and not is_about(event, identity):
+            self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
             return self.execute(context)
-        with self._settling(context):
+        with self.settling():
             event = event or {}
             message = event.get("message", "")
             match event.get("outcome"):
@@ -212,28 +210,58 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                 case _ if event.get("is_final"):
                     raise AirflowFailException(message)
                 case _:
-                    raise TransportError(f"Nothing is known of serving {self.serving_name!r}: {message}")
-
-    def take_up_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> None:
-        """Treat a trigger that failed like any other trouble, and a deadline that nobody kept like any other."""
-        self._take_up(context)
-        with self._settling(context):
-            name = self.serving_name
-            if isinstance(error, TaskDeferralTimeout):
-                raise ServingTimeoutError(
-                    f"Nobody has watched serving {name!r}: is a triggerer running?", name
-                ) from error
-            raise TransportError(f"Serving {name!r} could not be watched: {error}") from error
+                    raise TransportError(f"The state of serving {self.serving_name!r} is unknown: {message}")
 
     def on_kill(self) -> None:
-        """Stop the serving if somebody marked, cleared or deleted the task before it was ready."""
+        """Stop the serving if the task was marked, cleared or deleted before it was ready."""
         if self._context is not None and self._own is not None and self.cancel_on_kill:
-            # what is interrupted may be the creation, so that the serving is still to appear
+            # The creation itself may have been interrupted, and its serving may appear later.
             grace = KILL_BUDGET / 2 if self._own.since is not None else 0
-            stop = partial(self._stop, self._own, grace)
-            self.stop_if_unwanted(self._context, f"serving {self.serving_name}", stop)
+            self.stop_if_abandoned(self._context, partial(self._stop, self._own, grace))
 
-    def _defer(self, serving: Serving, deadline: float) -> None:
+    # Settling and stopping, see the base class -----------------------------------------------------------------
+
+    @property
+    def subject(self) -> str:
+        """The serving in words."""
+        return f"serving {self.serving_name!r}"
+
+    def restore(self, context: Context) -> None:
+        """Load which serving is this task's to stop, and when the awaited one was created; remember the context."""
+        self._context = context
+        self._own, self._awaited_created_at = load_awaited_serving(context)
+
+    def timeout_error(self, problem: str | None = None) -> ServingTimeoutError:
+        """Return the error for a time limit that has passed."""
+        problem = problem or "was not ready in time."
+        return ServingTimeoutError(f"Serving {self.serving_name!r} {problem}", self.serving_name)
+
+    def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:  # noqa: ARG002
+        """Return the name of the argument whose time limit an error is about."""
+        return self._shortest_limit
+
+    def stop_own(self, reason: str) -> str:
+        """Stop the serving if this task created it, and return in words what became of it."""
+        if self._own is None:
+            return "this task had created no serving"
+        self.log.info("Stopping serving %s: %s", self.serving_name, reason)
+        try:
+            self.despite_task_timeout(partial(self._stop, self._own))
+        except Exception as error:  # the error that the task fails with matters more
+            self.log.error("%s", error)
+            return "the serving could not be stopped"
+        return "the serving was stopped"
+
+    # Steps -----------------------------------------------------------------------------------------------------
+
+    def _stop(self, own: ServingRecord, grace: float = 0) -> None:
+        from airflow_bitahub.procedures.servings import stop_own_serving
+
+        if self._load() == own:  # otherwise another task has replaced it
+            stopping = stop_own_serving(self.serving_name, self.version, own.describes, grace=grace)
+            self.hook.new_client().run(stopping)
+
+    def _defer(self, serving: Serving, deadline: float | None) -> None:
         from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
         self.defer(
@@ -248,79 +276,30 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                 cancel_on_kill=self.cancel_on_kill and self._own is not None,
             ),
             method_name="execute_complete",
-            timeout=timedelta(seconds=deadline - time.time()) + NO_TRIGGERER,
+            timeout=self.deferral_timeout(deadline),
         )
 
     @property
-    def _limit(self) -> float:
-        """The seconds from the start of a try until the serving must be ready."""
-        limits = [self.launch_timeout]
-        if self.execution_timeout is not None:
-            limits.append(self.execution_timeout.total_seconds())
-        return min(limits)
-
-    def _take_up(self, context: Context) -> float | None:
-        """Remember which serving is this task's to stop, and give when the one that was waited for was created."""
-        from airflow_bitahub.procedures.rollout import ServingRecord
-
-        self._context = context
-        note: Any = context["task_state_store"].get(_WAITED) or {}
-        self._own = ServingRecord.from_json(note.get("own"))
-        created_at: float | None = note.get("created_at")
-        return created_at
-
-    @contextmanager
-    def _settling(self, context: Context) -> Iterator[None]:
-        """Leave no serving of this task's behind that never got ready, and tell Airflow what is worth another try."""
-        try:
-            yield
-        except AirflowTaskTimeout as error:
-            self._stop_own("execution_timeout has passed")
-            raise ServingTimeoutError(
-                f"Serving {self.serving_name!r} was not ready in time. The limit is execution_timeout="
-                f"{self.execution_timeout} from the start of the try.",
-                self.serving_name,
-            ) from error
-        except Exception as error:
-            is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
-            is_last = is_final or context["ti"].try_number > context["ti"].max_tries
-            if isinstance(error, ServingTimeoutError) or is_last:
-                self._stop_own(
-                    "it was not ready in time" if isinstance(error, ServingTimeoutError) else "the task fails"
-                )
-            if isinstance(error, BitaHubError):
-                raise airflow_error(error) from error
-            raise
-
-    def _stop_own(self, why: str) -> None:
-        if self._own is not None:
-            self.log.info("Stopping serving %s: %s", self.serving_name, why)
-            stop = partial(self._stop, self._own)
-            try:
-                self.despite_the_alarm(stop)
-            except Exception as error:  # the error that the task fails with is what matters
-                self.log.error("%s", error)
-
-    def _stop(self, own: ServingRecord, grace: float = 0) -> None:
-        from airflow_bitahub.procedures.servings import stop_own_serving
-
-        if self._load() == own:  # otherwise another task has taken over
-            stopping = stop_own_serving(self.serving_name, self.version, own.describes, grace=grace)
-            self.hook.new_client().run(stopping)
+    def _shortest_limit(self) -> str:
+        """The name of the argument that limits the time from the start of a try until the serving is ready."""
+        timeout = self.execution_timeout
+        is_shorter = timeout is not None and timeout.total_seconds() < in_seconds(self.launch_timeout)
+        return "execution_timeout" if is_shorter else "launch_timeout"
 
     def _spec(self) -> ServingSpec:
-        """Give the creation's body. Raises ConfigurationError for arguments the platform could not accept."""
+        """Return the creation's body. Raises ConfigurationError for arguments that the platform could not accept."""
         from pydantic import ValidationError
 
         from airflow_bitahub.api.servings import ServingSpec
+        from airflow_bitahub.operators.job_spec import NO_IMAGE, accelerator, explain
 
         fill = self.hook.folders.fill
         image = self.image or self.hook.default_image
         if not image:
-            raise ConfigurationError("Give an image, or set default_image in the extra of the Airflow connection.")
+            raise ConfigurationError(NO_IMAGE)
         path, mount_path = self.hook.folders.model_mount(fill(self.model))
         commands = [self.commands] if isinstance(self.commands, str) else list(self.commands)
-        device = {"device_type": self.accelerator, "requests": self.accelerator_count} if self.accelerator else None
+        device = accelerator(self.accelerator, self.accelerator_count)
         try:
             return ServingSpec.model_validate(
                 {
@@ -328,7 +307,7 @@ class BitaHubDeployServingOperator(BitaHubOperator):
                     "model": {"path": path, "mount_path": mount_path},
                     "image": image,
                     "replicas": self.replicas,
-                    "resource": {"cpu": self.cpu, "memory": self.memory_mb, "acc_device": device},
+                    "resource": {"cpu": self.cpu, "memory_mb": self.memory_mb, "acc_device": device},
                     "protocols": [{"port": self.port}],
                     "envs": {name: fill(value) for name, value in (self.envs or {}).items()},
                     "commands": [fill(line) for line in commands],
@@ -338,34 +317,23 @@ class BitaHubDeployServingOperator(BitaHubOperator):
         except ValidationError as error:
             raise ConfigurationError(explain(error)) from error
 
-    @property
-    def _variable(self) -> str:
-        return f"bitahub_serving.{self.bitahub_conn_id}.{self.serving_name}.{self.version}"
-
     def _load(self) -> ServingRecord | None:
-        from airflow_bitahub.procedures.rollout import ServingRecord
-
-        return ServingRecord.from_json(Variable.get(self._variable, default=None, deserialize_json=True))
-
-    def _save_if_wanted(self, record: ServingRecord) -> None:
-        self.check_still_wanted()
-        if record.since is not None or self._own is not None:
-            self._own = record  # from here on there may be a serving of this task's that has to be stopped
-        self._save(record)
+        return load_serving_record(self.bitahub_conn_id, self.serving_name, self.version)
 
     def _save(self, record: ServingRecord) -> None:
-        Variable.set(
-            self._variable,
-            record.to_json(),
-            description="How BitaHubDeployServingOperator knows its serving again",
-            serialize_json=True,
-        )
+        save_serving_record(self.bitahub_conn_id, self.serving_name, self.version, record)
+
+    def _save_unless_abandoned(self, record: ServingRecord) -> None:
+        self.raise_if_abandoned()
+        if record.since is not None or self._own is not None:
+            self._own = record  # from here on, this task may have to stop a serving
+        self._save(record)
 
     def _ready(self, serving: Serving) -> dict[str, Any]:
-        """Note that the serving need not be stopped any more, and give the result."""
+        """Record that the serving is ready, so that no task stops it any more, and return the result."""
         if self._own is not None:
-            note = self._load()
-            if note is None or not note.replaces(self._own.created_at):
+            record = self._load()
+            if record is None or not record.replaces(self._own.created_at):
                 self._save(replace(self._own, created_at=serving.created_at, since=None, ready=True))
         folders = self.hook.folders
         return {
@@ -375,129 +343,3 @@ class BitaHubDeployServingOperator(BitaHubOperator):
             "url": serving.url,
             "model_path": folders.model_mount(folders.fill(self.model))[0],
         }
-
-
-class BitaHubInvokeServingOperator(BitaHubOperator):
-    """Asks a served model about one picture, and gives its answer as the XCom result.
-
-    With the document's demo (seed) that is ``{"predictions": [7], "probabilities": [[...]]}``. The answer's own status
-    code counts, since that program reports its errors inside HTTP 200. Give exactly one of the three pictures; path
-    and field names belong to the served program.
-
-    :param serving_name: the serving
-    :param version: its version
-    :param image_url: a picture the serving fetches itself
-    :param image_file: a picture read here: a path on the platform's storage (``/datasets/{user_id}/...``), on this
-        worker, or any address Airflow's object storage knows
-    :param image_base64: a picture as text
-    :param path: where the program is asked (seed: ``/image``)
-    :param field: the form field; default: ``urls`` (seed), ``files`` or ``base64``
-    :param expected_prediction: fail unless the first of ``predictions`` is this; None: any answer will do
-    :param request_timeout: seconds to wait for the answer
-    :param bitahub_conn_id: the Airflow connection
-    """
-
-    template_fields: Sequence[str] = (
-        "serving_name",
-        "version",
-        "image_url",
-        "image_file",
-        "image_base64",
-        "path",
-        "field",
-        "expected_prediction",
-        "bitahub_conn_id",
-    )
-    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
-    ui_color = "#dff5e1"
-
-    def __init__(
-        self,
-        *,
-        serving_name: str,
-        version: str = "v1",
-        image_url: str | None = None,
-        image_file: str | None = None,
-        image_base64: str | None = None,
-        path: str = "/image",
-        field: str | None = None,
-        expected_prediction: Any = None,
-        request_timeout: float = 60,
-        bitahub_conn_id: str = DEFAULT_CONN_ID,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.serving_name = serving_name
-        self.version = version
-        self.image_url = image_url
-        self.image_file = image_file
-        self.image_base64 = image_base64
-        self.path = path
-        self.field = field
-        self.expected_prediction = expected_prediction
-        self.request_timeout = request_timeout
-        self.bitahub_conn_id = bitahub_conn_id
-
-    def execute(self, context: Context) -> Any:
-        """Ask, and check the answer."""
-        from airflow_bitahub.api.servings import get_serving, invoke_serving
-
-        try:
-            picture = self._picture()
-            serving = self.hook.send(get_serving(self.serving_name, self.version))
-            if not serving.url:
-                raise ServingFailedError(f"The {serving}: it has no address to be asked at.", serving.name)
-            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=serving.url)
-            answer = self.hook.send(invoke_serving(serving, self.path, timeout=self.request_timeout, **picture))
-            self._check(answer)
-        except BitaHubError as error:
-            raise airflow_error(error) from error
-        return answer
-
-    def _picture(self) -> dict[str, Any]:
-        """Give the picture as `invoke_serving` takes it."""
-        given = {
-            name: value
-            for name, value in (
-                ("urls", self.image_url),
-                ("files", self.image_file),
-                ("base64", self.image_base64),
-            )
-            if value
-        }
-        if len(given) != 1:
-            raise AirflowFailException("Give exactly one of image_url, image_file and image_base64.")
-        [(kind, value)] = given.items()
-        field = self.field or kind
-        if kind == "files":
-            return {"files": {field: (value.rsplit("/", 1)[-1], self._read(value))}}
-        if kind == "base64":
-            value = "".join(value.split())  # the command base64 wraps its lines
-            try:
-                base64.b64decode(value.rpartition(",")[2], validate=True)
-            except ValueError as error:
-                raise AirflowFailException(f"image_base64 is not base64: {error}") from error
-        return {"form": {field: value}}
-
-    def _read(self, path: str) -> bytes:
-        from airflow.sdk import ObjectStoragePath
-
-        from airflow_bitahub.storage import is_server_path, read_bytes
-
-        if is_server_path(path):
-            return self.hook.storage.read_bytes(self.hook.folders.fill(path))
-        try:
-            return read_bytes(ObjectStoragePath(path))
-        except FileNotFoundError as error:
-            raise StorageError(f"The picture {path} is not there.") from error
-
-    def _check(self, answer: Any) -> None:
-        if self.expected_prediction in (None, ""):
-            return
-        predictions = answer.get("predictions") if isinstance(answer, Mapping) else None
-        first = predictions[0] if isinstance(predictions, Sequence) and predictions else None
-        if str(first) != str(self.expected_prediction):
-            raise InvokeError(
-                f"Serving {self.serving_name!r} said {first!r} where {self.expected_prediction!r} was expected.",
-                self.serving_name,
-            )

@@ -6,9 +6,11 @@ from airflow_bitahub.operators.job import BitaHubJobOperator
 
 
 class BitaHubTrainOperator(BitaHubJobOperator):
-    """Runs a training job: code at ``/code``, datasets at ``/data/{user_name}/...``, results in ``/output`` (seed).
+    """Runs a training job.
 
-    Parameters and result are those of `BitaHubJobOperator`; pass ``output_path`` on to what uses the trained model:
+    Code is mounted at ``/code``, datasets at ``/data/{user_name}/...``; results go to ``/output`` (seed).
+
+    Parameters and result are those of `BitaHubJobOperator`. Pass ``output_path`` on to the task that uses the model:
 
     .. code-block:: python
 

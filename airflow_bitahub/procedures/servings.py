@@ -13,6 +13,7 @@ from airflow_bitahub.exceptions import (
     AuthenticationError,
     NotFoundError,
     PermissionDeniedError,
+    ServingAliveError,
     ServingFailedError,
     ServingTimeoutError,
     TransportError,
@@ -100,7 +101,7 @@ def end_serving(
 ) -> Procedure[None]:
     """Remove a serving, and wait until the platform no longer has it or has another in its place.
 
-    :raises ServingTimeoutError: it is still there after `timeout` seconds
+    :raises ServingAliveError: it is still there after `timeout` seconds
     """
     start, name = clock(), serving.name
     is_removed = False
@@ -119,9 +120,9 @@ def end_serving(
         except (APIError, TransportError) as error:
             # The removal may have taken effect. The next query shows whether it did.
             if clock() - start >= timeout:
-                raise ServingTimeoutError(f"Serving {name!r} could not be removed: {error}", name) from error
+                raise ServingAliveError(f"Serving {name!r} could not be removed: {error}", name) from error
         if clock() - start >= timeout:
-            raise ServingTimeoutError(f"Serving {name!r} is still there {timeout:.0f} s after its removal.", name)
+            raise ServingAliveError(f"Serving {name!r} is still there {timeout:.0f} s after its removal.", name)
         yield Sleep(1)
 
 

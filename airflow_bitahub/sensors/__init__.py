@@ -1,1 +1,1 @@
-"""Sensors ask, and never stop anything."""
+"""Sensors query the platform, and never stop anything."""

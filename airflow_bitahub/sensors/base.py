@@ -1,4 +1,4 @@
-"""What both sensors do alike."""
+"""What both sensors share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class BitaHubSensor(BaseSensorOperator):
-    """Asks BitaHub until something is so, here or in the triggerer; ``soft_fail`` means the same in both.
+    """Queries BitaHub until a condition is met, on a worker or in the triggerer; ``soft_fail`` means the same in both.
 
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param bitahub_conn_id: the Airflow connection
@@ -45,43 +45,43 @@ class BitaHubSensor(BaseSensorOperator):
 
     @cached_property
     def hook(self) -> BitaHubHook:
-        """The hook this sensor asks through."""
+        """The hook that this sensor talks through."""
         from airflow_bitahub.hooks.bitahub import BitaHubHook
 
         return BitaHubHook(self.bitahub_conn_id)
 
     @abstractmethod
-    def look(self) -> dict[str, Any] | None:
-        """Ask once; give the sensor's result, or None when it is not so yet. Raises when it never will be."""
+    def query(self) -> dict[str, Any] | None:
+        """Query once. Return the sensor's result, or None while the condition is not met; raise if it never will be."""
 
     @abstractmethod
     def trigger(self, deadline: float) -> BitaHubTrigger:
-        """Give the trigger that waits until the deadline, in seconds since the epoch."""
+        """Return the trigger that waits until the deadline, in seconds since the epoch."""
 
     @abstractmethod
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the result a trigger's report holds. Raises as `look` does."""
+        """Return the result in a trigger's report. Raises as `query` does."""
 
     def poke(self, context: Context) -> PokeReturnValue | bool:  # noqa: ARG002
-        """Ask once."""
+        """Query once."""
         with self._failing():
-            result = self.look()
+            result = self.query()
         return False if result is None else PokeReturnValue(True, result)
 
     def execute(self, context: Context) -> Any:
-        """Wait, here or in the triggerer."""
+        """Wait on this worker or in the triggerer."""
         if not self.deferrable:
             return super().execute(context)
         with self._skipping(), self._failing():
-            result = self.look()
+            result = self.query()
         if result is None:
             self.defer(trigger=self.trigger(time.time() + self.timeout), method_name="execute_complete")
         return result
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
-        """Take up the trigger's report."""
+        """Continue after the deferral with what the trigger reports."""
         if event and not is_about(event, self.trigger(0).identity):
-            self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
+            self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
             return self.execute(context)
         with self._skipping(), self._failing():
             event = event or {}
@@ -90,7 +90,7 @@ class BitaHubSensor(BaseSensorOperator):
             if event.get("is_final"):
                 raise AirflowFailException(event["message"])
             if event.get("outcome") == "trouble" or not event:
-                raise TransportError(f"Asking failed for too long: {event.get('message', 'no report')}")
+                raise TransportError(f"The queries failed for too long: {event.get('message', 'no report')}")
             return self.read(event)
 
     @contextmanager

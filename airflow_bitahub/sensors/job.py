@@ -1,4 +1,4 @@
-"""Waiting for a job that another system, or another DAG, submitted."""
+"""`BitaHubJobSensor`: waiting for a job that another system or another DAG submitted."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class BitaHubJobSensor(BitaHubSensor):
     """Succeeds when a job has succeeded, and fails when it has failed or was stopped. It never stops the job.
 
-    A job that is not there yet is waited for. The XCom result has ``job_name``, ``status``, ``queue_seconds``,
+    The job need not exist yet. The XCom result has ``job_name``, ``status``, ``queue_seconds``,
     ``run_seconds`` and ``exit_code``.
 
     :param job_name: the job
-    :param poke_interval: seconds between two looks
+    :param poke_interval: seconds between two queries
     :param timeout: seconds after which the sensor fails
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param bitahub_conn_id: the Airflow connection
@@ -35,8 +35,8 @@ class BitaHubJobSensor(BitaHubSensor):
         super().__init__(**kwargs)
         self.job_name = job_name
 
-    def look(self) -> dict[str, Any] | None:
-        """Look at the job once."""
+    def query(self) -> dict[str, Any] | None:
+        """Query the job once."""
         from airflow_bitahub.procedures.jobs import wait_for_job
 
         try:
@@ -47,7 +47,7 @@ class BitaHubJobSensor(BitaHubSensor):
         return _result(job)
 
     def trigger(self, deadline: float) -> BitaHubJobTrigger:
-        """Give the trigger that waits for the job."""
+        """Return the trigger that waits for the job."""
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
         return BitaHubJobTrigger(
@@ -60,7 +60,7 @@ class BitaHubJobSensor(BitaHubSensor):
         )
 
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the result of the job that is over."""
+        """Return the result of the finished job."""
         from airflow_bitahub.api.job_reading import Job
 
         return _result(Job.model_validate(event["job"]))

@@ -1,4 +1,4 @@
-"""Waiting for a serving that another system, or another DAG, created."""
+"""`BitaHubServingSensor`: waiting for a serving that another system or another DAG created."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 class BitaHubServingSensor(BitaHubSensor):
     """Succeeds when a serving runs and its program answers, and fails when it has failed or was stopped.
 
-    One that is not there yet is waited for. The XCom result has ``serving_name``, ``status`` and ``url``.
+    The serving need not exist yet. The XCom result has ``serving_name``, ``status`` and ``url``.
 
     :param serving_name: the serving
     :param version: its version
-    :param readiness_path: where the program is asked: at ``/`` anything below HTTP 500 is an answer, anywhere else only
-        what is below HTTP 400
-    :param poke_interval: seconds between two looks
+    :param readiness_path: where the program is asked whether it answers. At ``/`` any answer below HTTP 500 counts,
+        elsewhere only one below HTTP 400
+    :param poke_interval: seconds between two queries
     :param timeout: seconds after which the sensor fails
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param bitahub_conn_id: the Airflow connection
@@ -39,8 +39,8 @@ class BitaHubServingSensor(BitaHubSensor):
         self.version = version
         self.readiness_path = readiness_path
 
-    def look(self) -> dict[str, Any] | None:
-        """Look at the serving once."""
+    def query(self) -> dict[str, Any] | None:
+        """Query the serving once."""
         from airflow_bitahub.procedures.servings import wait_for_serving
 
         waiting = wait_for_serving(
@@ -60,7 +60,7 @@ class BitaHubServingSensor(BitaHubSensor):
             raise AirflowFailException(str(error)) from error
 
     def trigger(self, deadline: float) -> BitaHubServingTrigger:
-        """Give the trigger that waits for the serving."""
+        """Return the trigger that waits for the serving."""
         from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
         return BitaHubServingTrigger(
@@ -75,7 +75,7 @@ class BitaHubServingSensor(BitaHubSensor):
         )
 
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the result of the serving that is ready."""
+        """Return the result of the serving that is ready."""
         from airflow_bitahub.api.servings import Serving
 
         if event["outcome"] == "failed":

@@ -15,9 +15,10 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
 from airflow_bitahub.operators.infer import BitaHubInferOperator
+from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.model import BitaHubSaveModelOperator
-from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.operators.train import BitaHubTrainOperator
 from airflow_bitahub.sensors.job import BitaHubJobSensor
 from airflow_bitahub.sensors.serving import BitaHubServingSensor

@@ -77,9 +77,9 @@ def test_predictions_are_the_last_of_the_datasets(task_run: TaskRun, submitted: 
 @pytest.mark.parametrize(
     ("command", "says"),
     [
-        ("true", r"evaluation_result\.json is not there .*Check that the job wrote it"),
+        ("true", r"evaluation_result\.json does not exist .*Check that the job wrote it"),
         ("echo accuracy 0.9 > /output/evaluation_result.json", "is not JSON"),
-        ("echo '[0.9]' > /output/evaluation_result.json", r"holds no JSON object of metrics, but '\[0\.9\]'"),
+        ("echo '[0.9]' > /output/evaluation_result.json", r"contains '\[0\.9\]' instead of a JSON object of metrics"),
         ("mkdir /output/evaluation_result.json", "cannot be read"),
     ],
 )

@@ -10,8 +10,9 @@ import pytest
 
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from airflow_bitahub.operators.infer import BitaHubInferOperator
+from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
 from airflow_bitahub.operators.job import BitaHubJobOperator
-from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.operators.train import BitaHubTrainOperator
 from tests.conftest import IMAGE, REPOSITORY, Asked, Gateway, TaskRun
 

@@ -41,7 +41,8 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.serving import BitaHubDeployServingOperator, BitaHubInvokeServingOperator
+from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger, serving_identity
 from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
 
@@ -367,7 +368,7 @@ def test_program_that_ends_fails_the_task_clearly_and_a_retry_makes_the_serving_
 ) -> None:
     mended = platform.storage / model_path("v1").lstrip("/") / f"mended-{name}"
     commands = f"[ -e /model/{{user_name}}/served/mended-{name} ] || exit 3; {START}"
-    with pytest.raises(ServingFailedError, match=f"serving '{name}' is FAILED.* Its log on the platform tells why"):
+    with pytest.raises(ServingFailedError, match=f"serving '{name}' is FAILED.* Its log on the platform shows why"):
         deploy(name, commands=commands).execute(task_run.context())
     old = record()
     mended.touch()
@@ -591,7 +592,7 @@ def test_trouble_while_waiting_leaves_the_serving_to_the_next_try(
 ) -> None:
     defer(deploy(name, deferrable=True), task_run)
     created = record().created
-    with pytest.raises(TransportError, match=f"Nothing is known of serving '{name}'"):
+    with pytest.raises(TransportError, match=f"The state of serving '{name}'"):
         deploy(name).execute_complete(task_run.context(), event)
     task_run.retry()
     deploy(name).execute(task_run.context())
@@ -645,7 +646,7 @@ def test_deployment_killed_while_it_creates_stops_what_it_created_and_starts_not
         return (200, {"status": {"code": 0}, "data": serving}) if serving else NOT_THERE
 
     gateway.answer = answer
-    with pytest.raises(AirflowFailException, match="nothing new is started"):
+    with pytest.raises(AirflowFailException, match="starts nothing new"):
         operator.execute(task_run.context())
     assert [asked.method for asked in gateway.asked if asked.method != "GET"] == ["POST", "PUT"]
 
@@ -761,7 +762,7 @@ def test_answer_may_be_checked(expected: Any, served: str, task_run: TaskRun) ->
 
 @pytest.mark.usefixtures("connection")
 def test_wrong_prediction_fails(served: str, task_run: TaskRun) -> None:
-    with pytest.raises(InvokeError, match="said 7 where 8 was expected"):
+    with pytest.raises(InvokeError, match="answered 7; expected was 8"):
         invoke(served, image_url="u", expected_prediction=8).execute(task_run.context())
 
 
@@ -800,7 +801,7 @@ def test_text_that_is_not_base64_is_refused(task_run: TaskRun) -> None:
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize("path", ["/datasets/{user_id}/MNIST/none.png", "/nowhere/none.png"])
 def test_missing_picture_is_told_in_a_sentence(path: str, task_run: TaskRun) -> None:
-    with pytest.raises(StorageError, match=r"none\.png (is not there|cannot be read)"):
+    with pytest.raises(StorageError, match=r"none\.png (does not exist|cannot be read)"):
         invoke("never-asked", image_file=path).execute(task_run.context())
 
 
@@ -813,5 +814,5 @@ def test_serving_that_does_not_exist_fails_at_once(task_run: TaskRun) -> None:
 def test_serving_without_an_address_is_told_clearly(gateway: Gateway, task_run: TaskRun) -> None:
     serving = {"name": "x", "status": "WAITING", "hosts": ""}
     gateway.answer = lambda _: (200, {"status": {"code": 0}, "data": serving})
-    with pytest.raises(ServingFailedError, match="'x' is WAITING: it has no address to be asked at"):
+    with pytest.raises(ServingFailedError, match="'x' is WAITING: it has no address"):
         invoke("x", image_url="u").execute(task_run.context())

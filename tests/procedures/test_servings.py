@@ -11,6 +11,7 @@ from airflow_bitahub.api.servings import Serving
 from airflow_bitahub.exceptions import (
     BitaHubError,
     NotFoundError,
+    ServingAliveError,
     ServingFailedError,
     ServingTimeoutError,
 )
@@ -154,7 +155,7 @@ def test_a_serving_that_goes_between_look_and_removal() -> None:
 
 
 def test_a_serving_that_will_not_go() -> None:
-    with pytest.raises(ServingTimeoutError, match="still there 60 s after its removal"):
+    with pytest.raises(ServingAliveError, match="still there 60 s after its removal"):
         remove(Script(serving("RUNNING"), None, serving("STOPPING")), timeout=60)
-    with pytest.raises(ServingTimeoutError, match="could not be removed: no answer in time"):
+    with pytest.raises(ServingAliveError, match="could not be removed: no answer in time"):
         remove(Script(TIMEOUT), timeout=60)

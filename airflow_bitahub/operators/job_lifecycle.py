@@ -1,0 +1,289 @@
+"""`JobLifecycle`: one job for a task instance, from its submission to the task's result."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    ConfigurationError,
+    JobFailedError,
+    JobLostError,
+    JobQueueTimeoutError,
+    JobStoppedError,
+    JobTimeoutError,
+    JobUnderpoweredError,
+    TransportError,
+)
+from airflow_bitahub.links import BitaHubJobLink
+from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubResourceOperator, in_seconds
+from airflow_bitahub.operators.failures import job_error
+from airflow_bitahub.operators.records import load_job_record, save_job_record
+from airflow_bitahub.triggers.report import is_about
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+
+    from airflow_bitahub.api.job_reading import Job
+    from airflow_bitahub.api.jobs import JobSpec
+    from airflow_bitahub.exceptions import ServingTimeoutError
+    from airflow_bitahub.identity import JobRecord, TaskIdentity
+    from airflow_bitahub.triggers.job import JobEvent
+
+
+class JobLifecycle(BitaHubResourceOperator):
+    """Submits one job or finds it again, waits for it, and stops it where its task ends first.
+
+    What the job is, and the meaning of the attributes, is defined in `BitaHubJobOperator`. This class has no
+    constructor, see `BitaHubOperator`.
+    """
+
+    project: str
+    job_name: str | None
+    output_version: str | None
+    extra_body: Mapping[str, Any] | None
+    wait_for_completion: bool
+    poll_interval: float
+    deferrable: bool
+    queue_timeout: timedelta | float | None
+    unreachable_timeout: timedelta | float
+    cancel_on_kill: bool
+    resubmit_stopped: bool
+
+    _record: JobRecord | None = None
+    _last_seen: Job | None = None
+
+    @abstractmethod
+    def output_root(self) -> str:
+        """Return the server path under which every attempt gets its own output folder."""
+
+    @abstractmethod
+    def spec(self, record: JobRecord) -> JobSpec:
+        """Return the submission. Raises ConfigurationError for arguments that the platform could not accept."""
+
+    @abstractmethod
+    def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
+        """Return the XCom result for a job that succeeded."""
+
+    # What Airflow calls ----------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> dict[str, Any] | None:
+        """Submit the job or find it again, wait for it, and return its result."""
+        from airflow_bitahub.procedures.jobs import wait_for_job
+        from airflow_bitahub.procedures.submission import ensure_job
+
+        self._context = context
+        with self.settling():
+            self.restore(context)
+            job, record = self.hook.run(
+                ensure_job(
+                    self._identity(context),
+                    self._record,
+                    spec_for=self.spec,
+                    save=self._save_unless_abandoned,
+                    resubmit_stopped=self.resubmit_stopped,
+                    extra_body=self.extra_body,
+                )
+            )
+            context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
+            self._log_change(job)
+            if not self.wait_for_completion:
+                return self.result(job, record)
+            if not job.status.is_terminal and self.deferrable:
+                self._defer(job)
+            if not job.status.is_terminal:
+                waiting = wait_for_job(
+                    job.name,
+                    poll_interval=self.poll_interval,
+                    queue_deadline=self._queue_deadline(),  # Airflow itself enforces execution_timeout on a worker
+                    unreachable_timeout=in_seconds(self.unreachable_timeout),
+                    on_change=self._log_change,
+                )
+                job = self.hook.run(waiting)
+            return self._conclude(job, record)
+
+    def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any] | None:
+        """Continue after the deferral with what the trigger reports."""
+        from airflow_bitahub.api.job_reading import Job
+
+        self.restore(context)
+        record = self._record
+        if record and event and not is_about(event, f"job {record.job_name}"):
+            self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
+            return self.execute(context)
+        with self.settling():
+            if record is None or not event:
+                raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
+            message = event.get("message", "")
+            match event.get("outcome"):
+                case "over":
+                    return self._conclude(Job.model_validate(event["job"]), record)
+                case "timeout" | "queue_timeout" as limit:
+                    if (result := self.result_if_finished()) is not None:  # just in time
+                        return result
+                    kind = JobTimeoutError if limit == "timeout" else JobQueueTimeoutError
+                    raise kind(message, record.job_name)
+                case "lost":
+                    raise JobLostError(message, record.job_name)
+                case _ if event.get("is_final"):
+                    raise AirflowFailException(message)
+                case _:
+                    raise TransportError(f"The state of job {record.job_name!r} is unknown: {message}")
+
+    def on_kill(self) -> None:
+        """Stop the job if the task was marked, cleared or deleted."""
+        record = self._record
+        if self._context is None or record is None or record.refused or not self.cancel_on_kill:
+            return
+
+        def stop() -> None:
+            from airflow_bitahub.procedures.jobs import end_job
+
+            with suppress(Exception):  # Airflow may accept nothing more from this task
+                self._save(replace(record, stopped=True))
+            # The submission itself may have been interrupted, and its job may appear later.
+            ending = end_job(record.job_name, wait=False, may_appear=not record.confirmed, timeout=KILL_BUDGET)
+            self.hook.new_client().run(ending)
+
+        self.stop_if_abandoned(self._context, stop)
+
+    # Settling and stopping, see the base class -----------------------------------------------------------------
+
+    @property
+    def subject(self) -> str:
+        """The job in words."""
+        return f"job {self._record.job_name if self._record else ''!r}"
+
+    def restore(self, context: Context) -> None:
+        """Load the job's record, and remember the context."""
+        self._context = context
+        self._record = load_job_record(context)
+
+    def has_ended(self, error: Exception) -> bool:
+        """Return whether an error says that the job has ended."""
+        return isinstance(error, JobFailedError | JobUnderpoweredError | JobStoppedError | JobLostError)
+
+    def timeout_error(self, problem: str | None = None) -> JobTimeoutError:
+        """Return the error for a time limit that has passed."""
+        last_seen = f" When last seen, {self._last_seen}." if self._last_seen else ""
+        name = self._record.job_name if self._record else ""
+        return JobTimeoutError(f"Job {name!r} {problem or 'did not finish in time.'}{last_seen}", name)
+
+    def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:
+        """Return the name of the argument whose time limit an error is about."""
+        return "queue_timeout" if isinstance(error, JobQueueTimeoutError) else "execution_timeout"
+
+    def stop_own(self, reason: str) -> str:
+        """Stop the job, if there is one, and return in words what became of it."""
+        from airflow_bitahub.procedures.jobs import end_job
+
+        record = self._record
+        if record is None or record.refused:
+            return "nothing had been submitted"
+        self.log.info("Stopping job %s: %s", record.job_name, reason)
+
+        def stop() -> Job | None:
+            with suppress(Exception):  # a job that runs on costs more than a missing note
+                self._save(replace(record, stopped=True))
+            ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
+            return self.hook.new_client().run(ending)
+
+        try:
+            job = self.despite_task_timeout(stop)
+        except BitaHubError as error:
+            self.log.error("%s", error)
+            return "the job could not be stopped"
+        return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
+
+    def result_if_finished(self) -> dict[str, Any] | None:
+        """Return the result if the job has succeeded meanwhile, and raise if it has failed; None otherwise."""
+        from airflow_bitahub.api.jobs import get_job
+
+        if self._record is None:
+            return None
+        try:
+            job = self.hook.send(get_job(self._record.job_name))
+        except BitaHubError:
+            return None  # the caller has an error of its own to raise
+        return self._conclude(job, self._record) if job.status.is_terminal else None
+
+    # Steps -----------------------------------------------------------------------------------------------------
+
+    def _identity(self, context: Context) -> TaskIdentity:
+        from airflow_bitahub.identity import TaskIdentity
+
+        ti, dag_run = context["ti"], context["dag_run"]
+        date = dag_run.logical_date or dag_run.run_after
+        return TaskIdentity(
+            project=self.project,
+            run_date=date.strftime("%Y%m%d"),
+            marker=self.hook.marker,
+            output_root=self.output_root(),
+            max_tries=ti.max_tries,
+            try_number=ti.try_number,
+            retries=self.retries or 0,
+            clear_number=getattr(dag_run, "clear_number", 0) or 0,
+            job_name=self.job_name or None,
+            output_version=self.output_version or None,
+        )
+
+    def _defer(self, job: Job) -> None:
+        from airflow_bitahub.triggers.job import BitaHubJobTrigger
+
+        # Airflow does not enforce execution_timeout while a task is deferred, and restarts it when the task resumes.
+        timeout = self.execution_timeout
+        deadline = self.deadline(None if timeout is None else timeout.total_seconds())
+        self.defer(
+            trigger=BitaHubJobTrigger(
+                bitahub_conn_id=self.bitahub_conn_id,
+                job_name=job.name,
+                poll_interval=self.poll_interval,
+                deadline=deadline,
+                queue_deadline=self._queue_deadline(),
+                unreachable_timeout=in_seconds(self.unreachable_timeout),
+                cancel_on_kill=self.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+            timeout=self.deferral_timeout(deadline),
+        )
+
+    def _queue_deadline(self) -> float | None:
+        return self.deadline(None if self.queue_timeout is None else in_seconds(self.queue_timeout))
+
+    def _log_change(self, job: Job) -> None:
+        if self._last_seen is None or self._last_seen.raw_state != job.raw_state:
+            self.log.info("The %s", job)
+        self._last_seen = job
+
+    def _conclude(self, job: Job, record: JobRecord) -> dict[str, Any]:
+        """Return the result of a job that succeeded; raise the error for any other end."""
+        if job.status.is_successful:
+            return self.result(job, record)
+        raise job_error(job, self._log_tail(job.name), may_resubmit=record.stopped or self.resubmit_stopped)
+
+    def _log_tail(self, name: str) -> str:
+        from airflow_bitahub.api.jobs import read_job_log
+
+        try:
+            text = self.hook.send(read_job_log(name, tail_lines=20)).strip()
+        except BitaHubError:
+            return ""  # the platform may have no such call, and the job's end matters more
+        return f" Its last lines:\n{text}" if text else ""
+
+    def _save_unless_abandoned(self, record: JobRecord) -> None:
+        self.raise_if_abandoned()
+        self._save(record)
+
+    def _save(self, record: JobRecord) -> None:
+        if self._context is not None:
+            detached = not (self.wait_for_completion and self.cancel_on_kill)
+            self._record = replace(record, detached=detached)
+            save_job_record(self._context, self._record)

@@ -6,9 +6,12 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+from airflow_bitahub.get_provider_info import get_provider_info
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = "airflow_bitahub"
@@ -18,18 +21,19 @@ ARROWS = {
     "__init__": set[str](),
     "exceptions": set[str](),
     "get_provider_info": set[str](),
+    "links": set[str](),
     "storage": {"exceptions"},
     "identity": {"exceptions", "storage"},
-    "api": {"exceptions", "identity"},
-    "client": {"exceptions", "api"},
-    "hooks": {"exceptions", "identity", "storage", "api", "client"},
-    "links": set[str](),
-    "triggers": {"exceptions", "api", "hooks"},
-    "operators": {"exceptions", "identity", "storage", "api", "hooks", "links", "triggers"},
-    "sensors": {"exceptions", "api", "hooks", "triggers", "operators.failures"},
-    "emulator": {"exceptions", "api.jobs", "api.platform", "api.servings", "__init__"},
+    "api": {"exceptions"},
+    "procedures": {"exceptions", "identity", "api"},
+    "client": {"exceptions", "api", "procedures.retry"},
+    "hooks": {"exceptions", "identity", "storage", "api", "procedures.retry", "client"},
+    "triggers": {"exceptions", "api", "procedures", "hooks"},
+    "operators": {"exceptions", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
+    "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures"},
+    "reaper": {"exceptions", "identity", "api", "procedures", "hooks", "operators.records"},
+    "emulator": {"exceptions", "api", "__init__"},
     "demo": {"exceptions", "storage", "emulator", "__init__"},
-    "reaper": {"exceptions", "identity", "api", "hooks"},
     "cli": {"exceptions", "emulator", "demo", "reaper", "__init__"},
     "pytest_plugin": {"emulator"},
 }
@@ -46,7 +50,7 @@ WHOSE = {
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Give what a file imports, wherever in it: ``a.b.c`` also for ``from a.b import c``."""
+    """Return what a file imports, anywhere in it: ``a.b.c`` also for ``from a.b import c``."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -56,7 +60,7 @@ def imports(file: Path) -> Iterator[str]:
 
 
 def part_of(name: str) -> str:
-    """Give the part of this package that ``airflow_bitahub.x.y`` belongs to."""
+    """Return the part of this package that ``airflow_bitahub.x.y`` belongs to."""
     part = name.split(".")[1] if "." in name else "__init__"
     return "__init__" if part == "__version__" else part
 
@@ -64,6 +68,9 @@ def part_of(name: str) -> str:
 SOURCES = sorted((REPOSITORY / PACKAGE).rglob("*.py"))
 DAGS = sorted((REPOSITORY / "dags").glob("*.py"))
 WORKLOADS = sorted((REPOSITORY / "dags" / "workloads").rglob("*.py"))
+
+
+MODULES = [".".join(file.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__") for file in SOURCES]
 
 
 def part_of_file(file: Path) -> str:
@@ -97,14 +104,24 @@ def test_who_may_use_which_library(file: Path) -> None:
         assert part_of_file(file) in WHOSE.get(library, {part_of_file(file)}), f"{name_of(file)} must not use {library}"
 
 
-def test_the_arrows_have_no_cycle() -> None:
-    order: list[str] = []
-    left = {part: {target.split(".")[0] for target in targets} for part, targets in ARROWS.items()}
-    while left:
-        free = sorted(part for part, targets in left.items() if targets <= set(order))
-        assert free, f"a cycle among {sorted(left)}"
-        order += free
-        left = {part: targets for part, targets in left.items() if part not in free}
+def test_the_arrows_have_no_circle() -> None:
+    parts = {part: {target.split(".")[0] for target in targets} for part, targets in ARROWS.items()}
+    assert_no_circle(parts)
+
+
+def test_no_modules_import_each_other_not_even_for_types_or_inside_functions() -> None:
+    graph = {}
+    for module, file in zip(MODULES, SOURCES, strict=True):
+        names = (name for name in imports(file) if name.split(".")[0] == PACKAGE)
+        graph[module] = {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    assert_no_circle(graph)
+
+
+def assert_no_circle(graph: dict[str, set[str]]) -> None:
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' <- '.join(error.args[1])}")
 
 
 @pytest.mark.parametrize("file", WORKLOADS, ids=name_of)
@@ -134,10 +151,10 @@ print(*sorted({{name.split('.')[0] for name in sys.modules}} & {{'airflow', 'htt
     assert done.stdout.split() == []
 
 
-def test_the_api_needs_neither_airflow_nor_an_http_library() -> None:
+def test_api_and_procedures_need_neither_airflow_nor_an_http_library() -> None:
     program = f"""
 import sys
-import {PACKAGE}.api.procedures, {PACKAGE}.identity
+import {", ".join(name for name in MODULES if part_of(name) in ("api", "procedures", "identity"))}
 print(*sorted({{name.split('.')[0] for name in sys.modules}} & {{'airflow', 'httpx', 'fastapi'}}))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -146,19 +163,28 @@ print(*sorted({{name.split('.')[0] for name in sys.modules}} & {{'airflow', 'htt
 
 def test_parsing_a_dag_loads_next_to_nothing() -> None:
     """Above Airflow's SDK: what only run time needs stays away, as do other parts of Airflow and all libraries."""
-    modules = [".".join(file.relative_to(REPOSITORY).with_suffix("").parts) for file in SOURCES]
+    for_dags = [
+        name
+        for kind in ("operators", "sensors")
+        for entry in get_provider_info()[kind]
+        for name in entry["python-modules"]
+    ]
     program = f"""
 import sys
 import airflow.sdk
 from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Variable, conf
 before = set(sys.modules)
-import {", ".join(name for name in modules if name.split(".")[1] in ("operators", "sensors"))}
+import {", ".join(for_dags)}
 print(*sorted(set(sys.modules) - before))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = done.stdout.splitlines()[-1].split()  # Airflow may have said something before
     ours = {name.split(".")[1] for name in loaded if name.startswith(f"{PACKAGE}.")}
-    assert ours == {"exceptions", "hooks", "links", "operators", "sensors", "triggers"}
+    assert ours == {"api", "exceptions", "hooks", "links", "operators", "procedures", "sensors", "triggers"}
+    assert [name for name in loaded if name.startswith((f"{PACKAGE}.api.", f"{PACKAGE}.procedures."))] == [
+        f"{PACKAGE}.api.protocol",
+        f"{PACKAGE}.procedures.retry",
+    ]
     assert f"{PACKAGE}.hooks.bitahub" not in loaded
     assert [name for name in loaded if name.startswith(f"{PACKAGE}.triggers.")] == [f"{PACKAGE}.triggers.report"]
     others = [name for name in loaded if name.split(".")[0] != PACKAGE]

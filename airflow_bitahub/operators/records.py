@@ -10,12 +10,14 @@ from airflow.sdk import Variable
 from airflow_bitahub.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from airflow.sdk import Context
 
     from airflow_bitahub.identity import JobRecord
     from airflow_bitahub.procedures.rollout import ServingRecord
 
-    R = TypeVar("R", JobRecord, ServingRecord)
+
+R = TypeVar("R", bound="DataclassInstance")
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
 _AWAITED_KEY = "bitahub_serving"  # likewise

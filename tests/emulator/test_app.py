@@ -119,7 +119,7 @@ def test_the_packages_own_calls(api: Api) -> None:
     assert job.queue_seconds is not None
     assert job.run_seconds is not None
     assert ask(api, read_job_log("own-calls")) == "hello\n"
-    assert "own-calls" in [job.name for job in ask(api, list_jobs())]
+    assert "own-calls" in ask(api, list_jobs()).names
 
 
 def test_duplicate_name(api: Api) -> None:

@@ -378,11 +378,13 @@ def test_program_that_ends_fails_the_task_clearly_and_a_retry_makes_the_serving_
 
 
 @deploying
+@pytest.mark.parametrize("launch_timeout", [timedelta(seconds=0.5), 0.5], ids=["timedelta", "seconds"])
 def test_serving_that_is_never_ready_is_stopped(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    launch_timeout: timedelta | float, name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
 ) -> None:
-    with pytest.raises(ServingTimeoutError, match=r"was not ready in time .*answering at '/sick'"):
-        deploy(name, readiness_path="/sick", launch_timeout=0.5).execute(task_run.context())
+    told = r"was not ready in time .*answering at '/sick'.* limit is launch_timeout=0:00:00.50* from .*was stopped"
+    with pytest.raises(ServingTimeoutError, match=told):
+        deploy(name, readiness_path="/sick", launch_timeout=launch_timeout).execute(task_run.context())
     until(lambda: record().status.value, lambda status: status == "STOPPED")
 
 

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from airflow_bitahub.api.job_reading import Job
-from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, list_jobs
+from airflow_bitahub.api.jobs import get_job, list_jobs
 from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.api.protocol import Response
 from airflow_bitahub.exceptions import NotFoundError, UnexpectedResponseError
 
 PLATFORM = Platform()
-JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
-ROLE: Mapping[str, Any] = {"image": "tensorflow", "command": "true"}
-
-
-def spec(**fields: Any) -> JobSpec:
-    return JobSpec.model_validate({"job_name": "mnist-1", "task_roles": [ROLE], **fields})
-
-
-def role(**fields: Any) -> TaskRole:
-    return TaskRole.model_validate({**ROLE, **fields})
 
 
 def response(data: Any, status: int = 200) -> Response:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, Mount, TaskRole, get_job, list_jobs, read_job_log, stop_job, submit_job
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Response
@@ -29,10 +28,6 @@ def role(**fields: Any) -> TaskRole:
 
 def response(data: Any, status: int = 200) -> Response:
     return Response(status, {}, json.dumps({"status": {"code": 0, "msg": "success"}, "data": data}).encode())
-
-
-def job_of(data: Any, name: str = "asked") -> Job:
-    return get_job(name).read(response(data), PLATFORM)
 
 
 def test_fields_may_be_named_as_in_python_or_as_in_the_document() -> None:

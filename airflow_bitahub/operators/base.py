@@ -61,10 +61,10 @@ class BitaHubOperator(BaseOperator):
         would never be released while the handler waits for it: hence the thread with a time limit.
         """
 
-        from airflow_bitahub.triggers.task_state import is_wanted
+        from airflow_bitahub.triggers.task_state import is_task_active
 
         def work() -> None:
-            if is_wanted(context["ti"], when_reset=True):
+            if is_task_active(context["ti"], when_reset=True):
                 self.log.info("The %s lives on: its task still waits for it", what)
                 return
             self._is_unwanted = True

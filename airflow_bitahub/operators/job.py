@@ -27,7 +27,7 @@ from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator, keep
 from airflow_bitahub.operators.failures import RETRY_POLICY, airflow_error, job_error
-from airflow_bitahub.triggers.report import is_about
+from airflow_bitahub.triggers.events import is_about, job_subject
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context, RetryPolicy
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.jobs import JobSpec, Mount
     from airflow_bitahub.identity import JobRecord, TaskIdentity
-    from airflow_bitahub.triggers.job import JobEvent
+    from airflow_bitahub.triggers.events import JobEvent
 
 
 class BitaHubJobOperator(BitaHubOperator):
@@ -265,7 +265,7 @@ class BitaHubJobOperator(BitaHubOperator):
 
         self._context = context
         record = self._load()
-        if record and event and not is_about(event, f"job {record.job_name}"):
+        if record and event and not is_about(event, job_subject(record.job_name)):
             self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
             return self.execute(context)
         with self._settling():
@@ -273,7 +273,7 @@ class BitaHubJobOperator(BitaHubOperator):
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
             message = event.get("message", "")
             match event.get("outcome"):
-                case "over":
+                case "finished":
                     return self._conclude(Job.model_validate(event["job"]), record)
                 case "timeout" | "queue_timeout" as limit:
                     if job := self._look_for_end(record):  # which came just in time

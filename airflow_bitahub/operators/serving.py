@@ -29,14 +29,14 @@ from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.base import KILL_BUDGET, NO_TRIGGERER, BitaHubOperator, keep
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.job import explain
-from airflow_bitahub.triggers.report import is_about
+from airflow_bitahub.triggers.events import is_about, serving_subject
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import Serving, ServingSpec
     from airflow_bitahub.procedures.rollout import ServingRecord
-    from airflow_bitahub.triggers.serving import ServingEvent
+    from airflow_bitahub.triggers.events import ServingEvent
 
 _WAITED = "bitahub_serving"  # key in Airflow's task state store
 
@@ -193,10 +193,9 @@ class BitaHubDeployServingOperator(BitaHubOperator):
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Take up the trigger's report."""
         from airflow_bitahub.api.servings import Serving
-        from airflow_bitahub.triggers.serving import serving_identity
 
         created_at = self._take_up(context)
-        if event and not is_about(event, serving_identity(self.serving_name, self.version, created_at)):
+        if event and not is_about(event, serving_subject(self.serving_name, self.version, created_at)):
             self.log.warning("Airflow hands over a report about %s, which is not waited for", event.get("subject"))
             return self.execute(context)
         with self._settling(context):

@@ -115,8 +115,8 @@ class Storage:
             return read_bytes(path)
         except FileNotFoundError as error:
             raise StorageError(
-                f"{server_path} does not exist (looked at {path}). Check that the job wrote it, and that storage_uri of "
-                f"the Airflow connection shows the platform's storage."
+                f"{server_path} does not exist (Airflow reads it at {path}). Check that the job wrote it, and that "
+                f"storage_uri of the Airflow connection shows the platform's storage."
             ) from error
 
     def read_json(self, server_path: str) -> Any:

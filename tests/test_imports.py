@@ -186,6 +186,6 @@ print(*sorted(set(sys.modules) - before))
         f"{PACKAGE}.procedures.retry",
     ]
     assert f"{PACKAGE}.hooks.bitahub" not in loaded
-    assert [name for name in loaded if name.startswith(f"{PACKAGE}.triggers.")] == [f"{PACKAGE}.triggers.report"]
+    assert [name for name in loaded if name.startswith(f"{PACKAGE}.triggers.")] == [f"{PACKAGE}.triggers.events"]
     others = [name for name in loaded if name.split(".")[0] != PACKAGE]
     assert others == ["airflow.sdk.bases.skipmixin", "airflow.sdk.definitions.retry_policy"]

@@ -175,10 +175,10 @@ class BitaHubResourceOperator(BitaHubOperator):
         it. `on_kill` is a signal handler. The code that it interrupted may hold the lock of the channel to Airflow,
         which is never released while the handler waits for it; hence the thread with a time limit.
         """
-        from airflow_bitahub.triggers.task_state import is_wanted
+        from airflow_bitahub.triggers.task_state import is_task_active
 
         def work() -> None:
-            if is_wanted(context["ti"], when_reset=True):
+            if is_task_active(context["ti"], when_reset=True):
                 self.log.info("Not stopping %s: its task is still active", self.subject)
                 return
             self._is_abandoned = True

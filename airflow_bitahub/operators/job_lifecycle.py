@@ -25,7 +25,7 @@ from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubResourceOperator, in_seconds
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import load_job_record, save_job_record
-from airflow_bitahub.triggers.report import is_about
+from airflow_bitahub.triggers.events import is_about, job_subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.jobs import JobSpec
     from airflow_bitahub.exceptions import ServingTimeoutError
     from airflow_bitahub.identity import JobRecord, TaskIdentity
-    from airflow_bitahub.triggers.job import JobEvent
+    from airflow_bitahub.triggers.events import JobEvent
 
 
 class JobLifecycle(BitaHubResourceOperator):
@@ -116,7 +116,7 @@ class JobLifecycle(BitaHubResourceOperator):
 
         self.restore(context)
         record = self._record
-        if record and event and not is_about(event, f"job {record.job_name}"):
+        if record and event and not is_about(event, job_subject(record.job_name)):
             self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
             return self.execute(context)
         with self.settling():
@@ -124,7 +124,7 @@ class JobLifecycle(BitaHubResourceOperator):
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
             message = event.get("message", "")
             match event.get("outcome"):
-                case "over":
+                case "finished":
                     return self._conclude(Job.model_validate(event["job"]), record)
                 case "timeout" | "queue_timeout" as limit:
                     if (result := self.result_if_finished()) is not None:  # just in time

@@ -23,7 +23,7 @@ from airflow_bitahub.operators.records import (
     save_awaited_serving,
     save_serving_record,
 )
-from airflow_bitahub.triggers.report import is_about
+from airflow_bitahub.triggers.events import is_about, serving_subject
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving, ServingSpec
     from airflow_bitahub.exceptions import JobTimeoutError
     from airflow_bitahub.procedures.rollout import ServingRecord
-    from airflow_bitahub.triggers.serving import ServingEvent
+    from airflow_bitahub.triggers.events import ServingEvent
 
 
 class BitaHubDeployServingOperator(BitaHubResourceOperator):
@@ -190,11 +190,10 @@ class BitaHubDeployServingOperator(BitaHubResourceOperator):
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Continue after the deferral with what the trigger reports."""
         from airflow_bitahub.api.servings import Serving
-        from airflow_bitahub.triggers.serving import serving_identity
 
         self.restore(context)
-        identity = serving_identity(self.serving_name, self.version, self._awaited_created_at)
-        if event and not is_about(event, identity):
+        awaited = serving_subject(self.serving_name, self.version, self._awaited_created_at)
+        if event and not is_about(event, awaited):
             self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
             return self.execute(context)
         with self.settling():

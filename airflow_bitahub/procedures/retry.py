@@ -27,6 +27,10 @@ T = TypeVar("T")
 GRACE_PERIOD = 30.0
 # Seconds for which the platform may be unreachable while a job or serving is waited for.
 UNREACHABLE_TIMEOUT = 900.0
+# Seconds between two requests at most, also where ``Retry-After`` asks for more.
+LONGEST_PAUSE = 60.0
+# Seconds to send nothing after a rate limit without ``Retry-After`` (client: about so long after code 20003).
+RATE_LIMIT_PAUSE = 20.0
 # How often one submission is sent at most, where its outcome is unknown.
 SUBMISSION_ATTEMPTS = 3
 
@@ -38,6 +42,11 @@ FAILED_QUERIES = (*TRANSIENT_ERRORS, NotFoundError)
 def is_transient(error: object) -> bool:
     """Return whether a failure passes by itself."""
     return isinstance(error, TRANSIENT_ERRORS)
+
+
+def concerns_one_query(error: object) -> bool:
+    """Return whether a query is worth repeating alone. After a rate limit, all queries have to pause instead."""
+    return is_transient(error) and not isinstance(error, RateLimitError)
 
 
 def had_no_effect(error: BitaHubError) -> bool:
@@ -75,7 +84,20 @@ class Retry:
 
     attempts: int = 5
     first_pause: float = 0.5
-    longest_pause: float = 60.0
+    longest_pause: float = LONGEST_PAUSE
+
+    def pause_after(self, attempt: int) -> float:
+        """Return the seconds between a failed attempt, counted from 1, and the next one."""
+        return min(self.longest_pause, self.first_pause * 2 ** (attempt - 1))
+
+
+# How a watcher repeats a failed query before the waiting task learns of the failure.
+WATCHER_RETRY = Retry(attempts=3)
+
+
+def rate_limit_pause(error: RateLimitError) -> float:
+    """Return for how many seconds to send nothing after the platform has limited the rate of requests."""
+    return RATE_LIMIT_PAUSE if error.retry_after is None else min(error.retry_after, LONGEST_PAUSE)
 
 
 def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.random) -> Procedure[T]:
@@ -89,7 +111,7 @@ def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.r
             # A probe of a served program asks whether it answers, so no answer is a result and not a failure.
             if call.request.is_foreign or not is_harmless or attempt >= retry.attempts:
                 raise
-            pause = min(retry.longest_pause, retry.first_pause * 2 ** (attempt - 1)) * (1 - jitter() / 2)
+            pause = retry.pause_after(attempt) * (1 - jitter() / 2)
             retry_after = getattr(error, "retry_after", None)
             yield Sleep(pause if retry_after is None else min(retry_after, retry.longest_pause))
             attempt += 1

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, A
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.triggers.report import is_about
+from airflow_bitahub.triggers.events import is_about
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -80,7 +80,7 @@ class BitaHubSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Continue after the deferral with what the trigger reports."""
-        if event and not is_about(event, self.trigger(0).identity):
+        if event and not is_about(event, self.trigger(0).subject):
             self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
             return self.execute(context)
         with self._skipping(), self._failing():
@@ -89,7 +89,7 @@ class BitaHubSensor(BaseSensorOperator):
                 raise AirflowSensorTimeout(event["message"])
             if event.get("is_final"):
                 raise AirflowFailException(event["message"])
-            if event.get("outcome") == "trouble" or not event:
+            if event.get("outcome") == "error" or not event:
                 raise TransportError(f"The queries failed for too long: {event.get('message', 'no report')}")
             return self.read(event)
 

@@ -1,4 +1,4 @@
-"""What both triggers do alike."""
+"""What both triggers have in common."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from asgiref.sync import sync_to_async
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
-from airflow_bitahub.triggers.journal import Journal
-from airflow_bitahub.triggers.task_state import is_wanted
+from airflow_bitahub.triggers.task_state import is_task_active
+from airflow_bitahub.triggers.watch.journal import Journal
 
 if TYPE_CHECKING:
-    from airflow_bitahub.triggers.subscription import Subscription
+    from airflow_bitahub.triggers.watch.watcher import Watcher
 
-# Seconds before which nothing is reported: Airflow fails a task that is resumed before its scheduler has noted that the
-# worker is done with its first part, which a busy one does seconds later (seen on 3.3.2: with 5 of 96 short jobs).
-HANDOVER = 5.0
+# Seconds between a trigger's start and its event, at least. Airflow fails a task that is resumed before its scheduler
+# has recorded the end of the task's first part, and a busy scheduler does that seconds later (seen on 3.3.2: 5 of 96
+# short jobs).
+EARLIEST_EVENT = 5.0
 
 _stopping: set[asyncio.Task[None]] = set()  # the event loop itself would let them be collected
 
 
 class BitaHubTrigger(BaseTrigger):
-    """Waits for something on BitaHub and fires once, whatever happens.
+    """Waits for a job or serving on BitaHub, and fires exactly one event, also after an error.
 
     :param bitahub_conn_id: the Airflow connection; its secrets are looked up here and never stored with the trigger
-    :param poll_interval: seconds between two looks
-    :param deadline: seconds since the epoch, so that a restarted triggerer keeps it; None: no limit
-    :param grace: seconds for which the platform may deny what is waited for before that is believed; None: for ever
-    :param cancel_on_kill: stop it when somebody marks or clears the waiting task
+    :param poll_interval: seconds between two queries
+    :param deadline: when to stop waiting, in seconds since the epoch, so that it means the same after a restart of the
+        triggerer; None: no limit
+    :param grace: seconds for which the platform may answer "not found" before that is believed; None: it never is
+    :param cancel_on_kill: stop the job or serving when a user marks, clears or deletes the waiting task
     """
 
     def __init__(
@@ -53,24 +55,24 @@ class BitaHubTrigger(BaseTrigger):
 
     @property
     @abstractmethod
-    def subject(self) -> str:
-        """What is waited for, in words."""
+    def description(self) -> str:
+        """The job or serving in words, for log lines, such as ``job mnist-1``."""
 
     @property
-    def identity(self) -> str:
-        """What tells the subject from all others, for whoever is handed the report."""
-        return self.subject
+    @abstractmethod
+    def subject(self) -> str:
+        """The subject of this trigger's event, see `is_about`."""
 
     @abstractmethod
-    async def wait(self, subscription: Subscription) -> Mapping[str, Any]:
-        """Give the event's payload. A BitaHubError that is raised instead is reported as trouble."""
+    async def wait(self, watcher: Watcher, journal: Journal) -> Mapping[str, Any]:
+        """Wait, and return the event's payload. A BitaHubError that is raised becomes an event too."""
 
     @abstractmethod
     async def stop(self, hook: BitaHubHook) -> None:
-        """Stop what is waited for."""
+        """Stop the job or serving."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Give what Airflow stores of the trigger."""
+        """Return what Airflow stores of the trigger."""
         return f"{type(self).__module__}.{type(self).__name__}", {
             "bitahub_conn_id": self.bitahub_conn_id,
             "poll_interval": self.poll_interval,
@@ -80,46 +82,47 @@ class BitaHubTrigger(BaseTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and report; no sooner than Airflow can bear it, unless no scheduler is involved (``dag.test()``)."""
+        """Wait, and fire one event, no sooner than `EARLIEST_EVENT`."""
         clock = asyncio.get_running_loop().time
         start = clock()
-        report = await self._report()
-        if self.task_instance is not None:
-            await asyncio.sleep(start + HANDOVER - clock())
-        yield TriggerEvent({**report, "subject": self.identity})
+        payload = await self._payload()
+        if self.task_instance is not None:  # None: in `dag.test()`, which has no scheduler
+            await asyncio.sleep(start + EARLIEST_EVENT - clock())
+        yield TriggerEvent({**payload, "subject": self.subject})
 
-    async def _report(self) -> Mapping[str, Any]:
-        from airflow_bitahub.triggers.subscription import Subscription
+    async def _payload(self) -> Mapping[str, Any]:
+        from airflow_bitahub.triggers.watch.watcher import shared_watcher
 
-        journal = Journal(self.log, self.subject, asyncio.get_running_loop().time)
+        journal = Journal(self.log, self.description, asyncio.get_running_loop().time)
         try:
-            async with Subscription(self.bitahub_conn_id, journal) as subscription:
-                return await self.wait(subscription)
+            async with shared_watcher(self.bitahub_conn_id) as watcher:
+                return await self.wait(watcher, journal)
         except BitaHubError as error:
-            return {"outcome": "trouble", "message": str(error), "is_final": error.is_final}
+            return {"outcome": "error", "message": str(error), "is_final": error.is_final}
         except Exception as error:
-            # An exception that left a trigger would lose everything the waiting task knows (TaskDeferralError).
-            self.log.exception("Cannot wait for the %s any longer", self.subject)
-            return {"outcome": "trouble", "message": f"{type(error).__name__}: {error}", "is_final": False}
+            # If the exception left the trigger, Airflow would fail the task without calling its own code.
+            self.log.exception("Waiting for %s failed", self.description)
+            return {"outcome": "error", "message": f"{type(error).__name__}: {error}", "is_final": False}
 
     async def on_kill(self) -> None:
-        """Stop it if the task was marked or cleared; Airflow also comes here when it only moves the trigger."""
+        """Stop the job or serving, unless its task is still active: Airflow also calls this to move a trigger."""
         if not self.cancel_on_kill:
             return
-        # Airflow cancels a trigger again every second until it has ended, which is less than a stop may take.
-        stopping = asyncio.create_task(self._stop_if_unwanted())
+        # Airflow cancels a trigger again every second until it has ended, and a stop may take longer than that.
+        stopping = asyncio.create_task(self._stop_unless_active())
         _stopping.add(stopping)
         stopping.add_done_callback(_stopping.discard)
         await asyncio.shield(stopping)
 
-    async def _stop_if_unwanted(self) -> None:
-        if self.task_instance is None or await sync_to_async(is_wanted)(self.task_instance, when_reset=False):
-            self.log.info("The %s lives on: its task still waits for it", self.subject)
+    async def _stop_unless_active(self) -> None:
+        ti = self.task_instance
+        if ti is None or await sync_to_async(is_task_active)(ti, when_reset=False):
+            self.log.info("Not stopping %s: its task is still active", self.description)
             return
-        self.log.info("Stopping the %s: its task no longer waits for it", self.subject)
+        self.log.info("Stopping %s: its task is no longer active", self.description)
         try:
             hook = await BitaHubHook.connect(self.bitahub_conn_id)
             async with aclosing(hook.client):
                 await self.stop(hook)
         except Exception as error:
-            self.log.error("The %s may still run: %s", self.subject, error)
+            self.log.error("Could not stop %s, which may still run: %s", self.description, error)

@@ -1,40 +1,27 @@
-"""Waiting for a job without occupying a worker."""
+"""The trigger that waits for a job."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub.exceptions import JobLostError, JobQueueTimeoutError, JobTimeoutError
 from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from airflow_bitahub.triggers.base import BitaHubTrigger
+from airflow_bitahub.triggers.events import JobEvent, job_subject
 
 if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook
-    from airflow_bitahub.triggers.subscription import Subscription
-
-
-class JobEvent(TypedDict, total=False):
-    """What the trigger reports, once.
-
-    ``over``: `job` is the job as the platform tells it, however it ended. ``timeout``: the deadline passed.
-    ``queue_timeout``: that for its beginning did. ``lost``: the platform no longer knows the job. ``trouble``: nothing
-    is known of it; asking failed for too long, or `is_final`: will always fail.
-    """
-
-    outcome: Literal["over", "timeout", "queue_timeout", "lost", "trouble"]
-    job: dict[str, Any]
-    message: str
-    is_final: bool
-    subject: str  # what is reported about, such as ``job mnist-1``
+    from airflow_bitahub.triggers.watch.journal import Journal
+    from airflow_bitahub.triggers.watch.watcher import Watcher
 
 
 class BitaHubJobTrigger(BitaHubTrigger):
-    """Fires once, when a job is over or can no longer be waited for; see `JobEvent`.
+    """Fires one event: when a job has finished, or when waiting for it has failed. See `JobEvent`.
 
-    Parameters are those of `BitaHubTrigger`, and:
+    It takes the parameters of `BitaHubTrigger`, and:
 
     :param job_name: the job
-    :param queue_deadline: like `deadline`, for the job's beginning
+    :param queue_deadline: when the job must have started, in seconds since the epoch; None: no limit
     :param unreachable_timeout: seconds for which the platform may be unreachable
     """
 
@@ -55,12 +42,17 @@ class BitaHubJobTrigger(BitaHubTrigger):
         self.unreachable_timeout = unreachable_timeout
 
     @property
-    def subject(self) -> str:
-        """What is waited for, in words."""
+    def description(self) -> str:
+        """The job in words."""
         return f"job {self.job_name}"
 
+    @property
+    def subject(self) -> str:
+        """The subject of this trigger's event."""
+        return job_subject(self.job_name)
+
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Give what Airflow stores of the trigger."""
+        """Return what Airflow stores of the trigger."""
         path, arguments = super().serialize()
         return path, {
             **arguments,
@@ -69,12 +61,12 @@ class BitaHubJobTrigger(BitaHubTrigger):
             "unreachable_timeout": self.unreachable_timeout,
         }
 
-    async def wait(self, subscription: Subscription) -> JobEvent:
-        """Give the event's payload."""
+    async def wait(self, watcher: Watcher, journal: Journal) -> JobEvent:
+        """Wait, and return the event's payload."""
         from airflow_bitahub.procedures.jobs import wait_for_job
 
-        settings = await subscription.settings()
-        waiting = wait_for_job(
+        settings = await watcher.settings()
+        procedure = wait_for_job(
             self.job_name,
             poll_interval=self.poll_interval,
             longest_poll_interval=settings.number("longest_poll_interval", self.poll_interval),
@@ -84,18 +76,18 @@ class BitaHubJobTrigger(BitaHubTrigger):
             grace=self.grace,
         )
         try:
-            job = await subscription.run(waiting)
+            job = await watcher.run(procedure, journal)
         except JobQueueTimeoutError as error:
             return {"outcome": "queue_timeout", "message": str(error)}
         except JobTimeoutError as error:
             return {"outcome": "timeout", "message": str(error)}
         except JobLostError as error:
             return {"outcome": "lost", "message": str(error)}
-        return {"outcome": "over", "job": job.model_dump(mode="json")}
+        return {"outcome": "finished", "job": job.model_dump(mode="json")}
 
     async def stop(self, hook: BitaHubHook) -> None:
         """Stop the job."""
         from airflow_bitahub.procedures.jobs import end_job
 
-        # Long enough for a platform to be restarted: nobody else is going to stop it.
+        # Nothing else will stop the job, so the time is long enough for a restart of the platform.
         await hook.arun(end_job(self.job_name, wait=False, timeout=300))

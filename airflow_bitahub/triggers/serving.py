@@ -1,47 +1,29 @@
-"""Waiting for a serving without occupying a worker."""
+"""The trigger that waits for a serving."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError
 from airflow_bitahub.procedures.retry import GRACE_PERIOD
 from airflow_bitahub.triggers.base import BitaHubTrigger
+from airflow_bitahub.triggers.events import ServingEvent, serving_subject
 
 if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook
-    from airflow_bitahub.triggers.subscription import Subscription
-
-
-class ServingEvent(TypedDict, total=False):
-    """What the trigger reports, once.
-
-    ``ready``: `serving` runs and answers. ``failed``: the platform says that it does not run, or another took its
-    place. ``timeout``: the deadline passed. ``trouble``: nothing is known of it; asking failed for too long, or
-    `is_final`: will always fail.
-    """
-
-    outcome: Literal["ready", "failed", "timeout", "trouble"]
-    serving: dict[str, Any]
-    message: str
-    is_final: bool
-    subject: str  # what is reported about, see `serving_identity`
-
-
-def serving_identity(name: str, version: str, created_at: float | None) -> str:
-    """Give what tells a serving from all others, its successors of the same name included."""
-    return f"serving {name} {version} of {created_at}"
+    from airflow_bitahub.triggers.watch.journal import Journal
+    from airflow_bitahub.triggers.watch.watcher import Watcher
 
 
 class BitaHubServingTrigger(BitaHubTrigger):
-    """Fires once, when a serving runs and answers or can no longer be waited for; see `ServingEvent`.
+    """Fires one event: when a serving runs and answers, or when waiting for it has failed. See `ServingEvent`.
 
-    Parameters are those of `BitaHubTrigger`, and:
+    It takes the parameters of `BitaHubTrigger`, and:
 
     :param serving_name: the serving
     :param version: its version
-    :param readiness_path: where the served program is asked
-    :param created_at: which of several servings that had this name is meant; None: any
+    :param readiness_path: where the served program is probed
+    :param created_at: which of several servings that had this name one after the other is meant; None: any
     """
 
     def __init__(
@@ -63,17 +45,17 @@ class BitaHubServingTrigger(BitaHubTrigger):
         self.created_at = created_at
 
     @property
-    def identity(self) -> str:
-        """What tells the subject from all others: names and versions are the same from run to run."""
-        return serving_identity(self.serving_name, self.version, self.created_at)
+    def description(self) -> str:
+        """The serving in words."""
+        return f"serving {self.serving_name}"
 
     @property
     def subject(self) -> str:
-        """What is waited for, in words."""
-        return f"serving {self.serving_name}"
+        """The subject of this trigger's event."""
+        return serving_subject(self.serving_name, self.version, self.created_at)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Give what Airflow stores of the trigger."""
+        """Return what Airflow stores of the trigger."""
         path, arguments = super().serialize()
         return path, {
             **arguments,
@@ -83,11 +65,11 @@ class BitaHubServingTrigger(BitaHubTrigger):
             "created_at": self.created_at,
         }
 
-    async def wait(self, subscription: Subscription) -> ServingEvent:
-        """Give the event's payload."""
+    async def wait(self, watcher: Watcher, journal: Journal) -> ServingEvent:
+        """Wait, and return the event's payload."""
         from airflow_bitahub.procedures.servings import wait_for_serving
 
-        waiting = wait_for_serving(
+        procedure = wait_for_serving(
             self.serving_name,
             self.version,
             poll_interval=self.poll_interval,
@@ -97,7 +79,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
             grace=self.grace,
         )
         try:
-            serving = await subscription.run(waiting)
+            serving = await watcher.run(procedure, journal)
         except ServingFailedError as error:
             return {"outcome": "failed", "message": str(error)}
         except ServingTimeoutError as error:
@@ -108,5 +90,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
         """Stop the serving, unless another has taken its place."""
         from airflow_bitahub.procedures.servings import stop_own_serving
 
-        stopping = stop_own_serving(self.serving_name, self.version, lambda at: self.created_at in (None, at))
-        await hook.arun(stopping)
+        def is_own(created_at: float | None) -> bool:
+            return self.created_at in (None, created_at)
+
+        await hook.arun(stop_own_serving(self.serving_name, self.version, is_own))

@@ -1,16 +1,16 @@
-"""Whether anybody still wants what a task instance waits for."""
+"""Whether the task of a job or serving is still active, so that the job or serving must go on."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
-# A task in one of these states will come back for its job, or is already there. Everything else, a vanished row
-# included, means that somebody marked, cleared or deleted it.
-_WANTED = {"running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule"}
+# A task in one of these states waits for its job, or will come back to it. Any other state, or no such row, means that
+# a user marked, cleared or deleted the task.
+_ACTIVE_STATES = {"running", "deferred", "queued", "scheduled", "up_for_retry", "up_for_reschedule"}
 
 
 class TaskInstance(Protocol):
-    """The part of Airflow's task instances, as workers and triggerers know them, that is used here."""
+    """What this module reads of Airflow's task instances; those of workers and triggerers have it alike."""
 
     dag_id: str
     task_id: str
@@ -18,15 +18,15 @@ class TaskInstance(Protocol):
     map_index: int | None
 
 
-def is_wanted(ti: TaskInstance, *, when_reset: bool) -> bool:
-    """Ask Airflow whether the task instance still waits for its job.
+def is_task_active(ti: TaskInstance, *, when_reset: bool) -> bool:
+    """Ask Airflow whether a task instance still waits for its job or serving.
 
-    `on_kill` also runs when a pod is merely drained, or a trigger merely moved to another triggerer. Then the job must
-    live on, for the next try to find it. No answer counts as a yes, for the same reason.
+    `on_kill` also runs when a worker's pod is drained, or when a trigger moves to another triggerer. Then the job must
+    go on, and the next try finds it. For the same reason the answer is True when Airflow does not answer.
 
-    :param when_reset: the answer where the task has no state at all. To a worker that means that a new scheduler took
-        the task for an orphan of one that died, and will start it again. To a triggerer it means that the task was
-        cleared, since schedulers leave deferred tasks alone; its next try may be a long way off.
+    :param when_reset: the answer for a task without any state. In a worker it means that a new scheduler took over the
+        task from one that died, and will start the task again. In a triggerer it means that a user cleared the task,
+        because schedulers do not reset deferred tasks; its next try may come much later.
     """
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -40,4 +40,4 @@ def is_wanted(ti: TaskInstance, *, when_reset: bool) -> bool:
     except Exception:
         return True
     found = states.get(ti.run_id, {}).values()
-    return any(when_reset if state is None else state in _WANTED for state in found)
+    return any(when_reset if state is None else state in _ACTIVE_STATES for state in found)

@@ -642,7 +642,7 @@ def test_deferred_job_that_outlives_its_deadline_is_stopped_and_a_retry_is_a_new
 
 def test_final_trouble_while_waiting_fails_at_once_and_stops_the_job(task_run: TaskRun, submitted: Submitted) -> None:
     defer(job(command="sleep 60", deferrable=True), task_run)
-    event = {"outcome": "trouble", "message": "go away", "is_final": True}
+    event = {"outcome": "error", "message": "go away", "is_final": True}
     with pytest.raises(AirflowFailException, match="go away"):
         job().execute_complete(task_run.context(), event)  # type: ignore[arg-type]
     assert submitted.only.status.value == "STOPPED"
@@ -660,7 +660,7 @@ def test_trouble_while_waiting_leaves_the_job_to_the_next_try(
 ) -> None:
     defer(job(command=LASTING, deferrable=True), task_run)
     with pytest.raises(TransportError, match=r"The state of job .* is unknown: no route"):
-        job().execute_complete(task_run.context(), {"outcome": "trouble", "message": "no route"})
+        job().execute_complete(task_run.context(), {"outcome": "error", "message": "no route"})
     assert not submitted.only.status.is_terminal
     let_go(platform, submitted.only)
     task_run.retry()
@@ -673,7 +673,7 @@ def test_trouble_on_the_last_try_stops_the_job(task_run: TaskRun, submitted: Sub
     task_run.retry()
     defer(job(command="sleep 60", deferrable=True), task_run)
     with pytest.raises(TransportError):
-        job().execute_complete(task_run.context(), {"outcome": "trouble", "message": "no route"})
+        job().execute_complete(task_run.context(), {"outcome": "error", "message": "no route"})
     assert submitted.only.status.value == "STOPPED"
 
 
@@ -821,7 +821,7 @@ def test_job_of_the_last_try_is_stopped_although_airflow_takes_no_note_of_it(
 
     task_run.store = Deaf(task_run.store)
     with pytest.raises(TransportError):
-        job().execute_complete(task_run.context(), {"outcome": "trouble", "message": "no route"})
+        job().execute_complete(task_run.context(), {"outcome": "error", "message": "no route"})
     assert submitted.only.status.value == "STOPPED"
 
 
@@ -900,7 +900,7 @@ def test_job_the_account_cannot_pay_for_fails_at_once(task_run: TaskRun, submitt
     assert submitted.requests("POST") == [submitted.only.key.name]
 
 
-@pytest.mark.parametrize("outcome", ["over", "lost", "trouble"])
+@pytest.mark.parametrize("outcome", ["finished", "lost", "error"])
 def test_report_that_is_about_another_job_is_not_taken_for_ones_own(
     outcome: Any, task_run: TaskRun, submitted: Submitted, client: BitaHubClient
 ) -> None:

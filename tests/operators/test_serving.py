@@ -43,7 +43,8 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
 from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
-from airflow_bitahub.triggers.serving import BitaHubServingTrigger, serving_identity
+from airflow_bitahub.triggers.events import serving_subject
+from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
 
 _numbers = count(1)
@@ -478,7 +479,7 @@ def test_report_about_an_earlier_serving_of_the_same_name_is_not_taken_for_ones_
     stale = {
         "outcome": "ready",
         "serving": {"name": name, "status": "RUNNING", "url": "http://127.0.0.1:1", "created_at": 1.0},
-        "subject": serving_identity(name, "v1", 1.0),
+        "subject": serving_subject(name, "v1", 1.0),
     }
     defer(deploy(name, deferrable=True), task_run)
     result = deploy(name).execute_complete(task_run.context(), stale)  # type: ignore[arg-type]
@@ -588,7 +589,7 @@ def test_serving_that_answers_already_is_not_deferred_for(name: str) -> None:
 
 
 @deploying
-@pytest.mark.parametrize("event", [{"outcome": "trouble", "message": "no route"}, None])
+@pytest.mark.parametrize("event", [{"outcome": "error", "message": "no route"}, None])
 def test_trouble_while_waiting_leaves_the_serving_to_the_next_try(
     event: Any, name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
 ) -> None:

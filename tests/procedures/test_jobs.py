@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.job_reading import Job
+from airflow_bitahub.api.job_reading import Job, JobPage
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.exceptions import (
     APIError,
@@ -22,7 +22,7 @@ from airflow_bitahub.exceptions import (
     RequestTimeoutError,
     TransportError,
 )
-from airflow_bitahub.procedures.jobs import end_job, wait_for_job
+from airflow_bitahub.procedures.jobs import JobPages, end_job, list_all_jobs, wait_for_job
 from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from tests.procedures.stage import (
     BROKEN,
@@ -306,3 +306,37 @@ def test_a_job_that_will_not_end() -> None:
     with pytest.raises(JobAliveError, match="could not be stopped: no answer in time") as caught:
         end(Script(TIMEOUT), timeout=60)
     assert isinstance(caught.value.__cause__, RequestTimeoutError)
+
+
+def page(*names: str, size: int = 100) -> JobPage:
+    return JobPage({name: job("RUNNING", name) for name in names}, set(names), size)
+
+
+def test_pages_are_counted_and_return_each_job_once() -> None:
+    pages = JobPages(2)
+    assert pages.next_page().request.query == {"page": "1", "limit": "2"}
+    assert pages.add(page("a", "b")).keys() == {"a", "b"}
+    assert pages.next_page().request.query == {"page": "2", "limit": "2"}
+    assert pages.add(page("b", "c", size=50)).keys() == {"c"}  # jobs may move on while the pages are read
+    assert (pages.names, pages.count, pages.size, pages.is_complete) == ({"a", "b", "c"}, 2, 150, False)
+
+
+@pytest.mark.parametrize("last", [page(), page("b", "a")], ids=["empty", "known"])
+def test_page_without_a_new_name_is_the_last_one(last: JobPage) -> None:
+    pages = JobPages(2)
+    pages.add(page("a", "b"))
+    assert pages.add(last) == {}
+    assert pages.is_complete
+
+
+def test_names_on_a_page_count_although_only_wanted_jobs_are_read() -> None:
+    pages = JobPages(2, wanted={"c": None})
+    assert pages.add(JobPage({}, {"a", "b"}, 100)) == {}
+    assert not pages.is_complete
+    assert pages.add(JobPage({"c": job("RUNNING", "c")}, {"c"}, 100)).keys() == {"c"}
+
+
+def test_all_jobs_are_listed_from_all_pages() -> None:
+    stage = Script(page("a", "b"), page("c"), page())
+    assert [job.name for job in stage.run(list_all_jobs(2))] == ["a", "b", "c"]
+    assert stage.calls == ["list_jobs"] * 3

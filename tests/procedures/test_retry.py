@@ -18,7 +18,7 @@ from airflow_bitahub.exceptions import (
     RateLimitError,
     ServerError,
 )
-from airflow_bitahub.procedures.retry import retrying
+from airflow_bitahub.procedures.retry import LONGEST_PAUSE, RATE_LIMIT_PAUSE, rate_limit_pause, retrying
 from tests.procedures.stage import (
     BROKEN,
     BUSY,
@@ -94,3 +94,10 @@ def test_jitter_takes_off_up_to_half() -> None:
         stage = Script(BROKEN, BROKEN, BROKEN, "answer")
         stage.run(retrying(LOOK, STEADY, lambda jitter=jitter: jitter))  # type: ignore[misc]
         assert stage.pauses == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "paused"), [(None, RATE_LIMIT_PAUSE), (0, 0), (2.5, 2.5), (LONGEST_PAUSE + 1, LONGEST_PAUSE)]
+)
+def test_rate_limit_pauses_for_as_long_as_the_platform_asks_within_reason(asked: float | None, paused: float) -> None:
+    assert rate_limit_pause(refusal(RateLimitError, asked)) == paused

@@ -72,7 +72,9 @@ def test_report_that_is_about_another_job_is_not_taken_for_ones_own(name: str, t
     defer(sensor(name, deferrable=True), task_run)
     theirs = Job(name="another", status=JobStatus.SUCCEEDED).model_dump(mode="json")
     with pytest.raises(TaskDeferred):
-        resume(sensor(name, deferrable=True), task_run, {"outcome": "over", "job": theirs, "subject": "job another"})
+        resume(
+            sensor(name, deferrable=True), task_run, {"outcome": "finished", "job": theirs, "subject": "job another"}
+        )
 
 
 @pytest.mark.usefixtures("connection")
@@ -199,14 +201,14 @@ def test_sensor_that_waited_for_too_long_fails_or_skips_and_leaves_the_job_runni
 
 
 @pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("event", [{"outcome": "trouble", "message": "no route"}, None])
+@pytest.mark.parametrize("event", [{"outcome": "error", "message": "no route"}, None])
 def test_trouble_while_waiting_is_worth_another_try(event: Any, name: str, task_run: TaskRun) -> None:
     with pytest.raises(TransportError, match="The queries failed for too long"):
         resume(sensor(name, deferrable=True), task_run, event)
 
 
 @pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("outcome", ["trouble", "timeout"])
+@pytest.mark.parametrize("outcome", ["error", "timeout"])
 def test_sensor_that_must_never_fail_skips_whatever_happens(outcome: str, name: str, task_run: TaskRun) -> None:
     with pytest.raises(AirflowSkipException):
         resume(sensor(name, deferrable=True, never_fail=True), task_run, {"outcome": outcome, "message": "too late"})
@@ -224,7 +226,7 @@ def test_sensor_that_must_never_fail_skips_when_it_cannot_ask(
 @pytest.mark.usefixtures("connection")
 def test_final_trouble_while_waiting_fails_at_once(name: str, task_run: TaskRun) -> None:
     with pytest.raises(AirflowFailException, match="go away"):
-        resume(sensor(name, deferrable=True), task_run, {"outcome": "trouble", "message": "go away", "is_final": True})
+        resume(sensor(name, deferrable=True), task_run, {"outcome": "error", "message": "go away", "is_final": True})
 
 
 def test_platform_that_refuses_to_be_asked_fails_the_sensor(name: str, task_run: TaskRun, gateway: Gateway) -> None:

@@ -198,7 +198,7 @@ def test_sensor_that_waited_for_too_long_fails_or_skips_and_leaves_the_serving_r
 
 
 @pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("event", [{"outcome": "trouble", "message": "no route"}, None])
+@pytest.mark.parametrize("event", [{"outcome": "error", "message": "no route"}, None])
 def test_trouble_while_waiting_is_worth_another_try(event: Any, name: str, task_run: TaskRun) -> None:
     with pytest.raises(TransportError, match="The queries failed for too long"):
         resume(sensor(name, deferrable=True), task_run, event)

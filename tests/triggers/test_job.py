@@ -1,4 +1,4 @@
-"""A job's trigger reports once, whatever happens, and stops the job only when nobody wants it any more."""
+"""The trigger of a job fires one event, whatever happens, and stops the job only when its task is no longer active."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _numbers = count(1)
 
 @pytest.fixture
 def submit(client: BitaHubClient, submitted: Submitted) -> Iterator[Callable[[str], str]]:
-    """Submits a job that runs a command, and gives its name."""
+    """Submits a job that runs a command, and returns its name."""
 
     def submit(command: str) -> str:
         name = f"triggered-{next(_numbers)}"
@@ -73,18 +73,18 @@ def test_trigger_survives_storage() -> None:
     ("command", "status", "exit_code"),
     [("sleep 0.1", JobStatus.SUCCEEDED, 0), ("sleep 0.1; exit 3", JobStatus.FAILED, 3)],
 )
-def test_job_that_is_over_is_reported_once_however_it_ended(
+def test_finished_job_is_reported_once_however_it_ended(
     command: str, status: JobStatus, exit_code: int, submit: Callable[[str], str]
 ) -> None:
     name = submit(command)
     [event] = events_of(restored(trigger(name)))
-    assert event["outcome"] == "over"
+    assert event["outcome"] == "finished"
     job = Job.model_validate(event["job"])
     assert (job.name, job.status, job.exit_code) == (name, status, exit_code)
 
 
 @pytest.mark.usefixtures("connection")
-def test_job_that_somebody_stopped_is_over(submit: Callable[[str], str], client: BitaHubClient) -> None:
+def test_job_that_a_user_stopped_is_reported_as_finished(submit: Callable[[str], str], client: BitaHubClient) -> None:
     name = submit("sleep 60")
     client.send(stop_job(name))
     [event] = events_of(trigger(name))
@@ -103,11 +103,11 @@ def test_passed_deadline_is_reported_and_the_job_is_left_to_the_task(
 
 
 @pytest.mark.usefixtures("connection")
-def test_job_that_is_over_is_over_even_after_the_deadline(submit: Callable[[str], str], submitted: Submitted) -> None:
+def test_finished_job_is_reported_even_after_the_deadline(submit: Callable[[str], str], submitted: Submitted) -> None:
     name = submit("true")
     submitted.wait(name)
     [event] = events_of(trigger(name, deadline=1.0))
-    assert event["outcome"] == "over"
+    assert event["outcome"] == "finished"
 
 
 @pytest.mark.usefixtures("connection")
@@ -130,27 +130,27 @@ def test_job_that_may_still_appear_is_waited_for(submitted: Submitted) -> None:
     assert submitted() == []
 
 
-def test_missing_connection_is_reported_as_trouble() -> None:
+def test_missing_connection_is_reported_as_an_error() -> None:
     [event] = events_of(trigger("job", bitahub_conn_id="nowhere"))
-    assert event["outcome"] == "trouble"
+    assert event["outcome"] == "error"
     assert "nowhere" in event["message"]
 
 
 @pytest.mark.usefixtures("gateway")
-def test_unfinished_connection_is_reported_as_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_connection_is_reported_as_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", '{"conn_type": "bitahub"}')
     [event] = events_of(trigger("job"))
-    assert event["outcome"] == "trouble"
+    assert event["outcome"] == "error"
     assert "has no host" in event["message"]
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_refusal_is_reported_as_trouble_at_once_and_without_the_token(
+def test_refusal_is_reported_immediately_and_without_the_token(
     status: int, gateway: Gateway, connection: dict[str, Any]
 ) -> None:
     gateway.answer = lambda _: (status, {"status": {"code": status, "msg": "go away"}})
     [event] = events_of(trigger("job"))
-    assert event["outcome"] == "trouble"
+    assert event["outcome"] == "error"
     assert "go away" in event["message"]
     assert connection["password"] not in str(event)
     assert len(gateway.asked) == 1
@@ -163,9 +163,9 @@ def waiting_for(trigger: BitaHubJobTrigger, run: TaskRun) -> BitaHubJobTrigger:
 
 
 @pytest.mark.usefixtures("connection")
-# "": it was cleared, and may wait long for its turn.
+# "": the task was cleared, and its next try may come much later
 @pytest.mark.parametrize("state", ["failed", "success", "restarting", "removed", None, ""])
-def test_killed_trigger_stops_the_job_nobody_wants(
+def test_killed_trigger_stops_the_job_of_an_inactive_task(
     state: str | None,
     submit: Callable[[str], str],
     submitted: Submitted,
@@ -195,7 +195,7 @@ def test_trigger_that_is_only_moved_leaves_the_job_alone(
 
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize("lost", ["a look", "a stop"])
-def test_killed_trigger_goes_on_stopping_the_job_though_airflow_cuts_it_off(
+def test_killed_trigger_stops_the_job_although_airflow_cancels_it_meanwhile(
     lost: str,
     platform: Emulator,
     submit: Callable[[str], str],
@@ -229,12 +229,12 @@ def test_killed_trigger_leaves_the_job_when_airflow_does_not_answer(
 ) -> None:
     name = submit("sleep 60")
     asyncio.run(waiting_for(trigger(name), task_run).on_kill())
-    asyncio.run(trigger(name).on_kill())  # nor does dag.test() say whose trigger this is
+    asyncio.run(trigger(name).on_kill())  # in dag.test(), the trigger does not know its task
     assert submitted.requests("DELETE") == []
 
 
 @pytest.mark.usefixtures("connection")
-def test_killed_trigger_leaves_the_job_where_that_is_wished_for(
+def test_killed_trigger_leaves_the_job_where_cancel_on_kill_is_false(
     submit: Callable[[str], str], submitted: Submitted, task_run: TaskRun, task_state: Callable[[str | None], None]
 ) -> None:
     name = submit("sleep 60")
@@ -244,7 +244,7 @@ def test_killed_trigger_leaves_the_job_where_that_is_wished_for(
 
 
 @pytest.mark.usefixtures("connection")
-def test_killed_trigger_does_not_touch_a_job_that_is_over(
+def test_killed_trigger_does_not_touch_a_finished_job(
     submit: Callable[[str], str], submitted: Submitted, task_run: TaskRun, task_state: Callable[[str | None], None]
 ) -> None:
     name = submit("true")
@@ -255,7 +255,7 @@ def test_killed_trigger_does_not_touch_a_job_that_is_over(
 
 
 @pytest.mark.usefixtures("connection")
-def test_mapped_task_is_asked_about_by_its_index(
+def test_state_of_a_mapped_task_is_found_by_its_index(
     submit: Callable[[str], str], submitted: Submitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(dag_id: str, map_index: int | None, task_ids: list[str], run_ids: list[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A serving's trigger reports once, whatever happens, and stops the serving only when nobody wants it any more."""
+"""The trigger of a serving fires one event, whatever happens; it stops a serving only when its task is not active."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ANSWER = "exec python -m http.server --bind $HOST $PORT"
 
 @pytest.fixture
 def serve(client: BitaHubClient, platform: Emulator) -> Iterator[Callable[[str], str]]:
-    """Creates a serving of a command, and gives its name; it is gone afterwards."""
+    """Creates a serving that runs a command, and returns its name; removes it afterwards."""
     (platform.storage / "models/triggers/dense").mkdir(parents=True, exist_ok=True)
     names = []
 
@@ -53,7 +53,7 @@ def serve(client: BitaHubClient, platform: Emulator) -> Iterator[Callable[[str],
 
 @pytest.fixture
 def status(platform: Emulator) -> Callable[[str], str]:
-    """Tells a serving's status."""
+    """Returns a serving's status."""
     return lambda name: platform.state.serving(ServingKey("inference", name, "v1")).status.value
 
 
@@ -107,7 +107,7 @@ def test_serving_that_failed_is_reported(serve: Callable[[str], str]) -> None:
     assert f"'{name}' is FAILED" in event["message"]
 
 
-def test_log_of_a_serving_whose_program_is_not_there_yet_tells_of_no_trouble(
+def test_log_shows_no_error_while_the_program_of_a_serving_does_not_answer_yet(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serving = {"name": "slow", "status": "RUNNING", "hosts": "http://127.0.0.1:1"}
@@ -124,7 +124,7 @@ def test_log_of_a_serving_whose_program_is_not_there_yet_tells_of_no_trouble(
 
 
 def test_passed_deadline_is_reported_and_the_serving_is_left_to_the_task(gateway: Gateway) -> None:
-    """RUNNING, as the platform says, but the program answers with errors only."""
+    """The platform reports RUNNING, but the program answers only with errors."""
     serving = {"name": "sick", "status": "RUNNING", "hosts": f"{gateway.url}/program"}
     gateway.answer = lambda asked: (
         (503, {}) if asked.path == "/program/health" else (200, {"status": {"code": 0}, "data": serving})
@@ -136,9 +136,9 @@ def test_passed_deadline_is_reported_and_the_serving_is_left_to_the_task(gateway
 
 
 @pytest.mark.usefixtures("connection")
-def test_serving_the_platform_does_not_know_is_reported_as_trouble() -> None:
+def test_serving_the_platform_does_not_know_is_reported_as_an_error() -> None:
     [event] = events_of(trigger("never-created"))
-    assert event["outcome"] == "trouble"
+    assert event["outcome"] == "error"
     assert "never-created" in event["message"]
 
 
@@ -149,18 +149,16 @@ def test_serving_that_may_still_appear_is_waited_for() -> None:
     assert "was never seen" in event["message"]
 
 
-def test_missing_connection_is_reported_as_trouble() -> None:
+def test_missing_connection_is_reported_as_an_error() -> None:
     [event] = events_of(trigger("serving", bitahub_conn_id="nowhere"))
-    assert event["outcome"] == "trouble"
+    assert event["outcome"] == "error"
     assert "nowhere" in event["message"]
 
 
-def test_refusal_is_reported_as_trouble_at_once_and_without_the_token(
-    gateway: Gateway, connection: dict[str, Any]
-) -> None:
+def test_refusal_is_reported_immediately_and_without_the_token(gateway: Gateway, connection: dict[str, Any]) -> None:
     gateway.answer = lambda _: (403, {"status": {"code": 403, "msg": "go away"}})
     [event] = events_of(trigger("serving"))
-    assert event["outcome"] == "trouble"
+    assert event["outcome"] == "error"
     assert "go away" in event["message"]
     assert connection["password"] not in str(event)
     assert len(gateway.asked) == 1
@@ -174,7 +172,7 @@ def waiting_for(trigger: BitaHubServingTrigger, run: TaskRun) -> BitaHubServingT
 
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize("state", ["failed", "success", "restarting", None])
-def test_killed_trigger_stops_the_serving_nobody_wants(
+def test_killed_trigger_stops_the_serving_of_an_inactive_task(
     state: str | None,
     serve: Callable[[str], str],
     status: Callable[[str], str],
@@ -203,7 +201,7 @@ def test_trigger_that_is_only_moved_leaves_the_serving_alone(
 
 
 @pytest.mark.usefixtures("connection")
-def test_killed_trigger_leaves_the_serving_when_airflow_does_not_answer_or_where_that_is_wished_for(
+def test_killed_trigger_leaves_the_serving_without_an_answer_of_airflow_or_where_cancel_on_kill_is_false(
     serve: Callable[[str], str],
     status: Callable[[str], str],
     task_run: TaskRun,

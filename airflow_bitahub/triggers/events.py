@@ -1,0 +1,61 @@
+"""What the triggers report to their tasks. It is imported when a DAG is parsed, so it imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypedDict
+
+
+class JobEvent(TypedDict, total=False):
+    """What `BitaHubJobTrigger` reports.
+
+    - ``finished``: `job` is the job as the platform reports it, however it ended.
+    - ``timeout``: the job had not finished at the deadline.
+    - ``queue_timeout``: the job had not started at the queue deadline.
+    - ``lost``: the platform no longer has the job.
+    - ``error``: the state of the job is unknown, because queries failed for too long. With `is_final`, they will
+      always fail.
+    """
+
+    outcome: Literal["finished", "timeout", "queue_timeout", "lost", "error"]
+    job: dict[str, Any]
+    message: str
+    is_final: bool
+    subject: str  # see `job_subject`
+
+
+class ServingEvent(TypedDict, total=False):
+    """What `BitaHubServingTrigger` reports.
+
+    - ``ready``: `serving` is RUNNING and its program answers.
+    - ``failed``: the serving failed, was stopped, or was replaced by another one.
+    - ``timeout``: the serving was not ready at the deadline.
+    - ``error``: the state of the serving is unknown, because queries failed for too long. With `is_final`, they will
+      always fail.
+    """
+
+    outcome: Literal["ready", "failed", "timeout", "error"]
+    serving: dict[str, Any]
+    message: str
+    is_final: bool
+    subject: str  # see `serving_subject`
+
+
+def job_subject(name: str) -> str:
+    """Return the subject of events about a job."""
+    return f"job {name}"
+
+
+def serving_subject(name: str, version: str, created_at: float | None) -> str:
+    """Return the subject of events about a serving. The time distinguishes it from later servings of the same name."""
+    return f"serving {name} {version} of {created_at}"
+
+
+def is_about(event: Mapping[str, Any], subject: str) -> bool:
+    """Return whether an event is about the job or serving that the resumed task waits for.
+
+    Airflow finds the task for an event by the id of its trigger, and some databases (SQLite) use the id of a deleted
+    trigger again. A triggerer that was disconnected meanwhile still reports for the old trigger, and the event reaches
+    the task of the new one.
+    """
+    return bool(event.get("subject", subject) == subject)

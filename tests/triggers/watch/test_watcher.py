@@ -1,0 +1,183 @@
+"""One watcher queries the platform for all triggers of an event loop, and reports every end whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+
+from airflow_bitahub.api.auth import BearerToken
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
+from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Match, Records
+from airflow_bitahub.emulator.scripts import ScriptedJob
+from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.triggers.watch import watcher
+from airflow_bitahub.triggers.watch.watcher import CONNECTIONS
+from tests.conftest import IMAGE
+from tests.triggers.watch.stage import Deferred, Platform, names_of, now, simulate, trigger
+
+_numbers = count(1)
+ROUNDS = 8  # of 500 triggers; a leak of one object per trigger would show after the first
+
+
+def test_number_of_requests_in_flight_is_limited(platform: Platform, connect: Callable[..., None]) -> None:
+    connect(watch="single")
+
+    async def main() -> None:
+        platform.latency = 5
+        platform.jobs = dict.fromkeys(names_of(200), "RUNNING")
+        async with Deferred(*map(trigger, platform.jobs)):
+            await asyncio.sleep(100)
+        assert platform.peak == CONNECTIONS
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("watch", ["single", "collection"])
+def test_pause_the_platform_asks_for_holds_for_all_jobs(
+    watch: str, platform: Platform, connect: Callable[..., None]
+) -> None:
+    connect(watch=watch)
+
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(100), "RUNNING")
+        async with Deferred(*map(trigger, platform.jobs)) as deferred:
+            await asyncio.sleep(60)
+            platform.forget()
+            platform.meet = lambda _: platform.envelope(None, 429, 429, **{"Retry-After": "45"})
+            await asyncio.sleep(40)
+            assert len(platform.asked) <= CONNECTIONS  # or none, where a request in flight met the rate limit first
+            platform.meet = lambda _: None
+            await asyncio.sleep(40)
+            assert not [at for at, _ in platform.asked if 71 < at < 60 + 45]
+            assert len(platform.asked) > CONNECTIONS or platform.lists
+            assert not any(task.done() for task in deferred.tasks)
+
+    simulate(main())
+
+
+def test_silent_platform_fails_no_waiter_and_is_not_flooded(platform: Platform, connect: Callable[..., None]) -> None:
+    connect(watch="single")
+
+    def refuse(asked: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("silence", request=asked)
+
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(1000), "RUNNING")
+        platform.latency = 0.01
+        async with Deferred(*map(trigger, platform.jobs)) as deferred:
+            await asyncio.sleep(60)
+            platform.forget()
+            platform.meet, platform.latency = refuse, 30
+            await asyncio.sleep(600)
+            assert len(platform.asked) <= CONNECTIONS * 600 / 30 + CONNECTIONS
+            assert not any(task.done() for task in deferred.tasks)
+            platform.meet, platform.latency = (lambda _: None), 0.01
+            platform.jobs = dict.fromkeys(platform.jobs, "SUCCEEDED")
+            assert {event["outcome"] for event in await deferred.events()} == {"finished"}
+            assert now() < 660 + 30 + 10 + 2  # the last timeout, one interval, and the answers
+
+    simulate(main())
+
+
+def test_bug_in_the_watcher_leaves_no_trigger_waiting(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(watcher, "JobPages", fail)
+    platform.jobs = dict.fromkeys(names_of(5), "RUNNING")
+
+    async def main() -> None:
+        async with Deferred(*map(trigger, platform.jobs)) as deferred:
+            assert {event["message"] for event in await deferred.events()} == {"ZeroDivisionError: a defect"}
+
+    simulate(main())
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator on which every job takes a moment, and no program really runs."""
+    home = tmp_path_factory.mktemp("home")
+    images = home / "images.toml"
+    images.write_text(f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n')
+    with Emulator(home, images=images) as emulator:
+        emulator.scripts.add(ScriptedJob(run_seconds=0.5))
+        yield emulator
+
+
+@pytest.mark.parametrize(
+    ("watch", "match", "effect"),
+    [
+        ("single", Match(method="GET", probability=0.4), {"before": "close"}),
+        ("single", Match(method="GET", times=2), {"before": Answer(status=429, headers={"Retry-After": "0.2"})}),
+        ("single", Match(method="GET"), {"records": Records(hide_for=0.3)}),
+        ("auto", Match(method="GET", probability=0.4), {"after": Answer(status=504, body="<html>")}),
+        ("auto", Match(method="GET", path="*/jobs", probability=0.5), {"after": Answer(body='{"status": {"co')}),
+        ("auto", Match(method="GET", path="*/jobs"), {"records": Records(hide_for=1e9)}),
+        ("auto", Match(method="GET", path="*/jobs"), {"records": Records(patch={"state": None, "jobStatus": None})}),
+        ("auto", Match(method="GET", path="*/jobs", times=3), {"records": Records(patch={"state": "HIBERNATING"})}),
+    ],
+    ids=["closes", "busy", "late", "times out", "cut off", "hides all", "stateless", "unknown"],
+)
+def test_every_end_is_reported_whatever_the_platform_does_meanwhile(
+    watch: str, match: Match, effect: dict[str, Any], emulator: Emulator, connect: Callable[..., None]
+) -> None:
+    connect(emulator.url, emulator.token, watch=watch)
+    names = [f"job-{next(_numbers)}" for _ in range(6)]
+    client = BitaHubClient(emulator.url, auth=BearerToken(emulator.token))
+    for name in names:
+        client.send(submit_job(JobSpec(job_name=name, task_roles=[TaskRole(image=IMAGE, command="true")])))
+    client.close()
+    fault = emulator.faults.add(Fault(match=match, effect=Effect(**effect)))
+
+    async def main() -> None:
+        async with Deferred(*(trigger(name, 0.1) for name in names)) as deferred:
+            events = await deferred.events()
+        assert [event["outcome"] for event in events] == ["finished"] * 6, events
+        assert {event["job"]["status"] for event in events} == {"SUCCEEDED"}
+
+    asyncio.run(main())
+    assert fault.applied
+    emulator.faults.clear()
+
+
+@pytest.mark.parametrize("watch", ["single", "auto"])
+def test_no_memory_leaks_however_many_triggers_come_and_go(
+    watch: str, platform: Platform, connect: Callable[..., None]
+) -> None:
+    """Some jobs end, some triggers are cancelled, some fail, and one goes on."""
+    connect(watch=watch)
+    platform.jobs = {"steady": "RUNNING"}
+    number = iter(range(10**6))
+
+    async def round_of(size: int) -> None:
+        names = [f"job-{next(number)}" for _ in range(size)]
+        platform.jobs.update(dict.fromkeys(names[: size // 2], "SUCCEEDED"))
+        platform.jobs.update(dict.fromkeys(names[size // 2 : -1], "RUNNING"))
+        async with Deferred(*(trigger(name, 3600, grace=0) for name in names)):
+            await asyncio.sleep(3)
+        for name in names:
+            platform.jobs.pop(name, None)
+        platform.forget()
+        platform.tokens.clear()
+
+    async def main() -> None:
+        async with Deferred(trigger("steady")) as steady:
+            await round_of(500)
+            gc.collect()
+            before = len(gc.get_objects())
+            for _ in range(ROUNDS):
+                await round_of(500)
+            gc.collect()
+            assert len(gc.get_objects()) < before + 500
+            assert not steady.tasks[0].done()
+
+    simulate(main())

@@ -36,7 +36,7 @@ _LIMITS = httpx.Limits(
     max_connections=_CONNECTIONS, max_keepalive_connections=_IDLE_CONNECTIONS, keepalive_expiry=_KEEPALIVE
 )
 _ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
-_HTTP_ERRORS = (httpx.HTTPError, *_ADDRESS_ERRORS)
+_REQUEST_ERRORS = (httpx.HTTPError, *_ADDRESS_ERRORS)
 
 
 class BitaHubClient:
@@ -120,7 +120,7 @@ class BitaHubClient:
             self._http = httpx.Client(**self._options())
         try:
             answer = self._http.request(**self._arguments(call.request))
-        except _HTTP_ERRORS as error:
+        except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(_response(answer), self.platform)
 
@@ -133,7 +133,7 @@ class BitaHubClient:
                 answer = await self._queries.get(**arguments)
             else:
                 answer = await self._arequest(arguments)
-        except _HTTP_ERRORS as error:
+        except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(answer, self.platform)
 

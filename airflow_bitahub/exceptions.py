@@ -13,17 +13,17 @@
         ConnectFailedError        the request never reached it
         RequestTimeoutError       it did not answer in time
         UnexpectedResponseError   something answered, but not the platform's API
-      JobError                    the platform works, the job does not
+      JobError                    the platform worked; the job failed or was stopped
         JobFailedError            its program failed
-          JobEvictedError         the platform took its place away
-        JobUnderpoweredError*     the account cannot pay for it
+          JobEvictedError         the platform evicted it
+        JobUnderpoweredError*     the account has too little computing power
         JobStoppedError*          someone stopped it
         JobTimeoutError           it did not finish in time
           JobQueueTimeoutError    it did not start in time
         JobAliveError             it could not be stopped
         JobLostError*             the platform had it and no longer has it
         JobRefusedError*          the name belongs to a job of someone else
-      ServingError                the platform works, the serving does not
+      ServingError                the platform worked; the serving did not
         ServingFailedError        it will not run
         ServingTimeoutError       it was not ready in time
         ServingAliveError         it could not be removed
@@ -34,7 +34,7 @@
 
 An error with a star is final: the task fails immediately, without using up its retries, since another try would get the
 same answer or undo someone's decision. During the wait for a job, errors that may pass by themselves (`TransportError`,
-`ServerError`, `RateLimitError`, and `AuthenticationError` after earlier success) are ridden out first; see
+`ServerError`, `RateLimitError`, and `AuthenticationError` after earlier success) are tolerated for a while; see
 `procedures.retry`.
 
 The constructors take positional arguments, so that every error survives pickling.
@@ -131,7 +131,7 @@ class UnexpectedResponseError(TransportError):
 
 
 class JobError(BitaHubError):
-    """The platform works, the job does not.
+    """The platform worked; the job failed or was stopped.
 
     :param message: the whole text for the user
     :param job_name: the job's name
@@ -151,7 +151,7 @@ class JobFailedError(JobError):
 
 
 class JobEvictedError(JobFailedError):
-    """The platform took the job's place away, or lost its machine."""
+    """The platform evicted the job, or lost its machine."""
 
 
 class JobUnderpoweredError(JobError):
@@ -191,7 +191,7 @@ class JobRefusedError(JobError):
 
 
 class ServingError(BitaHubError):
-    """The platform works, the serving does not.
+    """The platform worked; the serving did not.
 
     :param message: the whole text for the user
     :param serving_name: the serving's name

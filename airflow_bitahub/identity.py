@@ -57,7 +57,8 @@ class JobRecord:
     :param output_path: server path of the output folder, unique to this attempt
     :param token: the random part, one per generation
     :param attempt: counts within the generation, from 1
-    :param submission: counts over all generations, from 1; appended to a name given by the DAG's author
+    :param submission: the number of the submission, counted over all generations from 1; appended to a name that the
+        DAG's author gave
     :param max_tries: the task instance's ``max_tries`` when the generation began
     :param clear_number: the DAG run's ``clear_number`` when last seen
     :param confirmed: the platform has shown the job

@@ -67,10 +67,10 @@ class Folders:
     def fill(self, text: str) -> str:
         """Return `text` with ``{user_id}`` and ``{user_name}`` replaced; a shell's ``${user_id}`` is left unchanged.
 
-        :raises ConfigurationError: it is no text, as where the XCom that a template asks for is missing
+        :raises ConfigurationError: it is no text, for example because the XCom in a template is missing
         """
         if not isinstance(text, str):
-            raise ConfigurationError(f"{text!r} was given where text is needed. Did the task it comes from give none?")
+            raise ConfigurationError(f"Expected text, got {text!r}. Did the upstream task return no value?")
         values = {"user_id": self.user_id, "user_name": self.user_name}
         return re.sub(r"(?<!\$)\{(user_id|user_name)\}", lambda match: values[match[1]], text)
 

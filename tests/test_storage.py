@@ -71,7 +71,7 @@ def test_only_the_users_own_braces_are_filled() -> None:
 
 @pytest.mark.parametrize("value", [None, 7, ["a"]])
 def test_what_is_no_text_cannot_be_filled(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="Did the task it comes from give none"):
+    with pytest.raises(ConfigurationError, match="Did the upstream task return no value"):
         FOLDERS.fill(value)
 
 

@@ -8,5 +8,6 @@ Only a part of the API is documented, so a mark in a docstring or comment says w
 - (client): a public client of this platform
 - (family): a relative of the platform, such as OpenPAI, Volcano, KubeSphere or Kubernetes
 - (vendor): the vendor's product pages
-- (assumed): a guess from all of these, which no source shows; it can be overridden in the connection's extra
+- (assumed): a guess that no source shows. Addresses, states and error codes can be overridden in the connection's
+  extra
 """

@@ -81,7 +81,7 @@ class Job(BaseModel):
 class JobPage(NamedTuple):
     """One page of the platform's list of jobs.
 
-    :param jobs: the jobs on it by name; of a filtered list, only the wanted ones
+    :param jobs: the jobs on it by name; of a filtered list, only the known ones
     :param names: the names of all jobs on it
     :param size: the length of the answer in bytes
     """
@@ -101,25 +101,28 @@ def read_job(data: Any, platform: Platform, name: str, known: Job | None = None)
     return _read_facts(_facts(data), platform, name, known)
 
 
-def read_job_page(data: Any, platform: Platform, size: int, wanted: Mapping[str, Job | None] | None) -> JobPage:
+def read_job_page(data: Any, platform: Platform, size: int, known: Mapping[str, Job | None] | None) -> JobPage:
     """Read the answer to a list request.
 
     :param size: the length of the answer in bytes
-    :param wanted: None: read every job. Otherwise read only jobs of these names, each with the job as last reported
-        (as in `read_job`); an entry that cannot be read, or whose name appears twice, counts as missing
-    :raises UnexpectedResponseError: the answer is no list; or, with `wanted` None, an entry cannot be read
+    :param known: None: read every job; of several entries with the same name, one that has not finished comes first.
+        Otherwise read only jobs of these names, each with the job as last reported (as in `read_job`); an entry that
+        cannot be read, or whose name appears twice, counts as missing
+    :raises UnexpectedResponseError: the answer is no list; or, with `known` None, an entry cannot be read
     """
     page = JobPage({}, set(), size)
     for item in items_of(data):
         facts = _facts(item)
         name = _listed_name(facts)
-        if wanted is None:
-            page.jobs.setdefault(name, _read_facts(facts, platform, name, None))
+        if known is None:
+            job = _read_facts(facts, platform, name, None)
+            if name not in page.jobs or page.jobs[name].status.is_terminal:
+                page.jobs[name] = job
         elif name in page.names:
             page.jobs.pop(name, None)
-        elif name in wanted:
+        elif name in known:
             with suppress(UnexpectedResponseError):
-                page.jobs[name] = _read_facts(facts, platform, name, wanted[name])
+                page.jobs[name] = _read_facts(facts, platform, name, known[name])
         page.names.add(name)
     return page
 

@@ -72,13 +72,15 @@ class TaskRole(StrictModel):
     @model_validator(mode="after")
     def _shm_fits(self) -> TaskRole:
         if self.shm_mb > self.memory_mb:
-            raise ValueError(f"shmMB {self.shm_mb} is more than memoryMB {self.memory_mb}")
+            raise ValueError(f"shm_mb {self.shm_mb} is more than memory_mb {self.memory_mb}")
         return self
 
     @model_validator(mode="after")
     def _counts_fit(self) -> TaskRole:
         if max(self.min_failed_task_count or 0, self.min_succeeded_task_count or 0) > self.task_number:
-            raise ValueError(f"minFailedTaskCount or minSucceededTaskCount is more than taskNumber {self.task_number}")
+            raise ValueError(
+                f"min_failed_task_count or min_succeeded_task_count is more than task_number {self.task_number}"
+            )
         return self
 
 
@@ -145,18 +147,18 @@ def get_job(name: str, known: Job | None = None) -> Call[Job]:
     return Call(request, read, safe_to_repeat=True)
 
 
-def list_jobs(page: int = 1, limit: int = 100, wanted: Mapping[str, Job | None] | None = None) -> Call[JobPage]:
+def list_jobs(page: int = 1, page_size: int = 100, known: Mapping[str, Job | None] | None = None) -> Call[JobPage]:
     """Query one page of the namespace's jobs (assumed: KubeSphere's collection with `page` and `limit`).
 
     :param page: counted from 1
-    :param limit: entries on a page; a platform that does not know pages returns all jobs on each
-    :param wanted: read only jobs of these names, see `read_job_page`; None: all
+    :param page_size: entries on a page; a platform that does not know pages returns all jobs on each
+    :param known: read only jobs of these names, see `read_job_page`; None: all
     """
-    request = Request("list jobs", "list_jobs", query={"page": str(page), "limit": str(limit)})
+    request = Request("list jobs", "list_jobs", query={"page": str(page), "limit": str(page_size)})
 
     def read(response: Response, platform: Platform) -> JobPage:
         data = unwrap(response, request, platform)
-        return read_job_page(data, platform, len(response.body), wanted)
+        return read_job_page(data, platform, len(response.body), known)
 
     return Call(request, read, safe_to_repeat=True)
 

@@ -171,7 +171,7 @@ def invoke_serving(
     :raises InvokeError: the program, or the gateway in front of it, refused the request
     """
     url = join(serving.url, path)
-    where, action = f"POST {url}", f"ask serving {serving.name!r}"
+    where, action = f"POST {url}", f"call serving {serving.name!r}"
     request = Request(action, where, form=form, files=files, timeout=timeout, token=serving.token)
 
     def read(response: Response, _platform: Platform) -> Any:
@@ -192,7 +192,7 @@ def invoke_serving(
                     "from users that are not signed in: set the password of the Airflow connection."
                 )
             raise InvokeError(
-                f"Could not ask serving {serving.name!r} at {url}. It said: {said or 'nothing'} (code {code}, "
+                f"Could not call serving {serving.name!r} at {url}. It said: {said or 'nothing'} (code {code}, "
                 f"HTTP {response.status}). {advice}",
                 serving.name,
             )

@@ -38,8 +38,8 @@ class BitaHubHook(BaseHook):
     - ``max_requests_per_second``: the limit of each triggerer, for all deferred tasks together (default: 1000)
     - ``watch``: how a triggerer queries jobs: ``collection`` (the list of all jobs), ``single`` (each job by its name)
       or ``auto`` (the cheaper one; the default)
-    - ``longest_poll_interval``: seconds. A job that has been deferred for long is queried less and less often: after a
-      twentieth of the time waited, up to this (default: always after `poll_interval`)
+    - ``longest_poll_interval``: seconds. The longer a job has been deferred, the more rarely it is queried: the pause
+      grows to a twentieth of the time waited, up to this (default: the pause stays `poll_interval`)
     - ``deployment``: a name for this Airflow, where its address does not distinguish it from another one on the same
       account
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
@@ -58,7 +58,7 @@ class BitaHubHook(BaseHook):
 
     @classmethod
     async def connect(cls, bitahub_conn_id: str, retry: Retry | None = None) -> BitaHubHook:
-        """Return a hook for use on an event loop, which neither looking up its connection nor its client will block.
+        """Return a hook for an event loop: looking up its connection and preparing its client does not block the loop.
 
         Close its client when it is no longer needed.
 
@@ -168,7 +168,7 @@ class BitaHubHook(BaseHook):
         from airflow_bitahub.api.jobs import list_jobs
 
         try:
-            page = self.send(list_jobs(limit=1))
+            page = self.send(list_jobs(page_size=1))
         except BitaHubError as error:
             return False, str(error)
         return True, f"{self.settings.base_url} answers; the first page of jobs has {len(page.names)}."

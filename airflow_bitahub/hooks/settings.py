@@ -39,7 +39,7 @@ class Settings:
         login = connection.login or ""
         base_url = _base_url(connection)
         settings = cls(base_url, connection.password or None, str(extra.get("user_name") or login), extra)
-        # Only a triggerer needs these. Checked here, a mistake shows before a job is submitted.
+        # Some of these are read only by a triggerer. Checking them here shows a mistake before a job is submitted.
         for key in ("max_requests_per_second", "longest_poll_interval", "request_timeout"):
             settings.number(key, 1)
         settings.choice("watch", WATCH_MODES)
@@ -84,12 +84,12 @@ class Settings:
         return {str(name): str(entry) for name, entry in value.items()}
 
     def platform(self) -> Platform:
-        """Return the addresses and words of this installation. Raises ConfigurationError when an override is wrong."""
+        """Return the installation's addresses, states and codes. Raises ConfigurationError for a wrong override."""
         from airflow_bitahub.api.platform import ENDPOINTS, ERROR_CODES, STATUS_WORDS, Platform
 
         default = Platform()
-        words = {word.upper(): status.upper() for word, status in self.table("status_words").items()}
-        for status in words.values():
+        states = {state.upper(): status.upper() for state, status in self.table("status_words").items()}
+        for status in states.values():
             if status not in STATUS_WORDS.values():
                 raise ConfigurationError(
                     f"The Airflow connection's extra 'status_words' maps to {status!r}; "
@@ -102,7 +102,7 @@ class Settings:
             job_namespace=self.text("job_namespace", default.job_namespace),
             serving_namespace=self.text("serving_namespace", default.serving_namespace),
             endpoints={**ENDPOINTS, **self.table("endpoints")},
-            status_words={**STATUS_WORDS, **words},
+            status_words={**STATUS_WORDS, **states},
             error_codes={**ERROR_CODES, **self.table("error_codes")},
         )
 

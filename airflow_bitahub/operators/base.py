@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_bitahub.hooks.bitahub import BitaHubHook
-
-T = TypeVar("T")
 
 # How long after a trigger's own deadline Airflow's scheduler ends the waiting, in case no triggerer is running.
 TRIGGERER_MARGIN = timedelta(minutes=5)
@@ -58,7 +56,7 @@ class BitaHubOperator(BaseOperator):
         return BitaHubHook(self.bitahub_conn_id)
 
 
-class BitaHubResourceOperator(BitaHubOperator):
+class ResourceLifecycle(BitaHubOperator):
     """Starts a job or a serving, waits for it, and stops it when the task fails for good.
 
     It has no constructor, see `BitaHubOperator`.
@@ -76,17 +74,22 @@ class BitaHubResourceOperator(BitaHubOperator):
 
     @abstractmethod
     def restore(self, context: Context) -> None:
-        """Load what earlier legs and tries of the task stored, and remember the context."""
+        """Load what this task stored before a deferral or in an earlier try."""
 
     @abstractmethod
-    def stop_own(self, reason: str) -> str:
-        """Stop what this task started, if anything, and return in words what became of it."""
+    def nothing_to_stop(self) -> str:
+        """Return in words why this task has nothing to stop; "" where it has started something."""
+
+    @abstractmethod
+    def stop(self) -> str:
+        """Stop what this task started, and return in words what became of it."""
 
     @abstractmethod
     def timeout_error(self, problem: str | None = None) -> JobTimeoutError | ServingTimeoutError:
         """Return the error for a time limit that has passed.
 
-        :param problem: the rest of its first sentence, after the subject; None: what passing the limit usually means
+        :param problem: what happened, such as ``was not watched: is a triggerer running?``; None: the job did not
+            finish, or the serving was not ready, in time
         """
 
     @abstractmethod
@@ -94,19 +97,21 @@ class BitaHubResourceOperator(BitaHubOperator):
         """Return the name of the argument whose time limit an error is about."""
 
     def has_ended(self, error: Exception) -> bool:  # noqa: ARG002
-        """Return whether an error says that nothing is left to stop."""
+        """Return whether an error means that nothing is left to stop."""
         return False
 
-    def result_if_finished(self) -> Any:
+    def result_if_finished(self) -> dict[str, Any] | None:
         """Return the task's result if its job or serving has finished meanwhile; None otherwise."""
         return None
 
     # Settling --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def settling(self) -> Iterator[None]:
-        """Stop what was started when the task fails for good, and raise errors in the form that Airflow expects."""
+    def settling(self, context: Context) -> Iterator[None]:
+        """Restore what was stored; stop what was started when the task fails for good; convert errors for Airflow."""
+        self._context = context
         try:
+            self.restore(context)
             yield
         except AirflowTaskTimeout as error:
             raise self._timed_out(self.timeout_error(), "execution_timeout") from error
@@ -127,12 +132,13 @@ class BitaHubResourceOperator(BitaHubOperator):
         ti = self._context["ti"]
         return bool(ti.try_number > ti.max_tries)
 
-    def _timed_out(self, error: JobTimeoutError | ServingTimeoutError, limit: str) -> BitaHubError:
+    def _timed_out(self, error: JobTimeoutError | ServingTimeoutError, limit_name: str) -> BitaHubError:
         """Stop what was started, and return the error with the limit and with what became of the job or serving."""
-        end = self.stop_own(f"{limit} has passed")
-        given = getattr(self, limit)
-        limited_to = timedelta(seconds=given) if isinstance(given, int | float) else given
-        message = f"{error.message} The limit is {limit}={limited_to} from the start of the try; {end}."
+        end = self.stop_own(f"{limit_name} has passed")
+        limit = getattr(self, limit_name)
+        if isinstance(limit, int | float):
+            limit = timedelta(seconds=limit)
+        message = f"{error.message} The limit is {limit_name}={limit} from the start of the try; {end}."
         return type(error)(message, error.args[1])
 
     # Deferral --------------------------------------------------------------------------------------------------
@@ -146,7 +152,7 @@ class BitaHubResourceOperator(BitaHubOperator):
 
     @staticmethod
     def deferral_timeout(deadline: float | None) -> timedelta | None:
-        """Return after what time Airflow itself ends a deferral whose trigger has this deadline."""
+        """Return the timeout of the deferral itself: a little after the trigger's deadline; None: no limit."""
         return None if deadline is None else timedelta(seconds=deadline - time.time()) + TRIGGERER_MARGIN
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -158,8 +164,7 @@ class BitaHubResourceOperator(BitaHubOperator):
 
     def on_deferral_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:
         """Return the result if the job finished anyway; otherwise raise the error for the failed or missing trigger."""
-        self.restore(context)
-        with self.settling():
+        with self.settling(context):
             if (result := self.result_if_finished()) is not None:
                 return result
             if isinstance(error, TaskDeferralTimeout):
@@ -168,7 +173,21 @@ class BitaHubResourceOperator(BitaHubOperator):
 
     # Stopping --------------------------------------------------------------------------------------------------
 
-    def stop_if_abandoned(self, context: Context, stop: Callable[[], None]) -> None:
+    def stop_own(self, reason: str) -> str:
+        """Stop what this task started, if anything, and return in words what became of it."""
+        if nothing := self.nothing_to_stop():
+            return nothing
+        self.log.info("Stopping %s: %s", self.subject, reason)
+        try:
+            try:
+                return self.stop()
+            except AirflowTaskTimeout:  # Airflow's signal for execution_timeout may interrupt the stop, but only once
+                return self.stop()
+        except Exception as error:  # the error that the task fails with matters more
+            self.log.error("%s", error)
+            return "it could not be stopped"
+
+    def stop_if_abandoned(self, context: Context, stop: Callable[[], object]) -> None:
         """Call `stop` if the task was marked, cleared or deleted, for use in `on_kill`.
 
         `on_kill` also runs when a worker is merely drained. Then the job or serving must go on, and the next try finds
@@ -196,11 +215,3 @@ class BitaHubResourceOperator(BitaHubOperator):
         """
         if self._is_abandoned:
             raise AirflowFailException("The task was marked, cleared or deleted, so it starts nothing new.")
-
-    @staticmethod
-    def despite_task_timeout(stop: Callable[[], T]) -> T:
-        """Return what `stop` returns. Airflow's signal for ``execution_timeout`` may interrupt it once, not twice."""
-        try:
-            return stop()
-        except AirflowTaskTimeout:
-            return stop()

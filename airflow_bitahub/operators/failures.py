@@ -43,7 +43,8 @@ def job_error(job: Job, log: str, *, may_resubmit: bool) -> JobError:
     """Return the error for a job that finished without success.
 
     :param log: its last log lines, to follow the error's text; "" where there are none
-    :param may_resubmit: a stop of the job is an ordinary failure, since we stopped it ourselves or ignore who did
+    :param may_resubmit: whether a stopped job counts as failed, so that a retry submits again: we stopped it, or
+        `resubmit_stopped` is set
     """
     if job.is_underpowered:
         return JobUnderpoweredError(
@@ -53,7 +54,7 @@ def job_error(job: Job, log: str, *, may_resubmit: bool) -> JobError:
         )
     if job.is_evicted:
         return JobEvictedError(
-            f"The {job}. The platform took its place away; the job's program is not the cause.{log}", job.name
+            f"The {job}. The platform evicted it; the job's program is not the cause.{log}", job.name
         )
     if job.status.value == "FAILED" or may_resubmit:
         return JobFailedError(f"The {job}.{log}", job.name)

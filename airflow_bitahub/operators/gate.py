@@ -64,9 +64,9 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the conditions, and skip or fail where one is false."""
         conditions = [self.conditions] if isinstance(self.conditions, str) else list(self.conditions)
-        if not conditions:
-            raise AirflowFailException("The gate has no condition, so it would never close.")
         try:
+            if not conditions:
+                raise ConfigurationError("The gate has no condition, so it would never close.")
             outcomes = [evaluate_condition(condition, _as_mapping(self.metrics)) for condition in conditions]
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
-from airflow_bitahub.exceptions import BitaHubError, InvokeError, ServingFailedError, StorageError
+from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, InvokeError, ServingFailedError, StorageError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.base import BitaHubOperator, in_seconds, require_positive
@@ -110,7 +108,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
             if value
         }
         if len(given) != 1:
-            raise AirflowFailException("Give exactly one of image_url, image_file and image_base64.")
+            raise ConfigurationError("Give exactly one of image_url, image_file and image_base64.")
         [(kind, value)] = given.items()
         field = self.field or kind
         if kind == "files":
@@ -120,7 +118,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
             try:
                 base64.b64decode(value.rpartition(",")[2], validate=True)
             except ValueError as error:
-                raise AirflowFailException(f"image_base64 is not base64: {error}") from error
+                raise ConfigurationError(f"image_base64 is not base64: {error}") from error
         return {"form": {field: value}}
 
     def _read(self, path: str) -> bytes:

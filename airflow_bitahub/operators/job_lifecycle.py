@@ -22,7 +22,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubResourceOperator, in_seconds
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import load_job_record, save_job_record
 from airflow_bitahub.triggers.events import is_about, job_subject
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.triggers.events import JobEvent
 
 
-class JobLifecycle(BitaHubResourceOperator):
+class JobLifecycle(ResourceLifecycle):
     """Submits one job or finds it again, waits for it, and stops it where its task ends first.
 
     What the job is, and the meaning of the attributes, is defined in `BitaHubJobOperator`. This class has no
@@ -80,9 +80,7 @@ class JobLifecycle(BitaHubResourceOperator):
         from airflow_bitahub.procedures.jobs import wait_for_job
         from airflow_bitahub.procedures.submission import ensure_job
 
-        self._context = context
-        with self.settling():
-            self.restore(context)
+        with self.settling(context):
             job, record = self.hook.run(
                 ensure_job(
                     self._identity(context),
@@ -112,31 +110,14 @@ class JobLifecycle(BitaHubResourceOperator):
 
     def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any] | None:
         """Continue after the deferral with what the trigger reports."""
-        from airflow_bitahub.api.job_reading import Job
-
-        self.restore(context)
-        record = self._record
-        if record and event and not is_about(event, job_subject(record.job_name)):
-            self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
-            return self.execute(context)
-        with self.settling():
+        with self.settling(context):
+            record = self._record
             if record is None or not event:
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
-            message = event.get("message", "")
-            match event.get("outcome"):
-                case "finished":
-                    return self._conclude(Job.model_validate(event["job"]), record)
-                case "timeout" | "queue_timeout" as limit:
-                    if (result := self.result_if_finished()) is not None:  # just in time
-                        return result
-                    kind = JobTimeoutError if limit == "timeout" else JobQueueTimeoutError
-                    raise kind(message, record.job_name)
-                case "lost":
-                    raise JobLostError(message, record.job_name)
-                case _ if event.get("is_final"):
-                    raise AirflowFailException(message)
-                case _:
-                    raise TransportError(f"The state of job {record.job_name!r} is unknown: {message}")
+            if is_about(event, job_subject(record.job_name)):
+                return self._complete(event, record)
+        self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
+        return self.execute(context)
 
     def on_kill(self) -> None:
         """Stop the job if the task was marked, cleared or deleted."""
@@ -160,11 +141,10 @@ class JobLifecycle(BitaHubResourceOperator):
     @property
     def subject(self) -> str:
         """The job in words."""
-        return f"job {self._record.job_name if self._record else ''!r}"
+        return f"job {self._record.job_name!r}" if self._record else "job"
 
     def restore(self, context: Context) -> None:
-        """Load the job's record, and remember the context."""
-        self._context = context
+        """Load the job's record."""
         self._record = load_job_record(context)
 
     def has_ended(self, error: Exception) -> bool:
@@ -175,32 +155,26 @@ class JobLifecycle(BitaHubResourceOperator):
         """Return the error for a time limit that has passed."""
         last_seen = f" When last seen, {self._last_seen}." if self._last_seen else ""
         name = self._record.job_name if self._record else ""
-        return JobTimeoutError(f"Job {name!r} {problem or 'did not finish in time.'}{last_seen}", name)
+        return JobTimeoutError(f"The {self.subject} {problem or 'did not finish in time.'}{last_seen}", name)
 
     def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:
         """Return the name of the argument whose time limit an error is about."""
         return "queue_timeout" if isinstance(error, JobQueueTimeoutError) else "execution_timeout"
 
-    def stop_own(self, reason: str) -> str:
-        """Stop the job, if there is one, and return in words what became of it."""
+    def nothing_to_stop(self) -> str:
+        """Return in words why there is no job to stop; "" where there is one."""
+        return "" if self._record and not self._record.refused else "no job had been submitted"
+
+    def stop(self) -> str:
+        """Stop the job, and return in words what became of it."""
         from airflow_bitahub.procedures.jobs import end_job
 
-        record = self._record
-        if record is None or record.refused:
-            return "nothing had been submitted"
-        self.log.info("Stopping job %s: %s", record.job_name, reason)
-
-        def stop() -> Job | None:
-            with suppress(Exception):  # a job that runs on costs more than a missing note
-                self._save(replace(record, stopped=True))
-            ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
-            return self.hook.new_client().run(ending)
-
-        try:
-            job = self.despite_task_timeout(stop)
-        except BitaHubError as error:
-            self.log.error("%s", error)
-            return "the job could not be stopped"
+        if (record := self._record) is None:
+            return self.nothing_to_stop()
+        with suppress(Exception):  # a job that runs on costs more than a missing note
+            self._save(replace(record, stopped=True))
+        ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
+        job = self.hook.new_client().run(ending)
         return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
 
     def result_if_finished(self) -> dict[str, Any] | None:
@@ -234,6 +208,26 @@ class JobLifecycle(BitaHubResourceOperator):
             job_name=self.job_name or None,
             output_version=self.output_version or None,
         )
+
+    def _complete(self, event: JobEvent, record: JobRecord) -> dict[str, Any]:
+        """Return the result that a trigger's report leads to, or raise its error."""
+        from airflow_bitahub.api.job_reading import Job
+
+        message = event.get("message", "")
+        match event.get("outcome"):
+            case "finished":
+                return self._conclude(Job.model_validate(event["job"]), record)
+            case "timeout" | "queue_timeout" as limit:
+                if (result := self.result_if_finished()) is not None:  # just in time
+                    return result
+                kind = JobTimeoutError if limit == "timeout" else JobQueueTimeoutError
+                raise kind(message, record.job_name)
+            case "lost":
+                raise JobLostError(message, record.job_name)
+            case _ if event.get("is_final"):
+                raise AirflowFailException(message)
+            case _:
+                raise TransportError(f"The state of job {record.job_name!r} is unknown: {message}")
 
     def _defer(self, job: Job) -> None:
         from airflow_bitahub.triggers.job import BitaHubJobTrigger

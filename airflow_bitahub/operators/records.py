@@ -44,7 +44,9 @@ def read_record(kind: type[R], value: Any) -> R | None:
     try:
         return kind(**{field.name: value[field.name] for field in fields(kind) if field.name in value})
     except TypeError as error:
-        raise ConfigurationError(f"Airflow stores no {kind.__name__} here, but {value!r} ({error}).") from error
+        raise ConfigurationError(
+            f"Airflow's store contains {value!r} instead of a {kind.__name__} ({error})."
+        ) from error
 
 
 def load_job_record(context: Context) -> JobRecord | None:

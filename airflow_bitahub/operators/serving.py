@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_bitahub.exceptions import ConfigurationError, ServingFailedError, ServingTimeoutError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.base import KILL_BUDGET, BitaHubResourceOperator, in_seconds, require_positive
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds, require_positive
 from airflow_bitahub.operators.records import (
     AwaitedServing,
     load_awaited_serving,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.triggers.events import ServingEvent
 
 
-class BitaHubDeployServingOperator(BitaHubResourceOperator):
+class BitaHubDeployServingOperator(ResourceLifecycle):
     """Deploys a model under a name, and succeeds once the platform reports RUNNING *and* the program answers.
 
     A serving that this Airflow created is recognized by a record in an Airflow Variable,
@@ -161,8 +161,7 @@ class BitaHubDeployServingOperator(BitaHubResourceOperator):
         from airflow_bitahub.procedures.rollout import ensure_serving
         from airflow_bitahub.procedures.servings import wait_for_serving
 
-        self.restore(context)  # if this try fails early, it must stop what an earlier one created
-        with self.settling():
+        with self.settling(context):
             serving, self._own = self.hook.run(
                 ensure_serving(
                     self._spec(), load=self._load, save=self._save_unless_abandoned, if_exists=self.if_exists
@@ -189,27 +188,12 @@ class BitaHubDeployServingOperator(BitaHubResourceOperator):
 
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Continue after the deferral with what the trigger reports."""
-        from airflow_bitahub.api.servings import Serving
-
-        self.restore(context)
-        awaited = serving_subject(self.serving_name, self.version, self._awaited_created_at)
-        if event and not is_about(event, awaited):
-            self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
-            return self.execute(context)
-        with self.settling():
-            event = event or {}
-            message = event.get("message", "")
-            match event.get("outcome"):
-                case "ready":
-                    return self._ready(Serving.model_validate(event["serving"]))
-                case "failed":
-                    raise ServingFailedError(message, self.serving_name)
-                case "timeout":
-                    raise ServingTimeoutError(message, self.serving_name)
-                case _ if event.get("is_final"):
-                    raise AirflowFailException(message)
-                case _:
-                    raise TransportError(f"The state of serving {self.serving_name!r} is unknown: {message}")
+        with self.settling(context):
+            awaited = serving_subject(self.serving_name, self.version, self._awaited_created_at)
+            if not event or is_about(event, awaited):
+                return self._complete(event or {})
+        self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
+        return self.execute(context)
 
     def on_kill(self) -> None:
         """Stop the serving if the task was marked, cleared or deleted before it was ready."""
@@ -226,39 +210,53 @@ class BitaHubDeployServingOperator(BitaHubResourceOperator):
         return f"serving {self.serving_name!r}"
 
     def restore(self, context: Context) -> None:
-        """Load which serving is this task's to stop, and when the awaited one was created; remember the context."""
-        self._context = context
+        """Load which serving is this task's to stop, and when the awaited one was created."""
         self._own, self._awaited_created_at = load_awaited_serving(context)
 
     def timeout_error(self, problem: str | None = None) -> ServingTimeoutError:
         """Return the error for a time limit that has passed."""
         problem = problem or "was not ready in time."
-        return ServingTimeoutError(f"Serving {self.serving_name!r} {problem}", self.serving_name)
+        return ServingTimeoutError(f"The {self.subject} {problem}", self.serving_name)
 
     def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:  # noqa: ARG002
         """Return the name of the argument whose time limit an error is about."""
         return self._shortest_limit
 
-    def stop_own(self, reason: str) -> str:
-        """Stop the serving if this task created it, and return in words what became of it."""
-        if self._own is None:
-            return "this task had created no serving"
-        self.log.info("Stopping serving %s: %s", self.serving_name, reason)
-        try:
-            self.despite_task_timeout(partial(self._stop, self._own))
-        except Exception as error:  # the error that the task fails with matters more
-            self.log.error("%s", error)
-            return "the serving could not be stopped"
-        return "the serving was stopped"
+    def nothing_to_stop(self) -> str:
+        """Return in words why there is no serving to stop; "" where this task created one."""
+        return "" if self._own else "this task did not create it, so it was not stopped"
+
+    def stop(self) -> str:
+        """Stop the serving that this task created, and return in words what became of it."""
+        return "the serving was stopped" if self._own and self._stop(self._own) else "there was nothing to stop"
 
     # Steps -----------------------------------------------------------------------------------------------------
 
-    def _stop(self, own: ServingRecord, grace: float = 0) -> None:
+    def _complete(self, event: ServingEvent) -> dict[str, Any]:
+        """Return the result that a trigger's report leads to, or raise its error."""
+        from airflow_bitahub.api.servings import Serving
+
+        message = event.get("message", "")
+        match event.get("outcome"):
+            case "ready":
+                return self._ready(Serving.model_validate(event["serving"]))
+            case "failed":
+                raise ServingFailedError(message, self.serving_name)
+            case "timeout":
+                raise ServingTimeoutError(message, self.serving_name)
+            case _ if event.get("is_final"):
+                raise AirflowFailException(message)
+            case _:
+                raise TransportError(f"The state of serving {self.serving_name!r} is unknown: {message}")
+
+    def _stop(self, own: ServingRecord, grace: float = 0) -> bool:
+        """Stop the serving of a record; return False where it has ended, or another one has replaced it."""
         from airflow_bitahub.procedures.servings import stop_own_serving
 
-        if self._load() == own:  # otherwise another task has replaced it
-            stopping = stop_own_serving(self.serving_name, self.version, own.describes, grace=grace)
-            self.hook.new_client().run(stopping)
+        if self._load() != own:
+            return False
+        stopping = stop_own_serving(self.serving_name, self.version, own.describes, grace=grace)
+        return self.hook.new_client().run(stopping)
 
     def _defer(self, serving: Serving, deadline: float | None) -> None:
         from airflow_bitahub.triggers.serving import BitaHubServingTrigger

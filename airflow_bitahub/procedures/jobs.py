@@ -10,14 +10,12 @@ from airflow_bitahub.api.jobs import get_job, list_jobs, stop_job
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.api.protocol import Call, Procedure, Sleep
 from airflow_bitahub.exceptions import (
-    APIError,
-    AuthenticationError,
+    BitaHubError,
     JobAliveError,
     JobLostError,
     JobQueueTimeoutError,
     JobTimeoutError,
     NotFoundError,
-    PermissionDeniedError,
     TransportError,
 )
 from airflow_bitahub.procedures import retry
@@ -44,7 +42,7 @@ def wait_for_job(
         None: no limit
     :param queue_deadline: when the job must have started, likewise
     :param unreachable_timeout: seconds for which the platform may be unreachable
-    :param grace: seconds for which the platform may answer "not found" before that is believed; None: it never is
+    :param grace: seconds for which "not found" counts as a delay; None: always
     :param on_change: called with the job whenever its raw state has changed
     :raises JobTimeoutError: the job had not finished at the deadline
     :raises JobQueueTimeoutError: the job was still in the queue at the queue deadline
@@ -60,18 +58,18 @@ def wait_for_job(
     while True:
         try:
             seen = yield from query
-        except (*retry.FAILED_QUERIES, AuthenticationError) as error:
-            # A failed query says nothing about the job. A token that worked before may have expired and be renewed.
-            if isinstance(error, AuthenticationError) and job is None:
+        except BitaHubError as error:
+            # A failed query says nothing about the job.
+            if not retry.is_query_failure(error, seen_before=job is not None):
                 raise
-            if outage.has_lasted_too_long(error, clock()):
+            if outage.record_failure(error, clock()):
                 if isinstance(error, NotFoundError):
                     raise lost_job(name) from error
                 raise TransportError(
                     f"Job {name!r} could not be queried for {unreachable_timeout:.0f} s{outage}. {_last_seen(job)}"
                 ) from error
         else:
-            outage.end()
+            outage.record_success()
             if job is None or seen.raw_state != job.raw_state:
                 query = get_job(name, seen)
                 if on_change is not None:
@@ -94,15 +92,15 @@ def wait_for_job(
 class JobPages:
     """Reads the platform's list of jobs page by page.
 
-    A platform that does not know pages returns all jobs on each, so the first page without a new name is the last one.
+    Reading ends at the first page without a new name: a platform that does not know pages returns all jobs on each.
 
     :param page_size: entries on a page
-    :param wanted: read only jobs of these names, see `list_jobs`; None: all
+    :param known: read only jobs of these names, see `list_jobs`; None: all
     """
 
-    def __init__(self, page_size: int, wanted: Mapping[str, Job | None] | None = None) -> None:
+    def __init__(self, page_size: int, known: Mapping[str, Job | None] | None = None) -> None:
         self._page_size = page_size
-        self._wanted = wanted
+        self._known = known
         self.names: set[str] = set()  # of all jobs on the pages read so far
         self.count = 0  # of pages read
         self.size = 0  # of these pages, in bytes
@@ -110,7 +108,7 @@ class JobPages:
 
     def next_page(self) -> Call[JobPage]:
         """Return the query for the next page."""
-        return list_jobs(self.count + 1, self._page_size, self._wanted)
+        return list_jobs(self.count + 1, self._page_size, self._known)
 
     def add(self, page: JobPage) -> dict[str, Job]:
         """Add the answer to `next_page`, and return its jobs that no earlier page contained, by name."""
@@ -164,9 +162,9 @@ def end_job(
         except NotFoundError:
             if not may_appear or clock() - start >= retry.GRACE_PERIOD:
                 return None
-        except (AuthenticationError, PermissionDeniedError):
-            raise
-        except (APIError, TransportError) as error:
+        except BitaHubError as error:
+            if not retry.leaves_outcome_open(error):
+                raise
             # The stop may have taken effect, or the job may have finished just before it. The next query shows which.
             if clock() - start >= timeout:
                 raise JobAliveError(f"Job {name!r} could not be stopped: {error}", name) from error

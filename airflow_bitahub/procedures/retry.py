@@ -1,4 +1,4 @@
-"""Which failures pass by themselves, how long they are ridden out, and which leave it open whether a request worked.
+"""Which failures are temporary, how long they are tolerated, and after which a request may still have worked.
 
 Nothing else in the package decides this.
 """
@@ -13,9 +13,11 @@ from typing import TypeVar
 from airflow_bitahub.api.protocol import Call, Procedure, Sleep
 from airflow_bitahub.exceptions import (
     APIError,
+    AuthenticationError,
     BitaHubError,
     ConnectFailedError,
     NotFoundError,
+    PermissionDeniedError,
     RateLimitError,
     ServerError,
     TransportError,
@@ -40,7 +42,7 @@ FAILED_QUERIES = (*TRANSIENT_ERRORS, NotFoundError)
 
 
 def is_transient(error: object) -> bool:
-    """Return whether a failure passes by itself."""
+    """Return whether a failure is temporary."""
     return isinstance(error, TRANSIENT_ERRORS)
 
 
@@ -72,13 +74,28 @@ def grace_after(error: BitaHubError) -> float:
     return GRACE_PERIOD if may_have_taken_effect(error) else 0
 
 
+def is_query_failure(error: BitaHubError, *, seen_before: bool) -> bool:
+    """Return whether an answer to a query says nothing about the job or serving, so that it is tolerated for a while.
+
+    :param seen_before: an earlier query succeeded. The token was accepted then; it has expired, and may be renewed
+    """
+    return isinstance(error, FAILED_QUERIES) or (seen_before and isinstance(error, AuthenticationError))
+
+
+def leaves_outcome_open(error: BitaHubError) -> bool:
+    """Return whether a stop or removal may have worked although this is the answer, so that a query must show it."""
+    if isinstance(error, AuthenticationError | PermissionDeniedError):
+        return False
+    return isinstance(error, APIError | TransportError)
+
+
 @dataclass(frozen=True)
 class Retry:
     """How often, and after which pauses, to repeat a call that is safe to repeat.
 
     :param attempts: the number of requests at most, the first included
-    :param first_pause: seconds before the second request. The pause doubles each time; a random part, up to a half, is
-        taken off
+    :param first_pause: seconds before the second request. The pause doubles each time, and is shortened at
+        random by up to a half
     :param longest_pause: seconds between two requests at most, also where ``Retry-After`` asks for more
     """
 
@@ -133,7 +150,7 @@ def find(query: Call[T], grace: float, clock: Callable[[], float]) -> Procedure[
 class Outage:
     """How long queries have failed in a row, counted separately for "no answer" and for "not found".
 
-    :param grace: seconds for which "not found" is not believed; None: it never is
+    :param grace: seconds for which "not found" counts as a delay; None: always
     :param timeout: seconds for which the platform may be unreachable
     """
 
@@ -143,11 +160,11 @@ class Outage:
     missing_since: float | None = None
     error: BitaHubError | None = None
 
-    def end(self) -> None:
+    def record_success(self) -> None:
         """Record that a query succeeded."""
         self.unanswered_since = self.missing_since = self.error = None
 
-    def has_lasted_too_long(self, error: BitaHubError, now: float) -> bool:
+    def record_failure(self, error: BitaHubError, now: float) -> bool:
         """Record a failed query, and return whether queries have failed for too long."""
         self.error = error
         if isinstance(error, NotFoundError):

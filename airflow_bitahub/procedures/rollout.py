@@ -90,7 +90,7 @@ def ensure_serving(
     :raises ServingRefusedError: a serving of this name exists that is not ours, or that must not be replaced
     :raises ServingFailedError: someone else created one at the same moment
     """
-    record, wanted = load(), digest(spec)
+    record, spec_digest = load(), digest(spec)
     is_unsettled = record is not None and record.since is not None
     query = get_serving(spec.name, spec.version)
     found = yield from retry.find(query, retry.GRACE_PERIOD if is_unsettled else 0, clock)
@@ -103,9 +103,9 @@ def ensure_serving(
                 f"it is left alone. Choose another serving_name, or remove it on the platform.",
                 spec.name,
             )
-        is_same = record.digest == wanted and record.describes(found.created_at)
+        is_same = record.digest == spec_digest and record.describes(found.created_at)
         if is_same and not found.status.is_ending:
-            own = ServingRecord(wanted, found.created_at, ready=record.ready and not is_unsettled)
+            own = ServingRecord(spec_digest, found.created_at, ready=record.ready and not is_unsettled)
             save(own)
             return found, None if own.ready else own
         was_being_replaced = is_unsettled and not record.describes(found.created_at)  # by an earlier try
@@ -115,7 +115,7 @@ def ensure_serving(
                 f"if_exists='fail'. Remove it, choose another serving_name, or set if_exists='replace'.",
                 spec.name,
             )
-    intent = ServingRecord(wanted, found.created_at if found else None, since=clock())
+    intent = ServingRecord(spec_digest, found.created_at if found else None, since=clock())
     save(intent)
     if found is not None:
         yield from end_serving(found, spec.version, clock=clock)

@@ -9,10 +9,8 @@ from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.protocol import Procedure, Sleep
 from airflow_bitahub.api.servings import Serving, delete_serving, get_serving, probe_serving, stop_serving
 from airflow_bitahub.exceptions import (
-    APIError,
-    AuthenticationError,
+    BitaHubError,
     NotFoundError,
-    PermissionDeniedError,
     ServingAliveError,
     ServingFailedError,
     ServingTimeoutError,
@@ -41,7 +39,7 @@ def wait_for_serving(
     :param readiness_path: where the program is asked; see `probe_serving`
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param deadline: when to stop waiting, in seconds since the epoch; None: no limit
-    :param grace: seconds for which the platform may answer "not found" before that is believed; None: it never is
+    :param grace: seconds for which "not found" counts as a delay; None: always
     :param on_change: called with the serving whenever its raw state has changed
     :raises ServingFailedError: the serving failed, was stopped, or was replaced by another
     :raises ServingTimeoutError: the serving was not ready at the deadline
@@ -53,11 +51,11 @@ def wait_for_serving(
     while True:
         try:
             serving = yield from get_serving(name, version)
-        except retry.FAILED_QUERIES as error:
-            if outage.has_lasted_too_long(error, clock()):
+        except BitaHubError as error:
+            if not retry.is_query_failure(error, seen_before=False) or outage.record_failure(error, clock()):
                 raise
         else:
-            outage.end()
+            outage.record_success()
             if serving.raw_state != raw_state:
                 raw_state, last_seen = serving.raw_state, str(serving)
                 if on_change is not None:
@@ -85,15 +83,17 @@ def stop_own_serving(
     *,
     grace: float = 0,
     clock: Callable[[], float] = time.time,
-) -> Procedure[None]:
-    """Stop a serving, unless another one has taken its place.
+) -> Procedure[bool]:
+    """Stop a serving, unless another one has taken its place. Return whether there was one to stop.
 
     :param is_own: returns, for a time of creation, whether the serving created then is the one to stop
     :param grace: seconds to wait for a serving whose creation may still be on its way
     """
     found = yield from retry.find(get_serving(name, version), grace, clock)
-    if found is not None and not found.status.is_ending and is_own(found.created_at):
-        yield from stop_serving(name, version)
+    if found is None or found.status.is_ending or not is_own(found.created_at):
+        return False
+    yield from stop_serving(name, version)
+    return True
 
 
 def end_serving(
@@ -115,9 +115,9 @@ def end_serving(
                 is_removed = True
         except NotFoundError:
             return
-        except (AuthenticationError, PermissionDeniedError):
-            raise
-        except (APIError, TransportError) as error:
+        except BitaHubError as error:
+            if not retry.leaves_outcome_open(error):
+                raise
             # The removal may have taken effect. The next query shows whether it did.
             if clock() - start >= timeout:
                 raise ServingAliveError(f"Serving {name!r} could not be removed: {error}", name) from error

@@ -14,7 +14,6 @@ from airflow_bitahub.api.protocol import Procedure
 from airflow_bitahub.exceptions import (
     APIError,
     ConflictError,
-    ConnectFailedError,
     JobRefusedError,
     JobStoppedError,
     RateLimitError,
@@ -132,7 +131,7 @@ class _Submission:
                 raise
             except (APIError, TransportError) as error:
                 may_resend = retry.is_worth_resending(error)
-                is_foreign = is_foreign and (not may_resend or isinstance(error, ConnectFailedError))
+                is_foreign = is_foreign and not retry.may_have_taken_effect(error)
                 if not is_foreign:
                     job = yield from retry.find(get_job(name), retry.grace_after(error), self.clock)
                 if job is None:

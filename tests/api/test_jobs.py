@@ -155,7 +155,7 @@ def test_only_looking_may_be_repeated(call: Any, method: str, path: str) -> None
 
 
 def test_a_page_of_the_list_is_asked_for() -> None:
-    assert list_jobs(page=3, limit=7).request.query == {"page": "3", "limit": "7"}
+    assert list_jobs(page=3, page_size=7).request.query == {"page": "3", "limit": "7"}
 
 
 @pytest.mark.parametrize("data", [None, {}, {"jobName": "mnist-1"}, {"payload": {"jobId": 7}}, "ok"])

@@ -252,7 +252,7 @@ def test_a_program_that_refuses(status: int, body: bytes, said: str) -> None:
     with pytest.raises(InvokeError) as caught:
         invoke_serving(SERVING, "/image").read(Response(status, {}, body), PLATFORM)
     assert said in str(caught.value)
-    assert "Could not ask serving 'mnist' at http://mnist.example.com:8080/base/image" in str(caught.value)
+    assert "Could not call serving 'mnist' at http://mnist.example.com:8080/base/image" in str(caught.value)
     assert caught.value.serving_name == "mnist"
 
 

@@ -138,7 +138,7 @@ def test_a_list_tells_the_same_of_a_job_page_by_page(make_client: MakeClient) ->
     assert client.send(list_jobs()).jobs == {}
     names = [submit(client, command) for command in ("true", "exit 3", "true")]
     jobs = {name: wait(client, name) for name in names}
-    pages = [[*client.send(list_jobs(page, limit=2)).jobs.values()] for page in (1, 2, 3)]
+    pages = [[*client.send(list_jobs(page, 2)).jobs.values()] for page in (1, 2, 3)]
     assert [[job.name for job in page] for page in pages] == [[names[2], names[1]], [names[0]], []]
     known = dict.fromkeys(names)
     assert client.send(list_jobs(1, 2, known)).jobs == {job.name: job for job in pages[0]}

@@ -29,7 +29,7 @@ def test_a_serving_record_survives_json() -> None:
 @pytest.mark.parametrize("record", [JobRecord, ServingRecord])
 def test_what_is_no_record_says_so(record: type[JobRecord] | type[ServingRecord], stored: object) -> None:
     assert read_record(record, None) is None
-    with pytest.raises(ConfigurationError, match=f"stores no {record.__name__}"):
+    with pytest.raises(ConfigurationError, match=f"instead of a {record.__name__}"):
         read_record(record, stored)
 
 

@@ -330,7 +330,7 @@ def test_page_without_a_new_name_is_the_last_one(last: JobPage) -> None:
 
 
 def test_names_on_a_page_count_although_only_wanted_jobs_are_read() -> None:
-    pages = JobPages(2, wanted={"c": None})
+    pages = JobPages(2, known={"c": None})
     assert pages.add(JobPage({}, {"a", "b"}, 100)) == {}
     assert not pages.is_complete
     assert pages.add(JobPage({"c": job("RUNNING", "c")}, {"c"}, 100)).keys() == {"c"}

@@ -208,7 +208,7 @@ class Watcher:
         """Query the list of jobs, and deliver its answers to all waiters. What it does not answer is due by name."""
         wanted = {*self._waiters}  # not those that come later, which may be on a page that was read already
         missing = wanted
-        pages = JobPages(PAGE, wanted=self._jobs)
+        pages = JobPages(PAGE, known=self._jobs)
         while (
             missing
             and not pages.is_complete

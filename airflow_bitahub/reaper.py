@@ -126,7 +126,14 @@ def read_owning_tasks() -> dict[str, OwningTask]:
     key = ("dag_id", "run_id", "task_id", "map_index")
     same_task = [getattr(TaskInstance, name) == getattr(StoredState, name) for name in key]
     query = (
-        select(*(getattr(StoredState, name) for name in key), StoredState.value, TaskInstance.state)
+        select(
+            StoredState.dag_id,
+            StoredState.run_id,
+            StoredState.task_id,
+            StoredState.map_index,
+            StoredState.value,
+            TaskInstance.state,
+        )
         .join(TaskInstance, and_(*same_task))
         .where(StoredState.key == JOB_RECORD_KEY)
     )

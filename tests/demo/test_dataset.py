@@ -63,7 +63,7 @@ def mirror(given: Path) -> Iterator[str]:
 
 @pytest.fixture
 def closed() -> Iterator[str]:
-    """Return the address of a server that is not there."""
+    """Return an address where no server listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unused.getsockname()[1]}"

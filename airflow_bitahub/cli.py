@@ -228,9 +228,9 @@ def _add_jobs(subparsers: Subparsers) -> None:
         "Airflow's own commands run, since it reads Airflow's database.",
     )
     actions = parser.add_subparsers(metavar="action", required=True)
-    listing = actions.add_parser("list", help="show each live job and its task")
+    listing = actions.add_parser("list", help="show live jobs: owned by a task, detached, or orphans")
     listing.set_defaults(run=_run_jobs_list)
-    reaping = actions.add_parser("reap", help="stop orphaned jobs: live jobs whose tasks have ended")
+    reaping = actions.add_parser("reap", help="stop orphans: live jobs whose tasks have ended, unless detached")
     reaping.add_argument(
         "--dry-run",
         action=argparse.BooleanOptionalAction,

@@ -1,8 +1,10 @@
-"""The command ``airflow-bitahub``: ``demo`` shows the whole, ``emulator`` runs the platform's emulator, ``jobs`` looks
-after jobs whose tasks are gone.
+"""The command ``airflow-bitahub``.
 
-A subcommand is a function that adds its own parser and names, as `run`, what performs it. What only one subcommand
-needs is imported when it runs.
+``demo`` runs the example DAG on a real Airflow, ``emulator`` runs the platform's emulator, ``jobs`` lists live jobs and
+stops orphaned ones.
+
+For each subcommand, one function adds its parser and sets `run`, the function that executes it. Imports that only one
+subcommand needs are inside that function, so that the others start fast.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from airflow_bitahub import __version__
 from airflow_bitahub.exceptions import BitaHubError
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -26,8 +29,8 @@ EMULATOR_HOME = Path("~/.airflow-bitahub/emulator")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and give the exit code; an expected error is one sentence on stderr and code 1."""
-    parser = argparse.ArgumentParser(prog="airflow-bitahub", description="BitaHub for Apache Airflow, on a laptop.")
+    """Run one subcommand and return the exit code. An expected error is printed to stderr, and the code is 1."""
+    parser = argparse.ArgumentParser(prog="airflow-bitahub", description="Tools for BitaHub and Apache Airflow.")
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(metavar="command", required=True)
     _add_demo(subparsers)
@@ -47,16 +50,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _add_demo(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "demo",
-        help="run the MNIST lifecycle on a real Airflow and the emulator",
-        description="Run the MNIST lifecycle on a real Airflow and the emulator, both started for it.",
+        help="run the MNIST example on a real Airflow and the emulator",
+        description="Start a real Airflow and the emulator, and run the example DAG mnist_lifecycle on them.",
     )
     parser.add_argument(
-        "--home", type=Path, default=DEMO_HOME, help="Airflow's and the emulator's files (default: %(default)s)"
+        "--home", type=Path, default=DEMO_HOME, help="folder for all files of the demo (default: %(default)s)"
     )
-    parser.add_argument("--mnist", type=Path, metavar="FOLDER", help="a folder with the four files of MNIST")
-    parser.add_argument("--port", type=int, default=8080, help="Airflow's (default: %(default)s)")
-    parser.add_argument("--emulator-port", type=int, default=8770, help="the emulator's (default: %(default)s)")
-    parser.add_argument("--image-cache", type=Path, metavar="FOLDER", help="built environments (default: in the home)")
+    parser.add_argument(
+        "--mnist",
+        type=Path,
+        metavar="FOLDER",
+        help="folder with the four MNIST files (default: MNIST from the internet, else scikit-learn's digits)",
+    )
+    parser.add_argument("--port", type=int, default=8080, help="Airflow's port (default: %(default)s)")
+    parser.add_argument("--emulator-port", type=int, default=8770, help="the emulator's port (default: %(default)s)")
+    parser.add_argument(
+        "--image-cache", type=Path, metavar="FOLDER", help="folder for built environments (default: in the home)"
+    )
     parser.set_defaults(run=_run_demo)
 
 
@@ -70,70 +80,91 @@ def _add_emulator(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "emulator",
         help="run the platform's emulator until Ctrl-C",
-        description="Run the platform's emulator until Ctrl-C. It really runs the jobs and servings it is sent.",
-        epilog="The token is taken from the environment variable BITAHUB_EMULATOR_TOKEN, else from --token-file, else "
-        "from the home, where a random one is kept. The password of a user who may sign in is taken from "
-        "BITAHUB_EMULATOR_PASSWORD, else from --password-file.",
+        description="Run the platform's emulator until Ctrl-C. It really runs the jobs and servings it receives.",
+        epilog="The token comes from the environment variable BITAHUB_EMULATOR_TOKEN, else from --token-file, else "
+        "from the file 'token' in the home, which is created with a random token. The password for --sign-in comes "
+        "from BITAHUB_EMULATOR_PASSWORD, else from --password-file.",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s); any other than the loopback lets others run commands here",
+        help="address to listen on (default: %(default)s); if other machines can reach it, they can run commands here",
     )
-    parser.add_argument("--port", type=int, default=8770, help="0: a free one (default: %(default)s)")
     parser.add_argument(
-        "--home", type=Path, default=EMULATOR_HOME, help="storage, logs, built environments (default: %(default)s)"
+        "--port", type=int, default=8770, help="port to listen on; 0: any free port (default: %(default)s)"
     )
-    parser.add_argument("--images", type=Path, metavar="FILE", help="an images.toml (default: the package's own)")
-    parser.add_argument("--image-cache", type=Path, metavar="FOLDER", help="built environments (default: in the home)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file that holds the token")
-    parser.add_argument("--max-running", type=int, default=8, help="jobs that run at once (default: %(default)s)")
     parser.add_argument(
-        "--accelerators", metavar="LIST", help="what there is, such as gtx-1080-ti=2,rtx-3090=1 (default: any number)"
+        "--home",
+        type=Path,
+        default=EMULATOR_HOME,
+        help="folder for storage, records, logs and built environments (default: %(default)s)",
     )
-    parser.add_argument("--cores", type=int, help="what jobs may take at once (default: any number)")
-    parser.add_argument("--memory-mb", type=int, metavar="MB", help="likewise")
+    parser.add_argument(
+        "--images", type=Path, metavar="FILE", help="an images.toml, which describes images (default: the package's)"
+    )
+    parser.add_argument(
+        "--image-cache", type=Path, metavar="FOLDER", help="folder for built environments (default: in the home)"
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file that contains the token")
+    parser.add_argument(
+        "--max-running", type=int, default=8, help="jobs that may run at the same time (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--accelerators",
+        metavar="LIST",
+        help="available devices, such as gtx-1080-ti=2,rtx-3090=1 (default: unlimited)",
+    )
+    parser.add_argument("--cores", type=int, help="CPU cores for all running jobs together (default: unlimited)")
+    parser.add_argument(
+        "--memory-mb", type=int, metavar="MB", help="memory for all running jobs together (default: unlimited)"
+    )
     parser.add_argument(
         "--oversized",
         choices=["refuse", "fail"],
         default="refuse",
-        help="a job for which there can never be room is refused, or fails as UNDERPOWERED (default: %(default)s)",
+        help="for a job that is larger than the limits above: refuse the submission, or let the job fail as "
+        "UNDERPOWERED (default: %(default)s)",
     )
     parser.add_argument(
         "--mounts",
         choices=["auto", "bubblewrap", "links"],
         default="auto",
-        help="how programs see their mounts: at their real paths, by bubblewrap; through links; or the first where it "
-        "works (default: %(default)s)",
+        help="how programs see their mounts: 'bubblewrap' at the real paths, 'links' through symbolic links, 'auto' "
+        "with bubblewrap where it works (default: %(default)s)",
     )
     parser.add_argument(
-        "--serving-tokens", action="store_true", help="let servings refuse whoever does not bring their access token"
+        "--serving-tokens", action="store_true", help="servings refuse requests without their access token"
     )
     parser.add_argument(
-        "--expire", type=float, metavar="SECONDS", help="remove what is over after so long (default: keep it)"
+        "--expire",
+        type=float,
+        metavar="SECONDS",
+        help="remove jobs and servings this long after their end (default: never)",
     )
     parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a further name clients may call it by"
+        "--allow-host", action="append", default=[], metavar="NAME", help="a further host name that clients may use"
     )
     parser.add_argument(
         "--profile",
         default="default",
         metavar="NAME",
-        help="how queries of jobs are answered: default, flat, openpai, octopus, volcano or business "
+        help="shape of the answers to job queries: default, flat, openpai, octopus, volcano or business "
         "(default: %(default)s)",
     )
     parser.add_argument(
         "--sign-in",
         metavar="USER",
-        help="let this user sign in at /oauth/token, as at KubeSphere; queries need a token then, too",
+        help="let this user sign in at /oauth/token, as at KubeSphere; queries then also need a token",
     )
-    parser.add_argument("--password-file", type=Path, metavar="FILE", help="a file that holds that user's password")
+    parser.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="file that contains the password of this user"
+    )
     parser.add_argument(
         "--expires-in",
         type=int,
         default=7200,
         metavar="SECONDS",
-        help="life of that user's tokens (default: %(default)s)",
+        help="lifetime of this user's tokens (default: %(default)s)",
     )
     parser.set_defaults(run=_run_emulator)
 
@@ -180,10 +211,10 @@ def _run_emulator(args: argparse.Namespace) -> int:
         print(f"storage           {emulator.storage}")
         print(f"token             {emulator.token}")
         if sign_in is not None:
-            print(f"signing in        {args.sign_in} at {emulator.url}{TOKEN_PATH}")
-        print("as an Airflow connection:")
+            print(f"sign-in           {args.sign_in} at {emulator.url}{TOKEN_PATH}")
+        print("As an Airflow connection:")
         print(f"  export AIRFLOW_CONN_BITAHUB_DEFAULT='{json.dumps(connection)}'")
-        print("Ctrl-C ends it, and everything it runs.", flush=True)
+        print("Ctrl-C stops the emulator and everything it runs.", flush=True)
 
     run_until_signal(emulator, announce)
     return 0
@@ -192,51 +223,51 @@ def _run_emulator(args: argparse.Namespace) -> int:
 def _add_jobs(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "jobs",
-        help="list this Airflow's live jobs, and stop those that nobody waits for",
-        description="Look after the live jobs that this Airflow has submitted. To be run where Airflow's own commands "
-        "run, since it reads Airflow's database.",
+        help="list this Airflow's live jobs, and stop the orphaned ones",
+        description="List the live jobs that this Airflow submitted, and stop the orphaned ones. Run it where "
+        "Airflow's own commands run, since it reads Airflow's database.",
     )
     actions = parser.add_subparsers(metavar="action", required=True)
-    listing = actions.add_parser("list", help="show each job, and who waits for it")
+    listing = actions.add_parser("list", help="show live jobs: owned by a task, detached, or orphans")
     listing.set_defaults(run=_run_jobs_list)
-    reaping = actions.add_parser("reap", help="stop the jobs that nobody waits for")
+    reaping = actions.add_parser("reap", help="stop orphans: live jobs whose tasks have ended, unless detached")
     reaping.add_argument(
         "--dry-run",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="only show what would be stopped (default: %(default)s)",
+        help="only show which jobs would be stopped (default: %(default)s)",
     )
     reaping.set_defaults(run=_run_jobs_reap)
     for action in (listing, reaping):
         action.add_argument(
-            "--conn-id", default="bitahub_default", metavar="ID", help="the Airflow connection (default: %(default)s)"
+            "--conn-id", default=DEFAULT_CONN_ID, metavar="ID", help="the Airflow connection (default: %(default)s)"
         )
 
 
 def _run_jobs_list(args: argparse.Namespace) -> int:
-    from airflow_bitahub.reaper import find_jobs, hook_on_server
+    from airflow_bitahub.reaper import find_live_jobs, server_hook
 
-    for found in find_jobs(hook_on_server(args.conn_id)):
-        print(f"{found.verdict:9} {found.job.name:40} {found.job.status.value:9} {found.task or 'no task'}")
+    for live in find_live_jobs(server_hook(args.conn_id)):
+        print(f"{live.ownership:9} {live.job.name:40} {live.job.status.value:9} {live.task or 'no task'}")
     return 0
 
 
 def _run_jobs_reap(args: argparse.Namespace) -> int:
-    from airflow_bitahub.reaper import find_jobs, hook_on_server, require_distinct_marker, stop
+    from airflow_bitahub.reaper import find_live_jobs, require_distinct_marker, server_hook, stop_orphan
 
-    hook = hook_on_server(args.conn_id)
+    hook = server_hook(args.conn_id)
     require_distinct_marker(hook)
-    orphans = [found for found in find_jobs(hook) if found.verdict == "orphan"]
-    alive = 0
-    for found in orphans:
+    orphans = [live for live in find_live_jobs(hook) if live.ownership == "orphan"]
+    failures = 0
+    for orphan in orphans:
         try:
-            end = "would be stopped" if args.dry_run else stop(hook, found)
+            outcome = "would be stopped" if args.dry_run else stop_orphan(hook, orphan)
         except BitaHubError as error:
-            end, alive = str(error), alive + 1
-        print(f"{found.job.name:40} {found.task or 'no task'}: {end}", flush=True)
+            outcome, failures = str(error), failures + 1
+        print(f"{orphan.job.name:40} {orphan.task or 'no task'}: {outcome}", flush=True)
     if args.dry_run and orphans:
-        print("Nothing was stopped. To stop them: airflow-bitahub jobs reap --no-dry-run")
-    return 1 if alive else 0
+        print("Nothing was stopped. To stop these jobs: airflow-bitahub jobs reap --no-dry-run")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

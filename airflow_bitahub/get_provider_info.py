@@ -6,7 +6,7 @@ from typing import Any
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Give the provider's description; the connection form of Airflow 3.3 is built from it alone."""
+    """Return the provider's description, from which alone Airflow 3.3 builds the connection form."""
 
     def text(label: str, description: str, default: str | None = None) -> dict[str, Any]:
         schema = {"type": ["string", "null"], **({} if default is None else {"default": default})}
@@ -50,18 +50,20 @@ def get_provider_info() -> dict[str, Any]:
                 "ui-field-behaviour": {
                     "hidden-fields": ["schema"],
                     "relabeling": {"host": "Address", "login": "User name", "password": "Token"},
-                    "placeholders": {"host": "https://kubesphere.example.com", "password": "empty: none is sent"},
+                    "placeholders": {"host": "https://kubesphere.example.com", "password": "empty: no token is sent"},
                 },
                 "conn-fields": {
                     "user_id": text("User id", "Part of every path on the platform, such as _2f1fe8d0..."),
-                    "user_name": text("User name in paths", "Where it differs from the login."),
+                    "user_name": text("User name in paths", "Only if it differs from the login."),
                     "workspace": text("Workspace", "Part of the API's addresses.", "bitahub"),
                     "cluster": text("Cluster", "Part of the API's addresses.", "host"),
                     "job_namespace": text("Namespace of jobs", "Part of the API's addresses.", "bita-user"),
                     "serving_namespace": text("Namespace of servings", "Part of the API's addresses.", "inference"),
-                    "storage_uri": text("Storage", "Where workers see the storage, such as file:///mnt/bitahub."),
-                    "default_image": text("Default image", "For jobs that name none."),
-                    "console_url": text("Console", "Address of a job in the console, with {name}."),
+                    "storage_uri": text(
+                        "Storage", "Where workers find the platform's storage, such as file:///mnt/bitahub."
+                    ),
+                    "default_image": text("Default image", "For tasks that set no image."),
+                    "console_url": text("Console", "Address of a job's page, with {name} for the job's name."),
                 },
             }
         ],

@@ -12,36 +12,36 @@ if TYPE_CHECKING:
 
 
 class _StoredLink(BaseOperatorLink):
-    """A link the operator pushed itself, as soon as it knew it.
+    """A link whose address the operator pushed to XCom as soon as it knew it.
 
-    Airflow evaluates `get_link` again after every leg of a deferred task, in a fresh process, and stores the answer
-    under `xcom_key`: so it must give back what was pushed, not what the operator object happens to remember.
+    Airflow calls `get_link` again after every leg of a deferred task, in a new process, and stores the result under
+    `xcom_key`. So `get_link` must return what was pushed; the new operator object does not know the address.
     """
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """Give the stored address, or "" before there is one."""
+        """Return the stored address; "" before there is one."""
         from airflow.sdk.execution_time.xcom import XCom
 
         return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
 
 
 class BitaHubJobLink(_StoredLink):
-    """Leads to the task's job."""
+    """A link to the task's job."""
 
     name = "BitaHub job"
 
     @property
     def xcom_key(self) -> str:
-        """Under which the operator pushes the address."""
+        """The XCom key under which the operator pushes the address."""
         return "bitahub_job_url"
 
 
 class BitaHubServingLink(_StoredLink):
-    """Leads to the task's serving."""
+    """A link to the task's serving."""
 
     name = "BitaHub serving"
 
     @property
     def xcom_key(self) -> str:
-        """Under which the operator pushes the address."""
+        """The XCom key under which the operator pushes the address."""
         return "bitahub_serving_url"

@@ -1,4 +1,4 @@
-"""Fixtures with which users test their DAGs against the emulator. pytest finds them wherever this package is installed.
+"""Fixtures for testing DAGs against the emulator. pytest finds them wherever this package is installed.
 
 .. code-block:: python
 
@@ -9,7 +9,7 @@
         assert run.get_task_instance("deploy").state == "skipped"
         assert bitahub_emulator.state.servings() == []
 
-Everything is imported when a fixture is used, since pytest loads this module also for tests that have no use for it.
+pytest loads this module for every test run, so the fixtures import what they need only when they are used.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
+
 if TYPE_CHECKING:
     from airflow_bitahub.emulator.server import Emulator
-
-CONNECTION = "bitahub_default"
 
 
 @pytest.fixture
 def bitahub_emulator() -> Iterator[Emulator]:
-    """An emulator of the test's own, on which every job succeeds at once and every serving answers ``{}``.
+    """A new emulator for each test. Every job on it succeeds immediately, and every serving answers ``{}``.
 
-    ``bitahub_emulator.scripts.add`` lets some jobs fail, take their time or write results, and servings answer
-    something: see `emulator.scripts`. ``bitahub_emulator.state`` tells what was submitted.
+    Use ``bitahub_emulator.scripts.add`` to make jobs fail, take time or write results, and to set the answers of
+    servings; see `emulator.scripts`. ``bitahub_emulator.state`` contains what was submitted.
     """
     from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
     from airflow_bitahub.emulator.server import Emulator
@@ -44,7 +44,7 @@ def bitahub_emulator() -> Iterator[Emulator]:
 
 @pytest.fixture
 def bitahub_connection(bitahub_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of an Airflow connection to `bitahub_emulator`, which is ``bitahub_default``."""
+    """The id of an Airflow connection to `bitahub_emulator`: ``bitahub_default``."""
     connection = {
         "conn_type": "bitahub",
         "host": bitahub_emulator.url,
@@ -56,5 +56,5 @@ def bitahub_connection(bitahub_emulator: Emulator, monkeypatch: pytest.MonkeyPat
             "default_image": "any",
         },
     }
-    monkeypatch.setenv(f"AIRFLOW_CONN_{CONNECTION.upper()}", json.dumps(connection))
-    return CONNECTION
+    monkeypatch.setenv(f"AIRFLOW_CONN_{DEFAULT_CONN_ID.upper()}", json.dumps(connection))
+    return DEFAULT_CONN_ID

@@ -1,9 +1,13 @@
-"""Jobs that nobody waits for any more, found by what Airflow's database knows: for where Airflow's own commands run.
+"""Orphaned jobs: live jobs whose tasks have ended. Works where Airflow's own commands run, since it reads its database.
 
-A job is told to be this deployment's by the marker in its name, which a name given by a DAG's author does not have. It
-is *wanted* while a task instance that is not over has it on record, *detached* when its task left it alone on purpose
-(`wait_for_completion=False`, `cancel_on_kill=False`), and an *orphan* otherwise: its worker was killed on its last try,
-its task was marked while it waited for the next one, or its run was deleted while everything was down.
+A job belongs to this deployment if its name contains the deployment's marker; names set by `job_name` do not. Such a
+job is
+
+- *owned* while a task instance that has not finished has it on record,
+- *detached* when its task has finished and left it running on purpose (`wait_for_completion=False`,
+  `cancel_on_kill=False`),
+- an *orphan* otherwise. For example, its worker was killed on the last try, its task was marked between two tries, or
+  its run was deleted while Airflow was down.
 """
 
 from __future__ import annotations
@@ -22,121 +26,130 @@ from airflow_bitahub.identity import JobRecord, is_marked
 from airflow_bitahub.operators.records import JOB_RECORD_KEY, read_record
 from airflow_bitahub.procedures.jobs import end_job, list_all_jobs
 
-_OVER = {"success", "failed", "skipped", "upstream_failed", "removed"}
+_FINISHED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
 _METASTORE = "airflow.state.metastore.MetastoreBackend"
 
 
-class Owner(NamedTuple):
+class OwningTask(NamedTuple):
     """A task instance that has a job on record.
 
-    :param task: in words
-    :param is_over: nothing more will happen to it unless somebody clears it
+    :param name: such as ``train of mnist_lifecycle, manual__2026-01-01``
+    :param is_finished: the task instance does not run again unless someone clears it
     """
 
-    task: str
+    name: str
     record: JobRecord
-    is_over: bool
+    is_finished: bool
 
 
-class Found(NamedTuple):
+class LiveJob(NamedTuple):
     """A live job of this deployment.
 
-    :param task: whose it is, in words; "": nobody's
+    :param task: the name of the task that has it on record; "" when there is none
     """
 
     job: Job
     task: str
-    verdict: Literal["wanted", "detached", "orphan"]
+    ownership: Literal["owned", "detached", "orphan"]
 
 
-def hook_on_server(bitahub_conn_id: str) -> BitaHubHook:
-    """Give a hook that finds connections as Airflow's own commands do, in its database too.
+def server_hook(bitahub_conn_id: str) -> BitaHubHook:
+    """Return a hook that looks for its connection where Airflow's own commands do, which includes the database.
 
-    :raises ConfigurationError: there is no such connection, or it is wrong
+    :raises ConfigurationError: the connection does not exist, or is wrong
     """
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
     hook = BitaHubHook(bitahub_conn_id)
     try:
-        hook.settings  # noqa: B018  looked up
+        hook.settings  # noqa: B018  reads the connection
     except AirflowNotFoundException as error:
         raise ConfigurationError(str(error)) from error
     return hook
 
 
-def find_jobs(hook: BitaHubHook) -> list[Found]:
-    """Find all live jobs of this deployment.
+def find_live_jobs(hook: BitaHubHook) -> list[LiveJob]:
+    """Return all live jobs of this deployment.
 
-    :raises ConfigurationError: Airflow's database does not hold the tasks' records, or none at all
-    :raises BitaHubError: the platform does not list its jobs
+    :raises ConfigurationError: Airflow's database does not contain the tasks' records, or contains none
+    :raises BitaHubError: the platform's list of jobs could not be read
     """
-    # The platform first: a task writes its record down before it submits, so no live task's job lacks an owner.
+    # Query the platform first: a task stores its record before it submits, so each job on the list has its record.
     jobs = hook.run(list_all_jobs())
     live = [job for job in jobs if is_marked(job.name, hook.marker) and not job.status.is_terminal]
-    owners = read_owners() if live else {}
-    if live and not owners:
+    tasks = read_owning_tasks() if live else {}
+    if live and not tasks:
         raise ConfigurationError(
-            f"The platform has {len(live)} live jobs of this deployment, and Airflow's database knows of no job at "
-            f"all: is this the right database?"
+            f"The platform has {len(live)} live jobs of this deployment, but Airflow's database contains no record of "
+            f"a job: is this the right database?"
         )
-    return judge(live, owners)
+    return classify_jobs(live, tasks)
 
 
-def judge(jobs: Iterable[Job], owners: Mapping[str, Owner]) -> list[Found]:
-    """Tell of each job whether anybody wants it.
+def classify_jobs(jobs: Iterable[Job], tasks: Mapping[str, OwningTask]) -> list[LiveJob]:
+    """Return each job with the task that owns it.
 
-    :param owners: by the name of the job on their record
+    :param tasks: by the name of the job on their record
     """
-    found = []
+    classified = []
     for job in jobs:
-        owner = owners.get(job.name)
-        if owner is None:
-            found.append(Found(job, "", "orphan"))
-        elif not owner.is_over:
-            found.append(Found(job, owner.task, "wanted"))
+        task = tasks.get(job.name)
+        if task is None:
+            classified.append(LiveJob(job, "", "orphan"))
+        elif not task.is_finished:
+            classified.append(LiveJob(job, task.name, "owned"))
         else:
-            found.append(Found(job, owner.task, "detached" if owner.record.detached else "orphan"))
-    return found
+            classified.append(LiveJob(job, task.name, "detached" if task.record.detached else "orphan"))
+    return classified
 
 
-def read_owners() -> dict[str, Owner]:
-    """Read from Airflow's database which task instance has which job on record.
+def read_owning_tasks() -> dict[str, OwningTask]:
+    """Return from Airflow's database which task instance has which job on record, by the name of the job.
 
-    :raises ConfigurationError: the records are kept elsewhere, so that it does not tell
+    :raises ConfigurationError: Airflow stores the records elsewhere, or removes them
     """
     from airflow.configuration import conf
-    from airflow.models.task_state_store import TaskStateStoreModel as Kept
+    from airflow.models.task_state_store import TaskStateStoreModel as StoredState
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import and_, select
 
-    elsewhere = conf.get("workers", "state_store_backend", fallback="")
-    forgets = conf.getboolean("state_store", "clear_on_success", fallback=False)
-    if conf.get("state_store", "backend", fallback=_METASTORE) != _METASTORE or elsewhere or forgets:
+    worker_backend = conf.get("workers", "state_store_backend", fallback="")
+    clears_on_success = conf.getboolean("state_store", "clear_on_success", fallback=False)
+    if conf.get("state_store", "backend", fallback=_METASTORE) != _METASTORE or worker_backend or clears_on_success:
         raise ConfigurationError(
-            "This Airflow keeps the state of tasks outside its database, or removes it when they succeed (see its "
+            "This Airflow stores the state of tasks outside its database, or removes it when they succeed (see its "
             "settings [state_store] backend, [workers] state_store_backend and [state_store] clear_on_success), so "
-            "nobody can tell here which jobs are wanted."
+            "orphaned jobs cannot be identified."
         )
-    same = [getattr(TaskInstance, name) == getattr(Kept, name) for name in ("dag_id", "run_id", "task_id", "map_index")]
+    key = ("dag_id", "run_id", "task_id", "map_index")
+    same_task = [getattr(TaskInstance, name) == getattr(StoredState, name) for name in key]
     query = (
-        select(Kept.dag_id, Kept.run_id, Kept.task_id, Kept.map_index, Kept.value, TaskInstance.state)
-        .join(TaskInstance, and_(*same))
-        .where(Kept.key == JOB_RECORD_KEY)
+        select(
+            StoredState.dag_id,
+            StoredState.run_id,
+            StoredState.task_id,
+            StoredState.map_index,
+            StoredState.value,
+            TaskInstance.state,
+        )
+        .join(TaskInstance, and_(*same_task))
+        .where(StoredState.key == JOB_RECORD_KEY)
     )
-    owners = {}
+    tasks = {}
     with create_session(scoped=False) as session:
         for dag_id, run_id, task_id, map_index, value, state in session.execute(query):
             record = read_record(JobRecord, json.loads(value))
             if record is not None:
                 name = f"{task_id}[{map_index}]" if map_index >= 0 else task_id
-                owners[record.job_name] = Owner(f"{name} of {dag_id}, {run_id}", record, state in _OVER)
-    return owners
+                is_finished = state in _FINISHED_STATES
+                tasks[record.job_name] = OwningTask(f"{name} of {dag_id}, {run_id}", record, is_finished)
+    return tasks
 
 
 def require_distinct_marker(hook: BitaHubHook) -> None:
-    """Raise ConfigurationError where another Airflow may well use the same marker for its jobs."""
+    """Raise ConfigurationError if another Airflow may use the same marker for its jobs."""
     from airflow.configuration import conf
 
     if hook.settings.text("deployment"):
@@ -144,16 +157,16 @@ def require_distinct_marker(hook: BitaHubHook) -> None:
     host = urlsplit(conf.get("api", "base_url", fallback="") or "").hostname or ""
     if host in ("", "localhost") or _is_loopback(host):
         raise ConfigurationError(
-            f"Another Airflow on the same account may use the marker {hook.marker!r} as well, since this one's "
+            f"Another Airflow on the same account may use the marker {hook.marker!r} too, since this one's "
             f"[api] base_url is {host or 'not set'!r}. Name this deployment in the extra 'deployment' of the Airflow "
-            f"connection {hook.bitahub_conn_id!r}; jobs submitted from then on can be told from others."
+            f"connection {hook.bitahub_conn_id!r}. Jobs submitted after that have a marker of their own."
         )
 
 
-def stop(hook: BitaHubHook, found: Found) -> str:
-    """Stop a job, and say what has become of it. Raises BitaHubError when it could not be stopped."""
-    job = hook.run(end_job(found.job.name, timeout=60))
-    return "it is gone" if job is None else f"it is {job.raw_state}"
+def stop_orphan(hook: BitaHubHook, orphan: LiveJob) -> str:
+    """Stop a job and return its state in words. Raises BitaHubError if it could not be stopped."""
+    job = hook.run(end_job(orphan.job.name, timeout=60))
+    return "the platform no longer has it" if job is None else f"it is {job.raw_state}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -6,23 +6,24 @@
 | task | what happens on BitaHub |
 |---|---|
 | `train` | trains a dense network on MNIST |
-| `save_model` | copies it to a new version of the model `dense-mnist-tf` |
-| `infer` | predicts the test pictures with that version |
+| `save_model` | copies the network to a new version of the model `dense-mnist-tf` |
+| `infer` | predicts the digits of the test pictures with this version |
 | `evaluate` | compares the predictions with the labels |
-| `gate` | stops here unless the accuracy is good enough |
-| `newest_only` | stops here in a backfill or a late scheduled run: an old date must not replace today's model |
-| `deploy` | serves the version, replacing the one of an earlier run |
-| `ask` | shows the service a picture and checks its answer |
+| `gate` | skips the rest of the run unless the accuracy is high enough |
+| `newest_only` | skips the rest of a backfill or late scheduled run, so an old run cannot replace today's model |
+| `deploy` | serves this version, in place of the version of an earlier run |
+| `ask` | sends a picture to the service and checks its answer |
 
-**Before the first run** the connection `bitahub_default` must exist, and on the platform: the dataset `MNIST` (with
-the four files in `mnist/`), and in the projects `mnist-train-demo`, `mnist-infer-demo` and `mnist-eval-demo` their
-program of `workloads/dense-mnist-tf/` in `code/dense-mnist-tf/`. `airflow-bitahub demo` prepares all of it on an
-emulator.
+**Before the first run**, create the connection `bitahub_default`. On the platform, create the dataset `MNIST` with the
+four files in `mnist/`. Copy the programs from `workloads/dense-mnist-tf/` to the folder `code/dense-mnist-tf/` of their
+projects: `train.py` to `mnist-train-demo`, `predict.py` to `mnist-infer-demo`, `evaluate.py` to `mnist-eval-demo`.
+`airflow-bitahub demo` prepares all of this on an emulator.
 
-**Runs side by side** do not meet: every run saves a model version of its own and hands that very path on.
+**Several runs at the same time** do not affect each other before `deploy`: each run saves its own model version and
+passes the path of this version to its later tasks.
 
-**GPUs are few?** Create a pool in Airflow (Admin, Pools) with as many slots as jobs may run at once, tick *Include
-Deferred* (a waiting job's task is deferred), and add `"pool": "its name"` to `default_args`.
+**If GPUs are scarce**, create a pool in Airflow (Admin, Pools) with one slot for each job that may run at the same
+time, tick *Include Deferred* (the task of a running job is deferred), and add `"pool": "its name"` to `default_args`.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from airflow_bitahub.operators.train import BitaHubTrainOperator
 
 with DAG(
     dag_id="mnist_lifecycle",
-    # Every midnight. There is no start date, so that unpausing the DAG runs nothing, and costs no GPU hour, by itself.
+    # Every midnight. Without a start date, unpausing the DAG starts no run, so it costs no GPU hours.
     schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta()),
     catchup=False,
     max_active_runs=4,
@@ -51,12 +52,17 @@ with DAG(
     default_args={
         "retries": 2,
         "retry_delay": timedelta(seconds=30),
-        "deferrable": True,  # hours of waiting cost a coroutine in the triggerer instead of a worker slot
+        "deferrable": True,  # wait in the triggerer, where a task occupies no worker slot
         "poll_interval": 5,
     },
     params={
         "threshold": Param(
-            0.85, type="number", minimum=0, maximum=1, title="Accuracy needed", description="The gate opens from here."
+            0.85,
+            type="number",
+            minimum=0,
+            maximum=1,
+            title="Required accuracy",
+            description="The gate opens at this accuracy or above.",
         ),
         "epochs": Param(2, type="integer", minimum=1, maximum=100, title="Epochs"),
         "image": Param(
@@ -73,7 +79,10 @@ with DAG(
             description="Built from workloads/dense-mnist-tf/serving.",
         ),
         "accelerator": Param(
-            "gtx-1080-ti", type=["null", "string"], title="Accelerator", description="Empty: none, on the CPU."
+            "gtx-1080-ti",
+            type=["null", "string"],
+            title="Accelerator",
+            description="Device type. Empty: run on the CPU.",
         ),
         "serving_name": Param(
             "mnist-serving-demo",
@@ -85,13 +94,13 @@ with DAG(
         "picture": Param(
             "/datasets/{user_id}/MNIST/digit-7.png",
             type="string",
-            title="Picture to ask about",
+            title="Picture to send to the service",
             description="A path on the platform's storage.",
         ),
-        "label": Param(7, type="integer", minimum=0, maximum=9, title="The digit it shows"),
+        "label": Param(7, type="integer", minimum=0, maximum=9, title="Digit in the picture"),
     },
 ) as dag:
-    # {user_id} and {user_name} are filled in from the connection when the task runs.
+    # {user_id} and {user_name} are replaced by the connection's values when the task runs.
     train = BitaHubTrainOperator(
         task_id="train",
         project="mnist-train-demo",
@@ -104,7 +113,7 @@ with DAG(
         ),
     )
 
-    # A task's output is the XCom result its operator documents. Passing it on also makes the task an upstream.
+    # `output` is the operator's XCom result. Passing it to another task also makes this task an upstream of it.
     save_model = BitaHubSaveModelOperator(
         task_id="save_model",
         model="dense-mnist-tf",
@@ -155,7 +164,7 @@ with DAG(
         envs={"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"},
         commands="cd /mnist-serving; python serving.py",
         readiness_path="/health",
-        max_active_tis_per_dag=1,  # one name, one deployment at a time
+        max_active_tis_per_dag=1,  # deployments of the same name must not overlap
     )
 
     ask = BitaHubInvokeServingOperator(

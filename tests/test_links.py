@@ -12,7 +12,7 @@ from airflow_bitahub.links import BitaHubJobLink, BitaHubServingLink
 KEY = TaskInstanceKey("tests", "task", "manual__1", 1, -1)
 
 
-def test_each_link_has_a_name_and_a_place_of_its_own() -> None:
+def test_each_link_has_its_own_name_and_xcom_key() -> None:
     assert BitaHubJobLink().name != BitaHubServingLink().name
     assert BitaHubJobLink().xcom_key != BitaHubServingLink().xcom_key
 
@@ -25,7 +25,7 @@ def test_a_link_is_what_the_operator_pushed(
     asked: list[dict[str, Any]] = []
 
     class Store:
-        """Stands for Airflow's XCom."""
+        """Replaces Airflow's XCom."""
 
         @staticmethod
         def get_value(**place: Any) -> str | None:
@@ -33,6 +33,6 @@ def test_a_link_is_what_the_operator_pushed(
             return pushed
 
     monkeypatch.setattr("airflow.sdk.execution_time.xcom.XCom", Store)
-    operator: Any = object()  # a fresh one, which knows nothing
+    operator: Any = object()  # a new operator object, which does not know the address
     assert link.get_link(operator, ti_key=KEY) == shown
     assert asked == [{"key": link.xcom_key, "ti_key": KEY}]

@@ -1,4 +1,4 @@
-"""What users of the package test their own DAGs with."""
+"""The fixtures with which users test their own DAGs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_connection_leads_to_the_emulator(bitahub_emulator: Emulator, bitahu
 
 @pytest.mark.usefixtures("bitahub_connection")
 @pytest.mark.parametrize("deferrable", [False, True])
-def test_every_job_succeeds_at_once_so_that_nothing_is_waited_for(
+def test_every_job_succeeds_immediately_so_no_test_waits(
     deferrable: bool, task_run: TaskRun, bitahub_emulator: Emulator
 ) -> None:
     train = BitaHubTrainOperator(
@@ -51,14 +51,14 @@ def test_every_job_succeeds_at_once_so_that_nothing_is_waited_for(
 
 
 @pytest.mark.usefixtures("bitahub_connection")
-def test_a_job_may_be_told_to_fail(task_run: TaskRun, bitahub_emulator: Emulator) -> None:
+def test_a_script_makes_a_job_fail(task_run: TaskRun, bitahub_emulator: Emulator) -> None:
     bitahub_emulator.scripts.add(ScriptedJob(command="*evaluate.py*", exit_code=2, log="no such folder"))
     with pytest.raises(JobFailedError, match="no such folder"):
         evaluate().execute(task_run.context())
 
 
 @pytest.mark.usefixtures("bitahub_connection")
-def test_a_job_may_be_told_its_results(task_run: TaskRun, bitahub_emulator: Emulator) -> None:
+def test_a_script_sets_the_results_of_a_job(task_run: TaskRun, bitahub_emulator: Emulator) -> None:
     bitahub_emulator.scripts.add(ScriptedJob(outputs={"evaluation_result.json": {"accuracy": 0.5}}))
     result = evaluate().execute(task_run.context())
     assert result is not None
@@ -70,7 +70,7 @@ def test_a_job_may_be_told_its_results(task_run: TaskRun, bitahub_emulator: Emul
 
 
 @pytest.mark.usefixtures("bitahub_connection", "variables")
-def test_a_serving_is_deployed_and_asked(task_run: TaskRun, bitahub_emulator: Emulator) -> None:
+def test_a_serving_is_deployed_and_invoked(task_run: TaskRun, bitahub_emulator: Emulator) -> None:
     bitahub_emulator.scripts.add(ScriptedServing(answer={"predictions": [7]}))
     deploy = BitaHubDeployServingOperator(task_id="deploy", serving_name="s", model="m", commands="python serving.py")
     assert deploy.execute(task_run.context())["status"] == "RUNNING"

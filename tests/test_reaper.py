@@ -1,4 +1,4 @@
-"""Which live jobs are wanted. That Airflow's database is read rightly is shown end to end."""
+"""Which live jobs are orphans. That Airflow's database is read correctly is tested end to end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.identity import JobRecord, deployment_marker, is_marked, new_token
-from airflow_bitahub.reaper import Owner, find_jobs, judge, read_owners, require_distinct_marker
+from airflow_bitahub.reaper import OwningTask, classify_jobs, find_live_jobs, read_owning_tasks, require_distinct_marker
 from tests.conftest import IMAGE, Submitted
 
 MARKER = deployment_marker("ours http://localhost:8080")
@@ -28,7 +28,7 @@ def record(name: str, **changes: Any) -> JobRecord:
 
 @pytest.fixture
 def named(connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[BitaHubHook]:
-    """A hook of a deployment that has a name, so that its marker is its own."""
+    """A hook of a deployment that has a name, so its marker differs from others'."""
     named = {**connection, "extra": {**connection["extra"], "deployment": "ours"}}
     monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(named))
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://localhost:8080")
@@ -43,24 +43,24 @@ def lasting(client: BitaHubClient, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("is_over", "detached", "verdict"),
+    ("is_finished", "detached", "ownership"),
     [
-        (False, False, "wanted"),
-        (False, True, "wanted"),
+        (False, False, "owned"),
+        (False, True, "owned"),
         (True, False, "orphan"),
         (True, True, "detached"),
     ],
 )
-def test_a_job_is_wanted_while_its_task_is_not_over(is_over: bool, detached: bool, verdict: str) -> None:
+def test_a_job_is_owned_while_its_task_has_not_finished(is_finished: bool, detached: bool, ownership: str) -> None:
     job = Job(name="j", status=JobStatus.RUNNING)
-    [found] = judge([job], {"j": Owner("t of d, r", record("j", detached=detached), is_over)})
-    assert (found.verdict, found.task) == (verdict, "t of d, r")
+    [live] = classify_jobs([job], {"j": OwningTask("t of d, r", record("j", detached=detached), is_finished)})
+    assert (live.ownership, live.task) == (ownership, "t of d, r")
 
 
 def test_a_job_that_no_task_has_on_record_is_an_orphan() -> None:
-    owners = {"j-2": Owner("t of d, r", record("j-2"), is_over=False)}
-    [found] = judge([Job(name="j-1", status=JobStatus.WAITING)], owners)
-    assert (found.verdict, found.task) == ("orphan", "")
+    tasks = {"j-2": OwningTask("t of d, r", record("j-2"), is_finished=False)}
+    [live] = classify_jobs([Job(name="j-1", status=JobStatus.WAITING)], tasks)
+    assert (live.ownership, live.task) == ("orphan", "")
 
 
 @pytest.mark.parametrize(
@@ -80,26 +80,26 @@ def test_a_job_is_ours_if_its_name_has_the_marker_where_we_put_it(name: str, is_
     assert is_marked(name, MARKER) is is_ours
 
 
-def test_only_live_jobs_with_the_marker_are_looked_at(
+def test_only_live_jobs_with_the_marker_are_found(
     named: BitaHubHook, client: BitaHubClient, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others = {"another": Owner("t of d, r", record("another"), is_over=False)}
-    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", lambda: others)
-    ours, over, theirs = (f"reap-20260101-{new_token(marker)}-1" for marker in (MARKER, MARKER, "zzz"))
+    others = {"another": OwningTask("t of d, r", record("another"), is_finished=False)}
+    monkeypatch.setattr("airflow_bitahub.reaper.read_owning_tasks", lambda: others)
+    ours, finished, theirs = (f"reap-20260101-{new_token(marker)}-1" for marker in (MARKER, MARKER, "zzz"))
     for name in (ours, theirs, "a-name-of-their-own"):
         lasting(client, name)
-    client.send(submit_job(JobSpec(job_name=over, task_roles=[TaskRole(image=IMAGE, command="true")])))
-    submitted.wait(over)
-    assert [(found.job.name, found.verdict) for found in find_jobs(named)] == [(ours, "orphan")]
+    client.send(submit_job(JobSpec(job_name=finished, task_roles=[TaskRole(image=IMAGE, command="true")])))
+    submitted.wait(finished)
+    assert [(live.job.name, live.ownership) for live in find_live_jobs(named)] == [(ours, "orphan")]
 
 
-def test_a_database_that_knows_of_no_job_is_not_believed(
+def test_a_database_without_any_record_is_an_error(
     named: BitaHubHook, client: BitaHubClient, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", dict)
+    monkeypatch.setattr("airflow_bitahub.reaper.read_owning_tasks", dict)
     lasting(client, f"reap-20260101-{new_token(named.marker)}-1")
     with pytest.raises(ConfigurationError, match="is this the right database"):
-        find_jobs(named)
+        find_live_jobs(named)
     assert submitted.requests("DELETE") == []
 
 
@@ -111,12 +111,12 @@ def test_a_database_that_knows_of_no_job_is_not_believed(
         ("WORKERS__STATE_STORE_BACKEND", "mine.Backend"),
     ],
 )
-def test_a_database_that_does_not_hold_all_records_is_not_asked(
+def test_a_database_that_does_not_contain_all_records_is_an_error(
     setting: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"AIRFLOW__{setting}", value)
-    with pytest.raises(ConfigurationError, match="nobody can tell here which jobs are wanted"):
-        read_owners()
+    with pytest.raises(ConfigurationError, match="orphaned jobs cannot be identified"):
+        read_owning_tasks()
 
 
 def test_airflows_that_share_a_connection_have_markers_of_their_own(
@@ -136,32 +136,32 @@ def test_reaping_shows_first_and_stops_on_request(
 ) -> None:
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # the command sets it for its own process
     names = [f"reap-20260101-{new_token(MARKER)}-{number}" for number in (1, 2, 3)]
-    orphan, wanted, detached = names
-    owners = {
-        wanted: Owner("w of d, r", record(wanted), is_over=False),
-        detached: Owner("t of d, r", record(detached, detached=True), is_over=True),
+    orphan, owned, detached = names
+    tasks = {
+        owned: OwningTask("w of d, r", record(owned), is_finished=False),
+        detached: OwningTask("t of d, r", record(detached, detached=True), is_finished=True),
     }
-    monkeypatch.setattr("airflow_bitahub.reaper.read_owners", lambda: owners)
+    monkeypatch.setattr("airflow_bitahub.reaper.read_owning_tasks", lambda: tasks)
     for name in names:
         lasting(client, name)
 
     assert main(["jobs", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     shown = {line.split()[1]: line.split()[0] for line in lines}
-    assert {name: shown[name] for name in names} == {orphan: "orphan", wanted: "wanted", detached: "detached"}
+    assert {name: shown[name] for name in names} == {orphan: "orphan", owned: "owned", detached: "detached"}
 
     assert main(["jobs", "reap"]) == 0
     out = capsys.readouterr().out
     assert f"{orphan}" in out
     assert "would be stopped" in out
     assert "--no-dry-run" in out
-    assert wanted not in out
+    assert owned not in out
     assert submitted.requests("DELETE") == []
 
     assert main(["jobs", "reap", "--no-dry-run"]) == 0
     assert "no task: it is STOPPED" in capsys.readouterr().out
     assert submitted.requests("DELETE") == [orphan]
-    assert {submitted.status(name).is_terminal for name in (wanted, detached)} == {False}
+    assert {submitted.status(name).is_terminal for name in (owned, detached)} == {False}
 
 
 @pytest.mark.usefixtures("connection")

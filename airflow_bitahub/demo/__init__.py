@@ -1,1 +1,1 @@
-"""The laptop demo: everything it needs besides the provider and the emulator."""
+"""The laptop demo: what it needs besides the provider and the emulator."""

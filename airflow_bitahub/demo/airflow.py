@@ -1,4 +1,4 @@
-"""A real Airflow on this machine: api-server, scheduler, dag-processor and triggerer in a folder of their own."""
+"""A real Airflow on this machine: api-server, scheduler, dag-processor and triggerer, with their own folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_bitahub.exceptions import BitaHubError
 
 LOOPBACK = "127.0.0.1"
 USER = "admin"
-# Workers and triggerers serve logs on all interfaces otherwise; here the api-server reads the files themselves.
+# By default, workers and triggerers serve logs on all interfaces. Here the api-server reads the log files directly.
 COMPONENTS = {
     "api-server": [],
     "scheduler": ["--skip-serve-logs"],
@@ -33,19 +33,19 @@ _FINAL_STATES = ("success", "failed")
 
 
 class AirflowError(BitaHubError):
-    """This Airflow does not do what it should; the text says which part, and where its log is."""
+    """This Airflow does not work as expected. The text names the part that fails and its log."""
 
 
 class LocalAirflow:
-    """Runs Airflow for as long as the block lasts, on the loopback interface only.
+    """Runs Airflow inside a `with` block, on the loopback interface only.
 
         with LocalAirflow(home, dags) as airflow:
             run_id = airflow.trigger("mnist_lifecycle", {"epochs": 1})
 
-    :param home: for database, logs and configuration; kept
-    :param dags: the folder of DAGs
-    :param port: of the api-server; 0: a free one
-    :param config: more settings, as ``{"section.key": "value"}``
+    :param home: the folder for database, logs and configuration; not removed at the end
+    :param dags: the folder with the DAGs
+    :param port: the api-server's port; 0: any free port
+    :param config: further settings, as ``{"section.key": "value"}``
     """
 
     def __init__(self, home: Path, dags: Path, *, port: int = 0, config: Mapping[str, str] | None = None) -> None:
@@ -72,9 +72,9 @@ class LocalAirflow:
             **(config or {}),
         }
         variables = {f"AIRFLOW__{key.upper().replace('.', '__')}": value for key, value in settings.items()}
-        # An AIRFLOW__ variable of the caller's, or one of its connections, is meant for another Airflow.
+        # The caller's AIRFLOW variables, including connections, are meant for another Airflow.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-        # Everything here talks to the loopback interface, which no proxy can reach.
+        # All traffic goes to the loopback interface, which no proxy can reach.
         inherited["NO_PROXY"] = inherited["no_proxy"] = f"{LOOPBACK},localhost"
         self.environment = {**inherited, "AIRFLOW_HOME": str(self.home), **variables, "PYTHONUNBUFFERED": "1"}
         self._client: httpx.Client | None = None
@@ -94,20 +94,20 @@ class LocalAirflow:
 
     @property
     def password(self) -> str:
-        """Of the user `USER`."""
+        """The password of the user `USER`."""
         return str(json.loads(self._passwords.read_text())[USER])
 
     def start(self) -> None:
-        """Make the database, start every component and return once the API answers.
+        """Create the database, start every component, and wait until the API answers.
 
-        :raises AirflowError: a component ended, or does not answer in time
+        :raises AirflowError: a component ended, or the API did not answer in time
         """
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not self._passwords.exists():
             self._passwords.touch(mode=0o600)
             self._passwords.write_text(json.dumps({USER: secrets.token_urlsafe(9)}))
         with self._log("db-migrate").open("wb") as log:
-            # The first command also writes airflow.cfg with the secrets that all components share.
+            # The first command also writes airflow.cfg, with the secrets that all components share.
             migrated = subprocess.run(
                 [sys.executable, "-m", "airflow", "db", "migrate"],
                 env=self.environment,
@@ -117,15 +117,15 @@ class LocalAirflow:
                 check=False,
             )
         if migrated.returncode:
-            raise AirflowError(f"Airflow could not make its database; see {self._log('db-migrate')}.")
+            raise AirflowError(f"Airflow could not create its database; see {self._log('db-migrate')}.")
         for component in COMPONENTS:
             self.start_component(component)
         self._wait_until("answer", self._is_healthy, 120)
 
     def start_component(self, component: str, name: str = "") -> None:
-        """Start one component, in a process group of its own so that Ctrl-C does not reach it.
+        """Start one component, in its own process group, so Ctrl-C does not reach it.
 
-        :param name: what it is called here, for a second one of a kind; default: as the component
+        :param name: its name in `processes` and of its log file, for a second one of a kind; default: the component
         """
         name = name or component
         with self._log(name).open("ab") as log:
@@ -140,14 +140,14 @@ class LocalAirflow:
             )
 
     def stop(self) -> None:
-        """End every component, gently first."""
+        """Stop every component: with SIGTERM, then with SIGKILL after 15 s."""
         for component in self.processes:
             self._signal(component, signal.SIGTERM)
         deadline = time.monotonic() + 15
         for component, process in self.processes.items():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
-            self._signal(component, signal.SIGKILL)  # also what a component left behind in its group
+            self._signal(component, signal.SIGKILL)  # also kills what is left of the process group
             process.wait()
         self.processes.clear()
         if self._client is not None:
@@ -155,7 +155,7 @@ class LocalAirflow:
             self._client = None
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask Airflow's REST API, and give the answer. Raises AirflowError when it refuses."""
+        """Send a request to Airflow's REST API and return the answer. Raises AirflowError if it fails."""
         try:
             answer = self._session().request(method, f"/api/v2{path}", json=body)
         except httpx.HTTPError as error:
@@ -173,7 +173,7 @@ class LocalAirflow:
         return self._client
 
     def set_connection(self, connection: Mapping[str, Any]) -> None:
-        """Create a connection, or change it where it exists."""
+        """Create a connection, or update it if it exists."""
         known = self.call("GET", "/connections?limit=1000")["connections"]
         if any(other["connection_id"] == connection["connection_id"] for other in known):
             self.call("PATCH", f"/connections/{connection['connection_id']}", dict(connection))
@@ -181,33 +181,33 @@ class LocalAirflow:
             self.call("POST", "/connections", dict(connection))
 
     def await_dag(self, dag_id: str, seconds: float = 120) -> None:
-        """Wait until a DAG is known, and unpause it. Raises AirflowError with the import error where there is one."""
+        """Wait until Airflow has parsed a DAG, and unpause it. Raises AirflowError if a file cannot be imported."""
 
-        def known() -> bool:
+        def is_parsed() -> bool:
             for error in self.call("GET", "/importErrors")["import_errors"]:
                 raise AirflowError(f"{error['filename']} cannot be imported:\n{error['stack_trace']}")
             found = self.call("GET", f"/dags?dag_id_pattern={dag_id}")["dags"]
             return any(dag["dag_id"] == dag_id for dag in found)
 
-        self._wait_until(f"know the DAG {dag_id}", known, seconds)
+        self._wait_until(f"parse the DAG {dag_id}", is_parsed, seconds)
         self.call("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Start a manual run, without a logical date as the REST API and the command line do, and give its id."""
+        """Start a manual run and return its id. It has no logical date, as when the API or command line starts one."""
         run = self.call("POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "conf": dict(conf or {})})
         return str(run["dag_run_id"])
 
     def tasks(self, dag_id: str, run_id: str) -> dict[str, dict[str, Any]]:
-        """Give what Airflow knows of each task of a run; a mapped one is called ``name[index]``."""
+        """Return the API's entry of each task instance of a run, by name; a mapped one is called ``name[index]``."""
         found = self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200")["task_instances"]
         return {f"{ti['task_id']}[{ti['map_index']}]" if ti["map_index"] >= 0 else ti["task_id"]: ti for ti in found}
 
     def state(self, dag_id: str, run_id: str) -> str:
-        """Give a run's state."""
+        """Return the state of a run."""
         return str(self.call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """Give an XCom value, or None when there is none."""
+        """Return an XCom value; None when there is none."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
         try:
             return self.call("GET", f"{path}?deserialize=true&map_index={map_index}")["value"]
@@ -222,24 +222,24 @@ class LocalAirflow:
         seconds: float,
         on_change: Callable[[str, str, dict[str, Any]], None] | None = None,
     ) -> str:
-        """Wait until a run is over and give its state.
+        """Wait until a run has finished and return its state.
 
-        :param on_change: told the name, state and details of a task whenever its state is a new one
-        :raises AirflowError: it is not over after so many seconds, or a component ended
+        :param on_change: called with the name, state and API entry of a task whenever its state has changed
+        :raises AirflowError: the run has not finished after so many seconds, or a component ended
         """
         seen: dict[str, str] = {}
 
-        def over() -> bool:
-            ended = self.state(dag_id, run_id) in _FINAL_STATES
+        def has_finished() -> bool:
+            finished = self.state(dag_id, run_id) in _FINAL_STATES
             for name, ti in sorted(self.tasks(dag_id, run_id).items(), key=lambda item: item[1]["start_date"] or "~"):
                 state = ti["state"] or "none"
                 if seen.get(name, "none") != state:
                     seen[name] = state
                     if on_change is not None:
                         on_change(name, state, ti)
-            return ended
+            return finished
 
-        self._wait_until(f"finish {dag_id} {run_id}", over, seconds)
+        self._wait_until(f"finish {dag_id} {run_id}", has_finished, seconds)
         return self.state(dag_id, run_id)
 
     def _is_healthy(self) -> bool:
@@ -253,7 +253,7 @@ class LocalAirflow:
             for component, process in self.processes.items():
                 if process.poll() is not None:
                     raise AirflowError(
-                        f"Airflow's {component} ended by itself (exit code {process.returncode}); "
+                        f"Airflow's {component} ended unexpectedly (exit code {process.returncode}); "
                         f"see {self._log(component)}."
                     )
             if time.monotonic() > deadline:
@@ -271,19 +271,23 @@ class LocalAirflow:
 
 
 def free_port() -> int:
-    """Give a port nobody listens on at the moment."""
+    """Return a port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
-def ensure_free(port: int, whose: str, variable: str) -> None:
-    """Raise AirflowError when somebody listens on a port that is needed."""
+def require_free_port(port: int, owner: str, variable: str) -> None:
+    """Raise AirflowError if a port is in use.
+
+    :param owner: who needs the port, for the error's text, such as ``Airflow``
+    :param variable: the variable of ``make demo`` that sets the port
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
             raise AirflowError(
-                f"Port {port}, {whose}, cannot be used ({error.strerror}). Choose another: make demo {variable}=..."
+                f"{owner} cannot use port {port} ({error.strerror}). Choose another: make demo {variable}=..."
             ) from None

@@ -1,7 +1,7 @@
-"""The demo's dataset folder: handwritten digits in MNIST's own file format.
+"""The demo's dataset folder: handwritten digits in MNIST's file format.
 
-The best source at hand is used: the files the user gives, else MNIST itself from a public mirror,
-else the small set of handwritten digits that comes with scikit-learn and needs no network.
+The sources, best first: the user's files, MNIST from a public mirror, and the small set of handwritten digits that
+comes with scikit-learn and needs no network.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
 )
 
-# Smallest first: a mirror with other files then shows early.
+# Smallest first, so a mirror with other files is recognized early.
 SHA256 = {
     "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
@@ -56,7 +56,7 @@ _FILE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset folder: where its pictures come from, how many, and one picture to try."""
+    """A prepared dataset folder: the source and number of its pictures, and one sample picture."""
 
     folder: Path
     source: Source
@@ -67,11 +67,12 @@ class Dataset:
 
 
 def prepare(folder: Path, mnist: Path | None = None, *, cache: Path, mirrors: Iterable[str] = MIRRORS) -> Dataset:
-    """Fill `folder` with `mnist/*.gz` and a sample picture; running it again changes nothing.
+    """Write `mnist/*.gz` and a sample picture to `folder`, and return the dataset. Running it again changes nothing.
 
-    `mnist` is a folder with the four MNIST files (or with a `mnist` folder holding them); without
-    it they are downloaded into `cache` from the first of `mirrors` that has them. No mirrors means
-    no network. Raises ValueError when the given files are missing or broken.
+    :param mnist: a folder that contains the four MNIST files, or a folder `mnist` with them; None: download them
+    :param cache: the folder for downloaded files
+    :param mirrors: addresses to download from, tried in order; empty: do not use the network
+    :raises ValueError: the files in `mnist` are missing or broken
     """
     try:
         import numpy  # noqa: F401
@@ -81,7 +82,7 @@ def prepare(folder: Path, mnist: Path | None = None, *, cache: Path, mirrors: It
 
     source: Source
     if mnist is not None:
-        source, files = "given files", _given(mnist)
+        source, files = "given files", _read_given(mnist)
     elif downloaded := download(cache, mirrors):
         source, files = "downloaded MNIST", downloaded
     else:
@@ -99,7 +100,7 @@ def prepare(folder: Path, mnist: Path | None = None, *, cache: Path, mirrors: It
 def download(
     cache: Path, mirrors: Iterable[str] = MIRRORS, checksums: Mapping[str, str] = SHA256
 ) -> dict[str, bytes] | None:
-    """Return the files named in `checksums`, from `cache` or else a mirror; None when out of reach."""
+    """Return the files named in `checksums`, from `cache` or a mirror; None when they cannot be downloaded."""
     files = {name: _cached(cache / name, checksum) for name, checksum in checksums.items()}
     for mirror in mirrors:
         try:
@@ -111,7 +112,7 @@ def download(
                 _write(cache / name, content)
                 files[name] = content
         except (OSError, ValueError) as error:
-            log.info("%s does not serve: %s", mirror, error)
+            log.info("Could not download MNIST from %s: %s", mirror, error)
         else:
             break
     complete = {name: content for name, content in files.items() if content is not None}
@@ -124,7 +125,7 @@ def _cached(path: Path, checksum: str) -> bytes | None:
 
 
 def _fetch(url: str) -> bytes:
-    """Get `url` in bounded time, or raise OSError."""
+    """Return the content at `url`; raise OSError if that fails or takes too long."""
     answered = threading.Event()
     outcome: list[bytes | Exception] = []
 
@@ -139,45 +140,46 @@ def _fetch(url: str) -> bytes:
                     if len(content) > _FILE_BYTES:
                         raise ValueError("the file is too large")
             outcome.append(bytes(content))
-        except Exception as error:  # whatever it is, the caller's thread reports it
+        except Exception as error:  # reported by the calling thread
             outcome.append(error)
         answered.set()
 
-    # httpx puts no limit on the name lookup, which can take half a minute without a network.
+    # httpx does not limit the time of the name lookup, which can take half a minute without a network.
     thread = threading.Thread(target=work, name="mnist-download", daemon=True)
     thread.start()
     if answered.wait(_ANSWER_SECONDS):
         thread.join(_FILE_SECONDS)
     if not outcome:
-        raise TimeoutError("it takes too long")
+        raise TimeoutError("the download took too long")
     if isinstance(outcome[0], Exception):
         raise ConnectionError(str(outcome[0])) from outcome[0]
     return outcome[0]
 
 
-def _given(mnist: Path) -> dict[str, bytes]:
-    """Read the user's own files, from `mnist` itself or its `mnist` folder."""
-    home = next((place for place in (mnist, mnist / "mnist") if any((place / name).is_file() for name in SHA256)), None)
-    if home is None:
+def _read_given(mnist: Path) -> dict[str, bytes]:
+    """Return the user's files, from `mnist` itself or its folder `mnist`."""
+    places = (mnist, mnist / "mnist")
+    folder = next((place for place in places if any((place / name).is_file() for name in SHA256)), None)
+    if folder is None:
         raise ValueError(f"{mnist} has none of the MNIST files ({', '.join(sorted(SHA256))}).")
     files = {}
     for name in SHA256:
         try:
-            files[name] = (home / name).read_bytes()
+            files[name] = (folder / name).read_bytes()
         except FileNotFoundError:
-            raise ValueError(f"{home / name} is missing.") from None
+            raise ValueError(f"{folder / name} is missing.") from None
         except OSError as error:
-            raise ValueError(f"{home / name} cannot be read: {error.strerror}.") from None
+            raise ValueError(f"{folder / name} cannot be read: {error.strerror}.") from None
     for part in ("train", "t10k"):
         try:
             _read_pair(files, part)
         except ValueError as error:
-            raise ValueError(f"In {home}, {error}") from None
+            raise ValueError(f"In {folder}, {error}") from None
     return files
 
 
 def _digits() -> dict[str, bytes]:
-    """Make the four files from scikit-learn's 8x8 handwritten digits, four fifths for training."""
+    """Return the four files, made from scikit-learn's 8x8 digits; four fifths are for training."""
     import numpy as np
     from PIL import Image
 
@@ -189,12 +191,12 @@ def _digits() -> dict[str, bytes]:
     digits = load_digits()
     images = np.zeros((len(digits.images), 28, 28), np.uint8)
     for picture, small in zip(images, digits.images, strict=True):
-        # As in MNIST, the digit fills 20x20 pixels and a dark border of 4 surrounds it.
+        # As in MNIST, the digit fills 20x20 pixels inside a dark border of 4 pixels.
         enlarged = Image.fromarray((small * (255 / 16)).astype(np.uint8)).resize((20, 20), Image.Resampling.BICUBIC)
         picture[4:24, 4:24] = np.asarray(enlarged)
     labels = digits.target.astype(np.uint8)
 
-    # RandomState rather than default_rng: its sequence is promised to stay the same.
+    # Not default_rng: only RandomState guarantees the same sequence in every version of numpy.
     order = np.random.RandomState(0).permutation(len(labels))
     split = len(labels) * 4 // 5
     files = {}
@@ -210,15 +212,15 @@ def _idx(array: Bytes) -> bytes:
 
 
 def _read_pair(files: Mapping[str, bytes], part: str) -> tuple[Bytes, Bytes]:
-    """Unpack the pictures and labels of `part`; ValueError when they are no such thing."""
+    """Return the pictures and labels of `part`, ``train`` or ``t10k``. Raises ValueError when a file is broken."""
     images_name, labels_name = f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz"
     images, labels = _read_idx(images_name, files[images_name], 3), _read_idx(labels_name, files[labels_name], 1)
     if images.shape[1:] != (28, 28):
-        raise ValueError(f"{images_name} holds pictures of another size than 28x28.")
+        raise ValueError(f"{images_name} contains pictures that are not 28x28 pixels.")
     if len(images) != len(labels):
-        raise ValueError(f"{images_name} holds {len(images)} pictures but {labels_name} {len(labels)} labels.")
+        raise ValueError(f"{images_name} has {len(images)} pictures but {labels_name} has {len(labels)} labels.")
     if set(labels.tolist()) != set(range(10)):
-        raise ValueError(f"{labels_name} does not hold all of the labels 0 to 9 and only these.")
+        raise ValueError(f"{labels_name} must contain each of the labels 0 to 9, and no others.")
     return images, labels
 
 
@@ -228,18 +230,18 @@ def _read_idx(name: str, content: bytes, dimensions: int) -> Bytes:
     try:
         data = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{name} is not a whole gzip file: {error}.") from None
+        raise ValueError(f"{name} is not a complete gzip file: {error}.") from None
     start = 4 + 4 * dimensions
     if len(data) < start or data[:4] != bytes((0, 0, 8, dimensions)):
         raise ValueError(f"{name} is not an idx{dimensions} file of bytes.")
     shape = struct.unpack(f">{dimensions}I", data[4:start])
     if len(data) - start != math.prod(shape):
-        raise ValueError(f"{name} holds fewer or more bytes than its header says.")
+        raise ValueError(f"{name} has fewer or more bytes than its header says.")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
 def _typical(images: Bytes, labels: Bytes, label: int) -> Bytes:
-    """Return the picture nearest to the mean of its label, which any decent model gets right."""
+    """Return the picture that is nearest to the mean of its label, since almost any model recognizes it."""
     chosen = images[labels == label].astype(float)
     distances = ((chosen - chosen.mean(axis=0)) ** 2).sum(axis=(1, 2))
     typical: Bytes = images[labels == label][distances.argmin()]
@@ -255,7 +257,7 @@ def _png(picture: Bytes) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step, and not at all when it is there already."""
+    """Write `content` to `path` in one step, unless the file already has this content."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the demo's user has on the platform: a dataset and the programs, in the folders of the document (seed)."""
+"""The demo user's dataset and programs on the platform, in the folders that the document names (seed)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.storage import Folders
 
-# The document's own names.
+# The user in the document's examples.
 FOLDERS = Folders("_2f1fe8d0df7a48f6b471e02e054b4852", "PengchengYang")
-CONNECTION_ID = "bitahub_default"
 _PROGRAMS = {
     "mnist-train-demo": "train.py",
     "mnist-infer-demo": "predict.py",
@@ -19,12 +19,12 @@ _PROGRAMS = {
 
 
 def server_folder(storage: Path, server_path: str) -> Path:
-    """Give the folder in which the emulator keeps a server path."""
+    """Return the folder on this machine that a server path stands for in the emulator."""
     return storage / server_path.lstrip("/")
 
 
 def upload_programs(storage: Path, workloads: Path) -> None:
-    """Put each program into the code folder of its project."""
+    """Copy each program into the code folder of its project."""
     for project, program in _PROGRAMS.items():
         folder = server_folder(storage, FOLDERS.code(project)) / "dense-mnist-tf"
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ def upload_programs(storage: Path, workloads: Path) -> None:
 
 
 def connection(url: str, token: str, storage: Path) -> dict[str, object]:
-    """Give the Airflow connection to an emulator, as Airflow's REST API takes it."""
+    """Return the Airflow connection to an emulator, in the form that Airflow's REST API accepts."""
     return {
-        "connection_id": CONNECTION_ID,
+        "connection_id": DEFAULT_CONN_ID,
         "conn_type": "bitahub",
         "host": url,
         "login": FOLDERS.user_name,

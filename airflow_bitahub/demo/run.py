@@ -17,64 +17,63 @@ from pathlib import Path
 from typing import Any
 
 from airflow_bitahub.demo import platform
-from airflow_bitahub.demo.airflow import USER, LocalAirflow, ensure_free
+from airflow_bitahub.demo.airflow import USER, LocalAirflow, require_free_port
 from airflow_bitahub.demo.dataset import prepare
 from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, dags_folder, load_images
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 DAG = "mnist_lifecycle"
-_SERVING_IMAGE = "ypc-mnist-flask-serving"  # shares its environment with the jobs' image
+_SERVING_IMAGE = "ypc-mnist-flask-serving"  # uses the same environment as the jobs' image
 _RUN_SECONDS = 1200
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo; give 0, or 1 when a task failed."""
+    """Run the demo and return the exit code: 0, or 1 when a task failed."""
     home: Path = args.home.expanduser().resolve()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with _interruptible():
-        # A port in use should show before minutes of preparation.
-        ensure_free(args.port, "Airflow's", "PORT")
-        ensure_free(args.emulator_port, "the emulator's", "EMULATOR_PORT")
+        # Check the ports first, since the preparation takes minutes.
+        require_free_port(args.port, "Airflow", "PORT")
+        require_free_port(args.emulator_port, "The emulator", "EMULATOR_PORT")
         storage = home / "emulator" / "storage"
         _prepare_storage(storage, args.mnist, home / "downloads")
-        return _run(args, home, storage)
+        return _run_emulator(args, home, storage)
 
 
-def _run(args: argparse.Namespace, home: Path, storage: Path) -> int:
+def _run_emulator(args: argparse.Namespace, home: Path, storage: Path) -> int:
     cache = args.image_cache.expanduser() if args.image_cache else home / "images"
     with (
-        _environment_being_built(cache) as environment,
+        _environment_build(cache) as environment,
         Emulator(home / "emulator", port=args.emulator_port, storage=storage, image_cache=cache) as emulator,
     ):
-        # What an earlier demo left, should it have been killed. While a demo still runs on this home, nobody else gets
-        # here: it holds the emulator's lock.
+        # Remove what a killed demo may have left. No other demo is using this home: the emulator holds its lock.
         emulator.clear()
         shutil.rmtree(home / "airflow", ignore_errors=True)
-        return _show(args, home, emulator, environment)
+        return _run_airflow(args, home, emulator, environment)
 
 
-def _show(args: argparse.Namespace, home: Path, emulator: Emulator, environment: Future[Path]) -> int:
+def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, environment: Future[Path]) -> int:
     with LocalAirflow(home / "airflow", dags_folder(), port=args.port) as airflow:
-        _say(f"Airflow runs at {airflow.url}, the emulator at {emulator.url}")
+        _print_progress(f"Airflow runs at {airflow.url}, the emulator at {emulator.url}")
         airflow.set_connection(platform.connection(emulator.url, emulator.token, emulator.storage))
         airflow.await_dag(DAG)
         environment.result()
         run_id = airflow.trigger(DAG)
-        _say(f"Started the DAG {DAG}, run {run_id}")
+        _print_progress(f"Started the DAG {DAG}, run {run_id}")
         state = airflow.wait(DAG, run_id, seconds=_RUN_SECONDS, on_change=_show_change)
         print(_report(airflow, run_id), flush=True)
         if sys.stdin.isatty() and sys.stdout.isatty():
             print(
                 f"\nAirflow   {airflow.url}  user {USER}, password {airflow.password}"
                 f"\nemulator  {emulator.url}  storage {emulator.storage}"
-                f"\n\nBoth stay up until Ctrl-C.",
+                f"\n\nBoth run until Ctrl-C.",
                 flush=True,
             )
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(3600)
-            _say("Stopping")
+            _print_progress("Stopping")
     return 0 if state == "success" else 1
 
 
@@ -88,16 +87,16 @@ def _prepare_storage(storage: Path, mnist: Path | None, cache: Path) -> None:
         raise ConfigurationError("The demo needs more packages: pip install 'airflow-bitahub[demo]'.") from None
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
-    _say(f"Dataset: {dataset.source}, {dataset.train_count} pictures to train on and {dataset.test_count} to test")
+    _print_progress(f"Dataset: {dataset.source}, {dataset.train_count} training and {dataset.test_count} test pictures")
 
 
 @contextlib.contextmanager
-def _environment_being_built(cache: Path) -> Iterator[Future[Path]]:
-    """Build the environment that stands for the images while Airflow starts, instead of inside the first job."""
+def _environment_build(cache: Path) -> Iterator[Future[Path]]:
+    """Build the Python environment for the images in the background, while Airflow starts. Yields its future."""
     images = Images(load_images(DEFAULT_IMAGES), cache)
     image = images.find(_SERVING_IMAGE)
     if not images.is_ready(image):
-        _say("Building the environment that stands for the TensorFlow image (about 1.6 GB, only once)")
+        _print_progress("Building the Python environment for the TensorFlow image (about 1.6 GB, only once)")
     with ThreadPoolExecutor(1) as pool:
         stop = threading.Event()
 
@@ -108,7 +107,7 @@ def _environment_being_built(cache: Path) -> Iterator[Future[Path]]:
             if not building.done():
                 building.cancel()
                 await images.close()
-                raise BitaHubError("The build of the environment was given up.")
+                raise BitaHubError("The build of the environment was canceled.")
             return building.result()
 
         future = pool.submit(lambda: asyncio.run(build()))
@@ -120,7 +119,7 @@ def _environment_being_built(cache: Path) -> Iterator[Future[Path]]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal end the demo as Ctrl-C does, with everything it started."""
+    """Make SIGTERM and a closed terminal work like Ctrl-C, which also stops everything that the demo started."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -133,13 +132,13 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {text}", flush=True)
 
 
 def _show_change(task: str, state: str, details: dict[str, Any]) -> None:
     tries = f" (try {details['try_number']})" if (details["try_number"] or 0) > 1 else ""
-    _say(f"  {task:<12} {state}{tries}")
+    _print_progress(f"  {task:<12} {state}{tries}")
 
 
 def _report(airflow: LocalAirflow, run_id: str) -> str:
@@ -152,14 +151,14 @@ def _report(airflow: LocalAirflow, run_id: str) -> str:
     for name, ti in sorted(tasks.items(), key=lambda item: (item[1]["start_date"] or "~", item[1]["end_date"] or "~")):
         seconds = "" if ti["duration"] is None else f"{ti['duration']:.1f}"
         lines.append(f"{name:<14}{ti['state'] or 'none':<18}{seconds:>8}")
-    gate, asked = result("gate"), result("ask")
-    opened = "not reached" if "open" not in gate else "open" if gate["open"] else "closed"
+    gate, prediction = result("gate"), result("ask")
+    gate_state = "not reached" if "open" not in gate else "open" if gate["open"] else "closed"
     label = airflow.call("GET", f"/dags/{DAG}/dagRuns/{run_id}")["conf"].get("label", 7)
     lines += [
         "",
         f"accuracy      {result('evaluate').get('metrics', {}).get('accuracy', 'unknown')}",
-        f"gate          {opened}{''.join(f' ({reason})' for reason in gate.get('reasons', []))}",
+        f"gate          {gate_state}{''.join(f' ({reason})' for reason in gate.get('reasons', []))}",
         f"service       {result('deploy').get('url', 'not deployed')}",
-        f"its answer    {asked.get('predictions', ['none'])[0]} for a picture of a {label}",
+        f"prediction    {prediction.get('predictions', ['none'])[0]} for a picture of a {label}",
     ]
     return "\n".join(lines)

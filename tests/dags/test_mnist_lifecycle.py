@@ -1,4 +1,4 @@
-"""The example DAG is one that Airflow takes as it is, and so is every operator in it, mapped or not."""
+"""Airflow accepts the example DAG and every operator in it, mapped or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 
 dag: DAG = runpy.run_path(str(REPOSITORY / "dags" / "mnist_lifecycle.py"))["dag"]
 
-# What each operator cannot do without, and one more argument that a mapped one is expanded over.
+# The required arguments of each operator, and one more over which a mapped operator is expanded.
 OPERATORS: list[tuple[type[Any], dict[str, Any], str]] = [
     (BitaHubJobOperator, {"project": "demo"}, "command"),
     (BitaHubTrainOperator, {"project": "demo"}, "command"),
@@ -44,7 +44,7 @@ WITH_NAMED_OUTPUTS = OPERATORS[:6]
 
 
 def serialized(dag: DAG) -> dict[str, Any]:
-    """Give the DAG as Airflow stores it and reads it back."""
+    """Return the DAG as Airflow stores it, after checking that Airflow can read it back."""
     stored: dict[str, Any] = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     DagSerialization.from_dict(stored)
     return stored
@@ -67,7 +67,7 @@ def test_example_goes_from_pictures_to_a_served_model() -> None:
         assert task in (dag.doc_md or "")
 
 
-def test_example_costs_nothing_until_it_is_wanted() -> None:
+def test_unpausing_the_example_starts_no_run() -> None:
     assert dag.catchup is False
     assert dag.start_date is None
 
@@ -77,7 +77,7 @@ def test_example_waits_in_the_triggerer() -> None:
     assert waiting == ["train", "save_model", "infer", "evaluate", "deploy"]
 
 
-def test_example_hands_the_very_version_it_trained_from_task_to_task() -> None:
+def test_example_passes_the_version_it_trained_from_task_to_task() -> None:
     tasks = stored_tasks(dag)
     assert "infer" in tasks["save_model"]["downstream_task_ids"]
     assert "deploy" in tasks["save_model"]["downstream_task_ids"]
@@ -117,16 +117,14 @@ def test_example_defaults_are_valid() -> None:
 
 
 @pytest.mark.parametrize("task_id", dag.task_ids)
-def test_every_template_field_of_the_example_is_there_to_be_rendered(task_id: str) -> None:
+def test_every_template_field_of_the_example_exists(task_id: str) -> None:
     task: Any = dag.get_task(task_id)
     for field in task.template_fields:
         assert hasattr(task, field)
 
 
 @pytest.mark.parametrize(("operator", "arguments", "mapped"), OPERATORS, ids=NAMES)
-def test_every_template_field_is_there_to_be_rendered(
-    operator: type[Any], arguments: dict[str, Any], mapped: str
-) -> None:
+def test_every_template_field_exists(operator: type[Any], arguments: dict[str, Any], mapped: str) -> None:
     task = operator(task_id="task", **arguments, **{mapped: "x"})
     for field in task.template_fields:
         assert hasattr(task, field)
@@ -160,7 +158,7 @@ def test_mapped_operator_keeps_its_defaults(operator: type[Any], arguments: dict
 
 
 @pytest.mark.parametrize(("operator", "arguments", "mapped"), WITH_NAMED_OUTPUTS, ids=NAMES[: len(WITH_NAMED_OUTPUTS)])
-def test_mapped_operators_entries_have_names_of_their_own(
+def test_mapped_operators_push_each_entry_under_its_own_name(
     operator: type[Any], arguments: dict[str, Any], mapped: str
 ) -> None:
     with DAG("mapped", schedule=None):

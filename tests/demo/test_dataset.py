@@ -63,7 +63,7 @@ def mirror(given: Path) -> Iterator[str]:
 
 @pytest.fixture
 def closed() -> Iterator[str]:
-    """Return the address of a server that is not there."""
+    """Return an address where no server listens."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -121,10 +121,10 @@ def test_given_files_may_be_the_folder_itself(digits: dataset.Dataset, tmp_path:
     ("name", "content", "complaint"),
     [
         pytest.param("train-images-idx3-ubyte.gz", None, "is missing", id="missing"),
-        pytest.param("train-images-idx3-ubyte.gz", b"hello", "not a whole gzip file", id="no gzip"),
-        pytest.param(LABELS, gzip.compress(bytes(100))[:-9], "not a whole gzip file", id="cut off"),
+        pytest.param("train-images-idx3-ubyte.gz", b"hello", "not a complete gzip file", id="no gzip"),
+        pytest.param(LABELS, gzip.compress(bytes(100))[:-9], "not a complete gzip file", id="cut off"),
         pytest.param(LABELS, gzip.compress(b"hello"), "not an idx1 file", id="no idx"),
-        pytest.param(LABELS, idx_labels(b"\7")[:-1], "not a whole gzip file", id="cut off at the end"),
+        pytest.param(LABELS, idx_labels(b"\7")[:-1], "not a complete gzip file", id="cut off at the end"),
         pytest.param(LABELS, idx_labels(b"\7"), "360 pictures but", id="too few labels"),
         pytest.param(LABELS, idx_labels(b"\7", count=2), "fewer or more bytes", id="wrong header"),
         pytest.param(LABELS, idx_labels(bytes(360)), "labels 0 to 9", id="zeros only"),

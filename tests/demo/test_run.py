@@ -1,4 +1,4 @@
-"""The demo says in one sentence why it cannot run. That it runs is shown end to end."""
+"""The demo reports in one sentence why it cannot run. Running it is tested end to end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def demo(home: Path, *arguments: str) -> str:
-    """Run the demo, which must fail, and give what it said."""
+    """Run the demo, which must fail, and return its error message."""
     done = subprocess.run(
         [sys.executable, "-m", "airflow_bitahub.cli", "demo", "--home", str(home), *arguments],
         stdin=subprocess.DEVNULL,
@@ -25,13 +25,13 @@ def demo(home: Path, *arguments: str) -> str:
     return sentence
 
 
-@pytest.mark.parametrize(("option", "whose"), [("--port", "Airflow"), ("--emulator-port", "emulator")])
-def test_a_port_in_use_is_told_before_anything_is_prepared(option: str, whose: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "owner"), [("--port", "Airflow"), ("--emulator-port", "emulator")])
+def test_a_port_in_use_is_reported_before_anything_is_prepared(option: str, owner: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         sentence = demo(tmp_path / "home", option, port)
     assert port in sentence
-    assert whose in sentence
+    assert owner in sentence
     assert not (tmp_path / "home").exists()
 
 
@@ -40,6 +40,6 @@ def free_ports() -> list[str]:
         return ["--port", str(one.getsockname()[1]), "--emulator-port", str(other.getsockname()[1])]
 
 
-def test_a_folder_without_mnist_is_told_with_what_is_missing(tmp_path: Path) -> None:
+def test_a_folder_without_mnist_is_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert str(tmp_path / "empty") in demo(tmp_path / "home", "--mnist", str(tmp_path / "empty"), *free_ports())

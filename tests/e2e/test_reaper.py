@@ -1,4 +1,4 @@
-"""Finding jobs that nobody waits for, by a real Airflow's database."""
+"""Finding orphaned jobs in a real Airflow's database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 
 def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``airflow-bitahub jobs`` beside Airflow; the connection ``unnamed`` tells no deployment."""
+    """Run ``airflow-bitahub jobs`` beside Airflow; the connection ``unnamed`` has no extra 'deployment'."""
     connection = {"conn_type": "bitahub", "host": world.emulator.url, "password": world.emulator.token}
     program = "import sys; from airflow_bitahub.cli import main; sys.exit(main())"
     return subprocess.run(
@@ -35,7 +35,7 @@ def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
+def test_only_orphans_are_reaped(world: World) -> None:
     run_id = world.airflow.trigger("both_ways")
     wait_until(lambda: states(world, "both_ways", run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
     marker = deployment_marker(f"{DEPLOYMENT} {world.airflow.url}")
@@ -48,14 +48,14 @@ def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
 
     listed = jobs(world, "list")
     assert listed.returncode == 0, listed.stderr
-    verdicts = {line.split()[1]: line.split()[0] for line in listed.stdout.splitlines()}
+    ownership = {line.split()[1]: line.split()[0] for line in listed.stdout.splitlines()}
     [worker], [triggerer] = (
         [job["name"] for job in world.ledger(task) if job["state"] == "RUNNING"]
         for task in ("on-worker", "in-triggerer")
     )
-    known = {name: verdicts[name] for name in (worker, triggerer, orphan)}
-    assert known == {worker: "wanted", triggerer: "wanted", orphan: "orphan"}
-    assert foreign not in verdicts
+    known = {name: ownership[name] for name in (worker, triggerer, orphan)}
+    assert known == {worker: "owned", triggerer: "owned", orphan: "orphan"}
+    assert foreign not in ownership
     assert f"on-worker of both_ways, {run_id}" in listed.stdout
 
     refused = jobs(world, "reap", "--conn-id", "unnamed", "--no-dry-run")
@@ -69,7 +69,7 @@ def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
     assert orphan in ended
     assert not ended & {worker, triggerer, foreign}
 
-    # A run that is deleted takes its jobs with it. Airflow deletes only what does not run.
+    # Deleting a run stops its jobs. Airflow deletes only runs that have ended.
     world.airflow.call("PATCH", f"/dags/both_ways/dagRuns/{run_id}", {"state": "failed"})
     world.airflow.call("DELETE", f"/dags/both_ways/dagRuns/{run_id}")
     wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})

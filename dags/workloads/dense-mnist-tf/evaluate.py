@@ -1,6 +1,6 @@
 """Compare predictions with the MNIST test labels and write the accuracy.
 
-Runs on the platform and needs numpy only; stands alone, as a job's code folder holds nothing else.
+Runs on the platform and needs only numpy. It is one file, since a job's code folder contains nothing else.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def main() -> None:
-    """Read labels and predictions, and write the share of correct ones."""
+    """Read labels and predictions, and write the share of correct predictions."""
     args = parse_args()
     labels = read_idx(args.label_dir / "t10k-labels-idx1-ubyte.gz", 1)
     predictions = read_predictions(args.predictions)
@@ -28,15 +28,15 @@ def main() -> None:
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps({"accuracy": accuracy}))
-        # Renamed when whole, so that nobody reads half a file.
+        # Rename the complete file, so a reader never sees a part of it.
         temporary.replace(target)
     except OSError as error:
         fail(f"cannot write {target}: {error.strerror}.")
-    print(f"Accuracy {accuracy} on {len(labels)} pictures, saved in {target}")
+    print(f"Accuracy {accuracy} on {len(labels)} pictures, written to {target}")
 
 
 def read_predictions(path: Path) -> np.ndarray:
-    """Return the class probabilities, one row of ten for each picture."""
+    """Return the class probabilities: one row of ten for each picture."""
     try:
         predictions = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def read_predictions(path: Path) -> np.ndarray:
         fail(f"{path} cannot be read: {error}")
     shape = getattr(predictions, "shape", ())
     if len(shape) != 2 or shape[1] != 10:
-        fail(f"the predictions in {path} have shape {shape}, expected (pictures, 10).")
+        fail(f"the predictions in {path} have shape {shape} instead of (pictures, 10).")
     if predictions.dtype.kind != "f" or not np.isfinite(predictions).all():
         fail(f"the predictions in {path} are not all numbers.")
     return predictions
@@ -66,20 +66,20 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     values = np.frombuffer(content, np.uint8, offset=start)
     if values.size != np.prod(shape):
-        fail(f"{path} holds fewer or more bytes than its header says.")
+        fail(f"{path} has fewer or more bytes than its header says.")
     return values.reshape(shape)
 
 
 def fail(sentence: str) -> None:
-    """End the program with one sentence for its user."""
+    """Exit with an error message for the user."""
     sys.exit(f"evaluate.py: {sentence}")
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Measure the accuracy of predictions on the MNIST test pictures.")
     parser.add_argument("--label-dir", type=Path, required=True, help="folder with t10k-labels-idx1-ubyte.gz")
-    parser.add_argument("--predictions", type=Path, required=True, help="the prediction_results.npy of predict.py")
+    parser.add_argument("--predictions", type=Path, required=True, help="prediction_results.npy, written by predict.py")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for evaluation_result.json")
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Predict the digits of the MNIST test pictures with a model that train.py saved.
 
-Runs on the platform, with TensorFlow 2.3 and newer; stands alone, as a job's code folder holds nothing else.
+Runs on the platform, with TensorFlow 2.3 or newer. It is one file, since a job's code folder contains nothing else.
 """
 
 import argparse
@@ -34,18 +34,18 @@ def main() -> None:
         args.output_dir.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
             np.save(stream, results.astype(np.float32))
-        # Renamed when whole, so that nobody reads half a file.
+        # Rename the complete file, so a reader never sees a part of it.
         temporary.replace(target)
     except OSError as error:
         fail(f"cannot write {target}: {error.strerror}.")
-    print(f"Probabilities saved in {target}")
+    print(f"Probabilities written to {target}")
 
 
 def load_model(folder: Path, shape: tuple):
-    """Return the SavedModel's serving function, from pictures of `shape` to class probabilities."""
+    """Return the SavedModel's serving function. It takes pictures of `shape` and returns class probabilities."""
     if not (folder / "saved_model.pb").is_file():
-        fail(f"{folder} holds no saved_model.pb.")
-    # TensorFlow takes its time to load, so wrong input is reported without it.
+        fail(f"{folder} has no saved_model.pb.")
+    # TensorFlow loads slowly, so wrong input is reported first.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
@@ -54,19 +54,19 @@ def load_model(folder: Path, shape: tuple):
         function = model.signatures["serving_default"]
     except Exception as error:
         fail(f"the model in {folder} cannot be loaded: {' '.join(str(error).split())}")
-    # TensorFlow versions name inputs and outputs differently; the signature knows.
+    # The names of inputs and outputs depend on the TensorFlow version; the signature contains them.
     inputs = function.structured_input_signature[1]
     outputs = function.structured_outputs
     if len(inputs) != 1 or len(outputs) != 1:
-        fail(f"the model in {folder} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each.")
+        fail(f"the model in {folder} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected.")
     (input_name, input_spec), (output_name, output_spec) = *inputs.items(), *outputs.items()
     if not input_spec.shape.is_compatible_with((None, *shape)):
         fail(f"the model takes input of shape {input_spec.shape}, but the pictures have shape {shape}.")
     if not output_spec.shape.is_compatible_with((None, 10)):
-        fail(f"the model's output has shape {output_spec.shape}, expected 10 probabilities a picture.")
+        fail(f"the model's output has shape {output_spec.shape} instead of 10 probabilities per picture.")
 
     def predict(pictures: np.ndarray) -> np.ndarray:
-        # Through the model, as the function alone does not keep the variables alive.
+        # Call it through the model: the function alone does not keep the variables alive.
         return model.signatures["serving_default"](**{input_name: tf.constant(pictures)})[output_name].numpy()
 
     return predict
@@ -87,17 +87,17 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     values = np.frombuffer(content, np.uint8, offset=start)
     if values.size != np.prod(shape):
-        fail(f"{path} holds fewer or more bytes than its header says.")
+        fail(f"{path} has fewer or more bytes than its header says.")
     return values.reshape(shape)
 
 
 def fail(sentence: str) -> None:
-    """End the program with one sentence for its user."""
+    """Exit with an error message for the user."""
     sys.exit(f"predict.py: {sentence}")
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Predict the digits of the MNIST test pictures.")
     parser.add_argument("--model-dir", type=Path, required=True, help="folder of the SavedModel")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with t10k-images-idx3-ubyte.gz")

@@ -1,6 +1,6 @@
 """Train one dense layer on MNIST and save it as a TensorFlow SavedModel.
 
-Runs on the platform, with TensorFlow 2.3 and newer; stands alone, as a job's code folder holds nothing else.
+Runs on the platform, with TensorFlow 2.3 or newer. It is one file, since a job's code folder contains nothing else.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import numpy as np
 
 SIDE = 28
 LEARNING_RATE = 0.1
-PORT = 2222  # where replicas talk to one another, if the platform tells none
+PORT = 2222  # for traffic between replicas, if the platform sets none
 
 
 def main() -> None:
@@ -27,11 +27,11 @@ def main() -> None:
     images = read_idx(args.data_dir / "train-images-idx3-ubyte.gz", 3)
     labels = read_idx(args.data_dir / "train-labels-idx1-ubyte.gz", 1)
     if images.shape[1:] != (SIDE, SIDE):
-        fail("the training pictures are {}x{}, expected {}x{}.".format(*images.shape[1:], SIDE, SIDE))
+        fail("the training pictures are {}x{} pixels instead of {}x{}.".format(*images.shape[1:], SIDE, SIDE))
     if len(images) != len(labels) or len(images) == 0:
         fail(f"there are {len(images)} training pictures but {len(labels)} labels.")
     if labels.max() > 9:
-        fail(f"the training labels go up to {labels.max()}, expected 0 to 9.")
+        fail(f"the training labels go up to {labels.max()} instead of 9.")
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -42,13 +42,13 @@ def main() -> None:
         flush=True,
     )
     if train(images, labels, args):
-        print(f"Model saved in {args.output_dir}")
+        print(f"Model written to {args.output_dir}")
 
 
 def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> bool:
-    """Fit the network and write it to the output folder, over a model already there; return whether that was done."""
+    """Train the network. Return whether this replica wrote it to the output folder, over any older model."""
     index = join_cluster() if args.strategy else 0
-    # TensorFlow takes its time to load, so wrong input is reported without it.
+    # TensorFlow loads slowly, so wrong input is reported first.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
@@ -71,7 +71,7 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
     )
     model.fit(images / np.float32(255), labels, batch_size=args.batch_size, epochs=args.epochs, verbose=2)
 
-    # Keras 3 writes a SavedModel with export() only; Keras 2 may lack it.
+    # Keras 3 writes a SavedModel only with export(), which Keras 2 may lack.
     if hasattr(model, "export"):
         model.export(str(args.output_dir))
     else:
@@ -80,9 +80,9 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
 
 
 def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argparse.Namespace, save: bool) -> None:
-    """Fit the same network together with the other replicas of the role; one of them has to write it.
+    """Train the same network together with the other replicas of the role, and write it if `save` is set.
 
-    The loop is written out, since Keras 3 cannot `fit` over several machines.
+    This function has its own training loop, since `fit` of Keras 3 does not work over several machines.
     """
     strategies = tf.distribute if hasattr(tf.distribute, "MultiWorkerMirroredStrategy") else tf.distribute.experimental
     strategy = strategies.MultiWorkerMirroredStrategy()
@@ -103,7 +103,7 @@ def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argpar
             loss = tf.reduce_sum(losses) / args.batch_size
         gradients = tape.gradient(loss, [weights, bias])
         summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        for variable, gradient in zip([weights, bias], summed):  # noqa: B905  Python 3.8 knows no `strict`
+        for variable, gradient in zip([weights, bias], summed):  # noqa: B905  Python 3.8 has no `strict`
             variable.assign_sub(LEARNING_RATE * gradient)
         return loss
 
@@ -128,19 +128,19 @@ def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argpar
 
 
 def join_cluster() -> int:
-    """Tell TensorFlow who the replicas are, from what the platform tells this one; return its number."""
-    told = os.environ
-    if "TF_CONFIG" not in told:
-        role = told.get("VC_TASK_NAME", "")
-        hosts = told.get("PAI_TASK_ROLE_{}_HOST_LIST".format(role.replace("-", "_")), "")
+    """Set TF_CONFIG from the platform's variables, unless it is set, and return the index of this replica."""
+    environment = os.environ
+    if "TF_CONFIG" not in environment:
+        role = environment.get("VC_TASK_NAME", "")
+        hosts = environment.get("PAI_TASK_ROLE_{}_HOST_LIST".format(role.replace("-", "_")), "")
         if not hosts:
-            names = told.get("VC_{}_HOSTS".format(role.upper().replace("-", "_")), "")
+            names = environment.get("VC_{}_HOSTS".format(role.upper().replace("-", "_")), "")
             hosts = ",".join(f"{name}:{PORT}" for name in names.split(",") if name)
         if not hosts:
-            fail("--strategy needs to be told who the replicas are: TF_CONFIG, or what a job of several replicas gets.")
-        task = {"type": "worker", "index": int(told["VC_TASK_INDEX"])}
-        told["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts.split(",")}, "task": task})
-    return int(json.loads(told["TF_CONFIG"])["task"]["index"])
+            fail("--strategy must know who the replicas are: set TF_CONFIG, or run as a job with several replicas.")
+        task = {"type": "worker", "index": int(environment["VC_TASK_INDEX"])}
+        environment["TF_CONFIG"] = json.dumps({"cluster": {"worker": hosts.split(",")}, "task": task})
+    return int(json.loads(environment["TF_CONFIG"])["task"]["index"])
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -158,17 +158,17 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     shape = struct.unpack(f">{dimensions}I", content[4:start])
     values = np.frombuffer(content, np.uint8, offset=start)
     if values.size != np.prod(shape):
-        fail(f"{path} holds fewer or more bytes than its header says.")
+        fail(f"{path} has fewer or more bytes than its header says.")
     return values.reshape(shape)
 
 
 def fail(sentence: str) -> None:
-    """End the program with one sentence for its user."""
+    """Exit with an error message for the user."""
     sys.exit(f"train.py: {sentence}")
 
 
 def positive(text: str) -> int:
-    """Read a command line number of at least 1."""
+    """Return a number of the command line, which must be at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
@@ -176,10 +176,10 @@ def positive(text: str) -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line."""
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Train one dense layer on MNIST.")
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with train-*-ubyte.gz")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder of the SavedModel to write")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder to write the SavedModel to")
     parser.add_argument("--epochs", type=positive, default=2)
     parser.add_argument("--batch-size", type=positive, default=32)
     parser.add_argument("--seed", type=int, default=42)

@@ -1,7 +1,7 @@
-"""Serve a model that train.py saved: POST pictures of digits to /image.
+"""Serve a model that train.py wrote: POST pictures of digits to /image.
 
-Set by environment variables: MODEL_PATH (folder of the SavedModel), HOST and PORT.
-Runs with TensorFlow 2.3 and newer; stands alone, as the image holds nothing else.
+Environment variables: MODEL_PATH (the folder of the SavedModel), HOST and PORT.
+Runs with TensorFlow 2.3 or newer. It is one file, since the image contains nothing else.
 """
 
 import base64
@@ -28,7 +28,7 @@ FETCH_SECONDS = 10
 
 
 class PictureError(Exception):
-    """A request whose pictures cannot be had or read; its text is for the caller."""
+    """A picture of a request cannot be fetched or read. The caller receives the text."""
 
 
 def main() -> None:
@@ -38,16 +38,16 @@ def main() -> None:
         fail("MODEL_PATH is not set.")
     port = os.environ.get("PORT", "5000")
     if not port.isdigit():
-        fail(f"PORT is {port!r}, expected a number.")
+        fail(f"PORT is {port!r} instead of a number.")
     app = create_app(load_model(Path(model_path)))
     app.run(host=os.environ.get("HOST", "0.0.0.0"), port=int(port), threaded=True)
 
 
 def create_app(model) -> Flask:
-    """Build the web application around `model`, a function from pictures to class probabilities."""
+    """Return the web application for `model`, a function that takes pictures and returns class probabilities."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
-    # Newer Flask allows form fields of half a megabyte only, too little for base64.
+    # Newer versions of Flask limit form fields to half a megabyte, which is too little for base64.
     app.config["MAX_FORM_MEMORY_SIZE"] = MAX_BYTES
 
     @app.route("/health")
@@ -56,7 +56,7 @@ def create_app(model) -> Flask:
 
     @app.route("/image", methods=["POST"])
     def image():
-        # The platform's convention: every outcome is HTTP 200, and status.code tells.
+        # The platform's convention: the HTTP status is always 200, and status.code shows the outcome.
         try:
             pictures = np.stack([prepare(content) for content in read_request()])
             probabilities = model(pictures)
@@ -66,7 +66,7 @@ def create_app(model) -> Flask:
             return answer(None, error.code, error.description)
         except Exception:
             app.logger.exception("Prediction failed")
-            return answer(None, 500, "The prediction failed; the service's log says why.")
+            return answer(None, 500, "The prediction failed. The service's log contains the error.")
         return answer({"predictions": probabilities.argmax(axis=1).tolist(), "probabilities": probabilities.tolist()})
 
     return app
@@ -78,20 +78,20 @@ def answer(data, code: int = 0, message: str = "success"):
 
 
 def read_request() -> list:
-    """Return the contents of the request's pictures: urls, then files, then base64."""
+    """Return the content of each picture in the request: urls first, then files, then base64."""
     urls, texts = request.form.getlist("urls"), request.form.getlist("base64")
     files = request.files.getlist("files")
     count = len(urls) + len(files) + len(texts)
     if count == 0:
         raise PictureError("Send pictures as urls, files or base64.")
     if count > MAX_PICTURES:
-        raise PictureError(f"{count} pictures are too many, send {MAX_PICTURES} at most.")
+        raise PictureError(f"{count} pictures are too many; send at most {MAX_PICTURES}.")
     return [fetch(url) for url in urls] + [file.read() for file in files] + [decode(text) for text in texts]
 
 
 def fetch(url: str) -> bytes:
-    """Download a picture."""
-    # Without handlers for other schemes, a redirect cannot lead to them either.
+    """Return the picture at a URL."""
+    # Only these handlers, so neither a URL nor a redirect can use another scheme, such as file.
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -113,17 +113,17 @@ def fetch(url: str) -> bytes:
                     raise PictureError(f"{url} is larger than {MAX_BYTES} bytes.")
                 if time.monotonic() > deadline:
                     raise PictureError(f"{url} took longer than {FETCH_SECONDS} seconds.")
-    # ValueError: not a URL at all; HTTPException of http.client: not an HTTP answer.
+    # ValueError: this is not a URL. HTTPException: the answer is not HTTP.
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise PictureError(f"{url} cannot be fetched: {error}") from error
     return content
 
 
 def decode(text: str) -> bytes:
-    """Decode base64, with or without the prefix of a data: URL."""
+    """Return the bytes of a base64 text, which may have the prefix of a data: URL."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
-    # A plus sign not escaped in a form arrives as a space.
+    # In a form, a plus sign that is not escaped arrives as a space.
     text = "".join(text.strip().replace(" ", "+").split())
     try:
         return base64.b64decode(text, validate=True)
@@ -132,7 +132,7 @@ def decode(text: str) -> bytes:
 
 
 def prepare(content: bytes) -> np.ndarray:
-    """Turn any picture of a digit into what the model knows: 28x28, white on black, 0 to 1."""
+    """Convert a picture of a digit to the model's input: 28x28 pixels, white on black, from 0 to 1."""
     try:
         picture = Image.open(io.BytesIO(content))
         if picture.width * picture.height > MAX_PIXELS:
@@ -140,7 +140,7 @@ def prepare(content: bytes) -> np.ndarray:
         gray = to_gray(picture)
     except PictureError:
         raise
-    except Exception as error:  # Pillow's decoders raise all kinds of errors
+    except Exception as error:  # Pillow's decoders raise many types of errors
         raise PictureError(f"A picture cannot be read: {error}") from error
 
     background = np.median(np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])).astype(np.uint8)
@@ -153,7 +153,7 @@ def prepare(content: bytes) -> np.ndarray:
 
 
 def place(gray: np.ndarray) -> np.ndarray:
-    """Put the digit where MNIST has it: in the middle of 28x28 pixels, its longer side 20 of them."""
+    """Return the digit as in MNIST: in the middle of 28x28 pixels, with a longer side of 20 pixels."""
     placed = np.zeros((SIDE, SIDE), np.uint8)
     ink = gray > gray.max() / 2
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -167,9 +167,9 @@ def place(gray: np.ndarray) -> np.ndarray:
 
 
 def to_gray(picture: Image.Image) -> np.ndarray:
-    """Return the picture as bytes from black to white, its transparent parts filled."""
+    """Return the picture as bytes from 0 (black) to 255 (white), with transparent parts filled."""
     if picture.mode[0] in "IF":
-        # Pillow would cut off all above 255.
+        # Pillow would cut off all values above 255.
         values = np.asarray(picture, np.float64)
         low, high = values.min(), values.max()
         return ((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
@@ -177,15 +177,15 @@ def to_gray(picture: Image.Image) -> np.ndarray:
         return np.array(picture.convert("L"))
     values = np.array(picture.convert("RGBA").convert("LA"), np.float32)
     gray, opacity = values[..., 0], values[..., 1] / 255
-    # The ink may be dark or bright: fill with whichever shows it.
+    # The ink may be dark or bright: fill with the color that makes it visible.
     ink = (gray * opacity).sum() / max(opacity.sum(), 1e-9)
     return (gray * opacity + (0 if ink > 127 else 255) * (1 - opacity)).astype(np.uint8)
 
 
 def load_model(folder: Path):
-    """Return the SavedModel's serving function, from pictures to class probabilities."""
+    """Return the SavedModel's serving function. It takes pictures and returns class probabilities."""
     if not (folder / "saved_model.pb").is_file():
-        fail(f"{folder} holds no saved_model.pb.")
+        fail(f"{folder} has no saved_model.pb.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
@@ -194,24 +194,24 @@ def load_model(folder: Path):
         function = model.signatures["serving_default"]
     except Exception as error:
         fail(f"the model in {folder} cannot be loaded: {' '.join(str(error).split())}")
-    # TensorFlow versions name inputs and outputs differently; the signature knows.
+    # The names of inputs and outputs depend on the TensorFlow version; the signature contains them.
     inputs = function.structured_input_signature[1]
     outputs = function.structured_outputs
     if len(inputs) != 1 or len(outputs) != 1:
-        fail(f"the model in {folder} has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each.")
+        fail(f"the model in {folder} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected.")
     (input_name, input_spec), (output_name, _) = *inputs.items(), *outputs.items()
     if not input_spec.shape.is_compatible_with((None, SIDE, SIDE)):
-        fail(f"the model takes input of shape {input_spec.shape}, expected pictures of {SIDE}x{SIDE}.")
+        fail(f"the model takes input of shape {input_spec.shape} instead of pictures of {SIDE}x{SIDE}.")
 
     def predict(pictures: np.ndarray) -> np.ndarray:
-        # Through the model, as the function alone does not keep the variables alive.
+        # Call it through the model: the function alone does not keep the variables alive.
         return model.signatures["serving_default"](**{input_name: tf.constant(pictures)})[output_name].numpy()
 
     return predict
 
 
 def fail(sentence: str) -> None:
-    """End the program with one sentence for its user."""
+    """Exit with an error message for the user."""
     sys.exit(f"serving.py: {sentence}")
 
 

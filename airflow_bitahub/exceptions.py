@@ -30,6 +30,7 @@
         InvokeError               the served program refused, or answered wrongly
       StorageError                a file that should be there is not, or cannot be read
       ConfigurationError*         the Airflow connection or an argument is incomplete or wrong
+        MissingExtraError*        packages of an extra are not installed
 
 After those with a star a task fails at once, without using up its retries: trying again gives the same answer, or does
 what somebody did not want. Before the others have that effect, trouble that may pass (`TransportError`, `ServerError`,
@@ -230,3 +231,7 @@ class ConfigurationError(BitaHubError):
     """The Airflow connection or an operator's argument is incomplete or wrong."""
 
     is_final = True
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """Packages of an extra are not installed. The text says which ones, and how to install them."""

@@ -33,8 +33,13 @@ def bitahub_emulator() -> Iterator[Emulator]:
     ``bitahub_emulator.scripts.add`` lets some jobs fail, take their time or write results, and servings answer
     something: see `emulator.scripts`. ``bitahub_emulator.state`` tells what was submitted.
     """
-    from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
-    from airflow_bitahub.emulator.server import Emulator
+    from airflow_bitahub.exceptions import MissingExtraError
+
+    try:
+        from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
+        from airflow_bitahub.emulator.server import Emulator
+    except MissingExtraError as error:
+        pytest.fail(str(error), pytrace=False)
 
     with Emulator() as emulator:
         emulator.scripts.add(ScriptedJob())

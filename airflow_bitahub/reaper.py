@@ -108,7 +108,6 @@ def read_owners() -> dict[str, Owner]:
     from airflow.models.task_state_store import TaskStateStoreModel as Kept
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
-    from sqlalchemy import and_, select
 
     elsewhere = conf.get("workers", "state_store_backend", fallback="")
     forgets = conf.getboolean("state_store", "clear_on_success", fallback=False)
@@ -119,14 +118,10 @@ def read_owners() -> dict[str, Owner]:
             "nobody can tell here which jobs are wanted."
         )
     same = [getattr(TaskInstance, name) == getattr(Kept, name) for name in ("dag_id", "run_id", "task_id", "map_index")]
-    query = (
-        select(Kept.dag_id, Kept.run_id, Kept.task_id, Kept.map_index, Kept.value, TaskInstance.state)
-        .join(TaskInstance, and_(*same))
-        .where(Kept.key == RECORD_KEY)
-    )
+    columns = (Kept.dag_id, Kept.run_id, Kept.task_id, Kept.map_index, Kept.value, TaskInstance.state)
     owners = {}
     with create_session(scoped=False) as session:
-        for dag_id, run_id, task_id, map_index, value, state in session.execute(query):
+        for dag_id, run_id, task_id, map_index, value, state in session.query(*columns).filter(Kept.key == RECORD_KEY, *same):
             record = JobRecord.from_json(json.loads(value))
             if record is not None:
                 name = f"{task_id}[{map_index}]" if map_index >= 0 else task_id

@@ -17,6 +17,7 @@ PACKAGE = "airflow_bitahub"
 ARROWS = {
     "__init__": set[str](),
     "exceptions": set[str](),
+    "extras": {"exceptions"},
     "get_provider_info": set[str](),
     "storage": {"exceptions"},
     "identity": {"exceptions", "storage"},
@@ -27,11 +28,11 @@ ARROWS = {
     "triggers": {"exceptions", "api", "hooks"},
     "operators": {"exceptions", "identity", "storage", "api", "hooks", "links", "triggers"},
     "sensors": {"exceptions", "api", "hooks", "triggers", "operators.failures"},
-    "emulator": {"exceptions", "api.jobs", "api.platform", "api.servings", "__init__"},
-    "demo": {"exceptions", "storage", "emulator", "__init__"},
+    "emulator": {"exceptions", "extras", "api.jobs", "api.platform", "api.servings", "__init__"},
+    "demo": {"exceptions", "extras", "storage", "emulator", "__init__"},
     "reaper": {"exceptions", "identity", "api", "hooks"},
     "cli": {"exceptions", "emulator", "demo", "reaper", "__init__"},
-    "pytest_plugin": {"emulator"},
+    "pytest_plugin": {"exceptions", "emulator"},
 }
 # third-party packages that only some parts may import
 WHOSE = {

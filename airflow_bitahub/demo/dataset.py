@@ -73,12 +73,6 @@ def prepare(folder: Path, mnist: Path | None = None, *, cache: Path, mirrors: It
     it they are downloaded into `cache` from the first of `mirrors` that has them. No mirrors means
     no network. Raises ValueError when the given files are missing or broken.
     """
-    try:
-        import numpy  # noqa: F401
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"The demo dataset needs the package's demo extra: {error}.") from error
-
     source: Source
     if mnist is not None:
         source, files = "given files", _given(mnist)
@@ -180,11 +174,7 @@ def _digits() -> dict[str, bytes]:
     """Make the four files from scikit-learn's 8x8 handwritten digits, four fifths for training."""
     import numpy as np
     from PIL import Image
-
-    try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise ImportError(f"The demo dataset needs the package's demo extra: {error}.") from error
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
 
     digits = load_digits()
     images = np.zeros((len(digits.images), 28, 28), np.uint8)

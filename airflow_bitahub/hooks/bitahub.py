@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -135,19 +136,18 @@ class BitaHubHook(BaseHook):
     async def looked_up(cls, bitahub_conn_id: str, retry: Retry | None = None) -> BitaHubHook:
         """Give a hook for use on an event loop, which neither the look-up of its connection nor its client blocks."""
         from airflow.providers.common.compat.connection import get_async_connection
-        from asgiref.sync import sync_to_async
 
         hook = cls(bitahub_conn_id)
         connection = await get_async_connection(bitahub_conn_id)
         # reading the extra registers its secrets for masking, which may ask the supervisor
-        hook.settings = await sync_to_async(Settings.from_connection)(connection)
+        hook.settings = await asyncio.to_thread(Settings.from_connection, connection)
 
         def client() -> BitaHubClient:
             client = hook.new_client(retry)
             client.prepare()
             return client
 
-        hook.client = await sync_to_async(client)()
+        hook.client = await asyncio.to_thread(client)
         return hook
 
     @classmethod

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
@@ -112,7 +111,7 @@ class BitaHubTrigger(BaseTrigger):
         await asyncio.shield(stopping)
 
     async def _stop_if_unwanted(self) -> None:
-        if self.task_instance is None or await sync_to_async(is_wanted)(self.task_instance, when_reset=False):
+        if self.task_instance is None or await asyncio.to_thread(is_wanted, self.task_instance, when_reset=False):
             self.log.info("The %s lives on: its task still waits for it", self.subject)
             return
         self.log.info("Stopping the %s: its task no longer waits for it", self.subject)

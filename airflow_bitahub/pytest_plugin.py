@@ -39,7 +39,7 @@ def bitahub_emulator() -> Iterator[Emulator]:
         from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
         from airflow_bitahub.emulator.server import Emulator
     except MissingExtraError as error:
-        pytest.fail(str(error), pytrace=False)
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     with Emulator() as emulator:
         emulator.scripts.add(ScriptedJob())

@@ -121,7 +121,8 @@ def read_owners() -> dict[str, Owner]:
     columns = (Kept.dag_id, Kept.run_id, Kept.task_id, Kept.map_index, Kept.value, TaskInstance.state)
     owners = {}
     with create_session(scoped=False) as session:
-        for dag_id, run_id, task_id, map_index, value, state in session.query(*columns).filter(Kept.key == RECORD_KEY, *same):
+        rows = session.query(*columns).filter(Kept.key == RECORD_KEY, *same)
+        for dag_id, run_id, task_id, map_index, value, state in rows:
             record = JobRecord.from_json(json.loads(value))
             if record is not None:
                 name = f"{task_id}[{map_index}]" if map_index >= 0 else task_id

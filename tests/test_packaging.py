@@ -110,6 +110,7 @@ def test_all_packages_of_an_extra_are_looked_for(extra: str) -> None:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
+    pytest.importorskip("hatchling", reason="hatchling, of the extra dev, is not installed")
     folder = tmp_path_factory.mktemp("wheel")
     program = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", program, str(folder)], cwd=REPOSITORY, check=True, capture_output=True)
@@ -140,9 +141,7 @@ def test_the_wheel_declares_what_pyproject_toml_does(wheel: Path) -> None:
     requirements = metadata.get_all("Requires-Dist", [])
     assert {name_in(text) for text in requirements if "extra ==" not in text} == declared()
     for extra in PROJECT["optional-dependencies"]:
-        names = {name_in(text) for text in requirements if f"extra == '{extra}'" in text}
-        assert names - {PROJECT["name"]} <= of_extra(extra)
-        assert names | {PROJECT["name"]} >= of_extra(extra) or PROJECT["name"] in names
+        assert {name_in(text) for text in requirements if f"extra == '{extra}'" in text} == of_extra(extra)
     for group in ("console_scripts", "pytest11", "apache_airflow_provider"):
         assert f"[{group}]" in entry_points
 

@@ -31,6 +31,7 @@
         InvokeError               the served program refused the request, or gave a wrong answer
       StorageError                a file is missing or cannot be read
       ConfigurationError*         the Airflow connection or an argument is incomplete or wrong
+        MissingExtraError*        packages of an extra are not installed
 
 An error with a star is final: the task fails immediately, without using up its retries, since another try would get the
 same answer or undo someone's decision. During the wait for a job, errors that may pass by themselves (`TransportError`,
@@ -236,3 +237,7 @@ class ConfigurationError(BitaHubError):
     """The Airflow connection or an operator's argument is incomplete or wrong."""
 
     is_final = True
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """Packages of an extra are not installed. The text says which ones, and how to install them."""

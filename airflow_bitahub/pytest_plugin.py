@@ -33,8 +33,13 @@ def bitahub_emulator() -> Iterator[Emulator]:
     Use ``bitahub_emulator.scripts.add`` to make jobs fail, take time or write results, and to set the answers of
     servings; see `emulator.scripts`. ``bitahub_emulator.state`` contains what was submitted.
     """
-    from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
-    from airflow_bitahub.emulator.server import Emulator
+    from airflow_bitahub.exceptions import MissingExtraError
+
+    try:
+        from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
+        from airflow_bitahub.emulator.server import Emulator
+    except MissingExtraError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     with Emulator() as emulator:
         emulator.scripts.add(ScriptedJob())

@@ -113,7 +113,6 @@ def read_owning_tasks() -> dict[str, OwningTask]:
     from airflow.models.task_state_store import TaskStateStoreModel as StoredState
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
-    from sqlalchemy import and_, select
 
     worker_backend = conf.get("workers", "state_store_backend", fallback="")
     clears_on_success = conf.getboolean("state_store", "clear_on_success", fallback=False)
@@ -125,21 +124,11 @@ def read_owning_tasks() -> dict[str, OwningTask]:
         )
     key = ("dag_id", "run_id", "task_id", "map_index")
     same_task = [getattr(TaskInstance, name) == getattr(StoredState, name) for name in key]
-    query = (
-        select(
-            StoredState.dag_id,
-            StoredState.run_id,
-            StoredState.task_id,
-            StoredState.map_index,
-            StoredState.value,
-            TaskInstance.state,
-        )
-        .join(TaskInstance, and_(*same_task))
-        .where(StoredState.key == JOB_RECORD_KEY)
-    )
+    columns = [getattr(StoredState, name) for name in (*key, "value")]
     tasks = {}
     with create_session(scoped=False) as session:
-        for dag_id, run_id, task_id, map_index, value, state in session.execute(query):
+        rows = session.query(*columns, TaskInstance.state).filter(StoredState.key == JOB_RECORD_KEY, *same_task)
+        for dag_id, run_id, task_id, map_index, value, state in rows:
             record = read_record(JobRecord, json.loads(value))
             if record is not None:
                 name = f"{task_id}[{map_index}]" if map_index >= 0 else task_id

@@ -21,6 +21,7 @@ PACKAGE = "airflow_bitahub"
 ARROWS = {
     "__init__": set[str](),
     "exceptions": set[str](),
+    "extras": {"exceptions"},
     "get_provider_info": set[str](),
     "links": set[str](),
     "storage": {"exceptions"},
@@ -33,10 +34,10 @@ ARROWS = {
     "operators": {"exceptions", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures"},
     "reaper": {"exceptions", "identity", "api", "procedures", "hooks", "operators.records"},
-    "emulator": {"exceptions", "api", "__init__"},
-    "demo": {"exceptions", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},
+    "emulator": {"exceptions", "extras", "api", "__init__"},
+    "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},
     "cli": {"exceptions", "hooks.DEFAULT_CONN_ID", "emulator", "demo", "reaper", "__init__"},
-    "pytest_plugin": {"hooks.DEFAULT_CONN_ID", "emulator"},
+    "pytest_plugin": {"exceptions", "hooks.DEFAULT_CONN_ID", "emulator"},
 }
 # third-party packages that only some parts may import
 WHOSE = {

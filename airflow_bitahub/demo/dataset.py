@@ -74,12 +74,6 @@ def prepare(folder: Path, mnist: Path | None = None, *, cache: Path, mirrors: It
     :param mirrors: addresses to download from, tried in order; empty: do not use the network
     :raises ValueError: the files in `mnist` are missing or broken
     """
-    try:
-        import numpy  # noqa: F401
-        import PIL.Image  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"The demo dataset needs the package's demo extra: {error}.") from error
-
     source: Source
     if mnist is not None:
         source, files = "given files", _read_given(mnist)
@@ -182,11 +176,7 @@ def _digits() -> dict[str, bytes]:
     """Return the four files, made from scikit-learn's 8x8 digits; four fifths are for training."""
     import numpy as np
     from PIL import Image
-
-    try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
-    except ImportError as error:
-        raise ImportError(f"The demo dataset needs the package's demo extra: {error}.") from error
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
 
     digits = load_digits()
     images = np.zeros((len(digits.images), 28, 28), np.uint8)

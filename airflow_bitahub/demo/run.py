@@ -83,8 +83,6 @@ def _prepare_storage(storage: Path, mnist: Path | None, cache: Path) -> None:
     folder = platform.server_folder(storage, platform.FOLDERS.dataset("MNIST")[0])
     try:
         dataset = prepare(folder, mnist.expanduser() if mnist else None, cache=cache)
-    except ImportError:
-        raise ConfigurationError("The demo needs more packages: pip install 'airflow-bitahub[demo]'.") from None
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
     _print_progress(f"Dataset: {dataset.source}, {dataset.train_count} training and {dataset.test_count} test pictures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,19 +66,18 @@ class BitaHubHook(BaseHook):
         :param retry: how the client repeats calls; None: as by default
         """
         from airflow.providers.common.compat.connection import get_async_connection
-        from asgiref.sync import sync_to_async
 
         hook = cls(bitahub_conn_id)
         connection = await get_async_connection(bitahub_conn_id)
         # Reading the extra registers its secrets for masking, which may send a request to the supervisor.
-        hook.settings = await sync_to_async(Settings.from_connection)(connection)
+        hook.settings = await asyncio.to_thread(Settings.from_connection, connection)
 
         def prepared_client() -> BitaHubClient:
             client = hook.new_client(retry)
             client.prepare()
             return client
 
-        hook.client = await sync_to_async(prepared_client)()
+        hook.client = await asyncio.to_thread(prepared_client)
         return hook
 
     @cached_property

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
-from asgiref.sync import sync_to_async
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
@@ -116,7 +115,7 @@ class BitaHubTrigger(BaseTrigger):
 
     async def _stop_unless_active(self) -> None:
         ti = self.task_instance
-        if ti is None or await sync_to_async(is_task_active)(ti, when_reset=False):
+        if ti is None or await asyncio.to_thread(is_task_active, ti, when_reset=False):
             self.log.info("Not stopping %s: its task is still active", self.description)
             return
         self.log.info("Stopping %s: its task is no longer active", self.description)

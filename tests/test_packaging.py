@@ -1,0 +1,160 @@
+"""What pyproject.toml declares, what is imported, and what a built wheel holds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from email.parser import Parser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_bitahub import __version__
+from airflow_bitahub.extras import MODULES
+from tests.test_imports import DAGS, PACKAGE, REPOSITORY, SOURCES, imports, name_of, part_of_file
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
+# part -> the extra it needs; all other parts must do with what is required
+EXTRAS = {"emulator": "emulator", "demo": "demo", "client": "aiohttp"}
+# What loads a module is there when the module runs.
+LOADERS = {"pytest_plugin": "pytest"}
+# module -> the distribution it comes with, where their names differ
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "airflow": "apache-airflow"}
+TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+
+
+def name_in(requirement: str) -> str:
+    """Return the distribution that a requirement names: ``httpx`` of ``httpx>=0.28``."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower()
+
+
+def declared(extra: str | None = None) -> set[str]:
+    """Return the distributions that are required, and those of an extra."""
+    names = {name_in(requirement) for requirement in PROJECT["dependencies"]}
+    if extra is not None:
+        names |= of_extra(extra)
+    return names
+
+
+def of_extra(extra: str) -> set[str]:
+    """Return the distributions of an extra, and of the extras it includes."""
+    names = set()
+    for requirement in PROJECT["optional-dependencies"][extra]:
+        if name_in(requirement) == PROJECT["name"]:
+            for included in re.findall(r"[\w-]+", requirement.partition("[")[2]):
+                names |= of_extra(included)
+        else:
+            names.add(name_in(requirement))
+    return names
+
+
+def distribution_of(module: str) -> str:
+    """Return the distribution that a module comes with: ``pillow`` for ``PIL.Image``."""
+    provider = re.match(r"airflow\.providers\.(common\.\w+|\w+)", module)
+    if provider:
+        return f"apache-airflow-providers-{provider[1].replace('.', '-')}"
+    top = module.split(".")[0]
+    return DISTRIBUTIONS.get(top, top)
+
+
+def third_party(file: Path) -> Iterator[str]:
+    """Return what a file imports from other distributions, as distributions."""
+    for module in imports(file):
+        if module.split(".")[0] not in {PACKAGE, "tests", "tomllib", *sys.stdlib_module_names}:
+            yield distribution_of(module)
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=name_of)
+def test_what_is_imported_is_declared(file: Path) -> None:
+    part = part_of_file(file)
+    assert set(third_party(file)) <= declared(EXTRAS.get(part)) | {LOADERS.get(part)}
+
+
+@pytest.mark.parametrize("file", DAGS, ids=name_of)
+def test_what_a_dag_imports_is_declared_for_the_demo(file: Path) -> None:
+    assert set(third_party(file)) <= declared("demo")
+
+
+@pytest.mark.parametrize("file", TESTS, ids=name_of)
+def test_what_a_test_imports_is_declared_for_development(file: Path) -> None:
+    assert set(third_party(file)) <= declared("dev")
+
+
+def test_what_is_declared_is_imported() -> None:
+    used = {name for file in [*SOURCES, *DAGS] for name in third_party(file)}
+    assert {name for extra in (None, *EXTRAS.values()) for name in declared(extra)} <= used
+
+
+def test_only_these_are_required() -> None:
+    assert declared() == {"apache-airflow", "apache-airflow-providers-common-compat", "httpx", "pydantic"}
+
+
+@pytest.mark.parametrize("extra", sorted(MODULES))
+def test_all_packages_of_an_extra_are_looked_for(extra: str) -> None:
+    looked_for = {distribution_of(module) for module in MODULES[extra]}
+    always_there = {"apache-airflow-providers-standard"}  # Airflow requires it
+    if sys.version_info >= (3, 11):
+        always_there.add("tomli")  # needed by Python 3.10 only
+    assert looked_for == of_extra(extra) - always_there
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout."""
+    pytest.importorskip("hatchling", reason="hatchling, of the extra dev, is not installed")
+    folder = tmp_path_factory.mktemp("wheel")
+    program = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, str(folder)], cwd=REPOSITORY, check=True, capture_output=True)
+    [wheel] = folder.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_holds_the_package_and_the_dags_and_nothing_else(wheel: Path) -> None:
+    expected = {
+        f"{target}/{file.relative_to(REPOSITORY / source).as_posix()}"
+        for source, target in ((PACKAGE, PACKAGE), ("dags", f"{PACKAGE}/dags"))
+        for file in (REPOSITORY / source).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert {f"{PACKAGE}/py.typed", f"{PACKAGE}/emulator/images.toml", f"{PACKAGE}/dags/mnist_lifecycle.py"} <= expected
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert names == expected
+
+
+def test_the_wheel_declares_what_pyproject_toml_does(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        [path] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        metadata = Parser().parsestr(archive.read(path).decode())
+        entry_points = archive.read(path.replace("METADATA", "entry_points.txt")).decode()
+    assert (metadata["Name"], metadata["Version"]) == (PROJECT["name"], __version__)
+    assert metadata.get_all("Provides-Extra") == sorted(PROJECT["optional-dependencies"])
+    requirements = metadata.get_all("Requires-Dist", [])
+    assert {name_in(text) for text in requirements if "extra ==" not in text} == declared()
+    for extra in PROJECT["optional-dependencies"]:
+        assert {name_in(text) for text in requirements if f"extra == '{extra}'" in text} == of_extra(extra)
+    for group in ("console_scripts", "pytest11", "apache_airflow_provider"):
+        assert f"[{group}]" in entry_points
+
+
+def test_the_package_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+import airflow_bitahub.cli
+from airflow_bitahub.emulator.images import DEFAULT_IMAGES, dags_folder, load_images
+print(len(load_images(DEFAULT_IMAGES)) > 0, (dags_folder() / "mnist_lifecycle.py").is_file(), dags_folder())
+"""
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "True", str(tmp_path / PACKAGE / "dags")], done.stderr

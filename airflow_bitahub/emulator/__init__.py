@@ -29,7 +29,3 @@ types of `airflow_bitahub.api` and the errors, so that client and emulator meet 
     app.py         HTTP <-> state and runner
     server.py      the socket, and `Emulator`
 """
-
-from airflow_bitahub.extras import require_extra
-
-require_extra("emulator")

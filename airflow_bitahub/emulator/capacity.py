@@ -28,7 +28,7 @@ def demand(spec: JobSpec) -> Counter[str]:
     """Give what a job takes while it runs, all replicas together."""
     taken = Counter({PLACES: 1})
     for role in spec.task_roles:
-        taken[CORES] += role.cpu * role.task_number
+        taken[CORES] += role.cpu_number * role.task_number
         taken[MEMORY] += role.memory_mb * role.task_number
         if role.acc_device is not None:
             taken[role.acc_device.device_type] += role.acc_device.requests * role.task_number

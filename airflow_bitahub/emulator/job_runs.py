@@ -9,8 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from airflow_bitahub.api.jobs import JobSpec, TaskRole
-from airflow_bitahub.api.platform import JobStatus
+from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
 from airflow_bitahub.emulator import rendezvous
 from airflow_bitahub.emulator.capacity import Capacity
 from airflow_bitahub.emulator.images import Image

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from airflow_bitahub.api.servings import ServingResource
+from airflow_bitahub.api.servings import Resource
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Usage:
     memory_mb: int = 0
     accelerators: Mapping[str, int] = field(default_factory=dict)
 
-    def up_to(self, now: int, resource: ServingResource, replicas: int) -> Usage:
+    def up_to(self, now: int, resource: Resource, replicas: int) -> Usage:
         """Add the time since, in which so many replicas ran that had this."""
         elapsed = max(0, now - self.until)
         accelerators = dict(self.accelerators)
@@ -36,6 +36,6 @@ class Usage:
             until=now,
             running=self.running + (elapsed if replicas else 0),
             cores=self.cores + elapsed * resource.cpu * replicas,
-            memory_mb=self.memory_mb + elapsed * resource.memory_mb * replicas,
+            memory_mb=self.memory_mb + elapsed * resource.memory * replicas,
             accelerators=accelerators,
         )

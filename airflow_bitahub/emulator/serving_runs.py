@@ -8,8 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from airflow_bitahub.api.platform import ServingStatus
-from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.api.servings import ServingSpec, ServingStatus
 from airflow_bitahub.emulator.gateway import LOOPBACK, Gateway, Guard, Spread
 from airflow_bitahub.emulator.processes import TracedCommand
 from airflow_bitahub.emulator.refused import Invalid
@@ -118,7 +117,7 @@ class ServingRuns(Runs[ServingKey, None]):
         if spec.replicas > MAX_REPLICAS:
             raise Invalid(f"replicas: the emulator runs at most {MAX_REPLICAS} of one serving")
         check_count("resource.cpu", spec.resource.cpu)
-        check_count("resource.memory", spec.resource.memory_mb)
+        check_count("resource.memory", spec.resource.memory)
         if spec.resource.acc_device is not None:
             check_count("resource.accDevice.requests", spec.resource.acc_device.requests)
         for command in spec.commands:

@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from airflow_bitahub.api.jobs import JobSpec
-from airflow_bitahub.api.platform import JobStatus, ServingStatus
-from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.api.jobs import JobSpec, JobStatus
+from airflow_bitahub.api.servings import ServingSpec, ServingStatus
 from airflow_bitahub.emulator.metering import Usage
 from airflow_bitahub.emulator.refused import Conflict, Unknown
 from airflow_bitahub.emulator.store import Store

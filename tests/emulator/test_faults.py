@@ -16,9 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.job_reading import Job
-from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, list_jobs, submit_job
-from airflow_bitahub.api.platform import JobStatus
+from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, get_job, list_jobs, submit_job
+from airflow_bitahub.api.procedures import Retry, ensure_job, ensure_serving, wait_for_job
 from airflow_bitahub.api.servings import ServingSpec, delete_serving, list_servings
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.faults import Answer, ArmedFault, Effect, Fault, Faults, Match, Records
@@ -34,11 +33,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
     UnexpectedResponseError,
 )
-from airflow_bitahub.identity import JobRecord, TaskIdentity
-from airflow_bitahub.procedures.jobs import wait_for_job
-from airflow_bitahub.procedures.retry import Retry
-from airflow_bitahub.procedures.rollout import ServingRecord, ensure_serving
-from airflow_bitahub.procedures.submission import ensure_job
+from airflow_bitahub.identity import JobRecord, ServingRecord, TaskIdentity
 from tests.conftest import until
 from tests.emulator.conftest import IMAGE, JOBS, SERVINGS, Api, assert_refused
 
@@ -321,7 +316,7 @@ def test_a_record_is_hidden_whatever_shape_it_has(images_file: Path, profile: st
             client.send(submit_job(JobSpec(job_name=name, task_roles=[ROLE])))
         clock.advance(50)
         assert client.send(get_job("old")).name == "old"
-        assert client.send(list_jobs()).names == {"old"}
+        assert [job.name for job in client.send(list_jobs())] == ["old"]
         with pytest.raises(NotFoundError):
             client.send(get_job("new"))
         client.close()
@@ -494,7 +489,7 @@ def test_the_ledger_survives_the_emulator_and_the_faults_do_not(images_file: Pat
 
 @pytest.fixture
 def client(emulator: Emulator) -> Iterator[BitaHubClient]:
-    retry = Retry(attempts=20, first_pause=0.01, longest_pause=0.02)
+    retry = Retry(attempts=20, first=0.01, longest=0.02)
     client = BitaHubClient(emulator.url, auth=BearerToken(emulator.token), retry=retry, request_timeout=10)
     yield client
     client.close()
@@ -597,7 +592,7 @@ def test_waiting_comes_through_all_of_it(
     last = add(Match(probability=0.3, seed=5), records=Records(where=running, patch=patch_state("WAITING")))
     in_background(advance_once, clock, lambda: last.applied > 5)
     seen: list[str] = []
-    job = client.run(wait_for_job(name, poll_interval=0.01, on_change=lambda job: seen.append(job.raw_state)))
+    job = client.run(wait_for_job(name, poll_interval=0.01, on_change=lambda job: seen.append(job.word)))
     assert job.status is JobStatus.SUCCEEDED
     assert {"RUNNING", "HIBERNATING", "WAITING"} < set(seen)
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.job_reading import Job
-from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, list_jobs, submit_job
-from airflow_bitahub.api.platform import JobStatus, Platform
+from airflow_bitahub.api.jobs import Job, JobSpec, JobStatus, TaskRole, find_jobs, get_job, list_jobs, submit_job
+from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.api.procedures import end_job, ensure_job, wait_for_job
 from airflow_bitahub.cli import main
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.profiles import PROFILES
@@ -21,8 +21,6 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state import JobKey, State
 from airflow_bitahub.exceptions import ConfigurationError, NotFoundError
 from airflow_bitahub.identity import JobRecord, TaskIdentity
-from airflow_bitahub.procedures.jobs import end_job, wait_for_job
-from airflow_bitahub.procedures.submission import ensure_job
 from tests.conftest import until
 from tests.emulator.conftest import IMAGE, JOBS
 
@@ -125,7 +123,7 @@ def test_jobs_that_run_and_wait(client: BitaHubClient) -> None:
     names = [submit(client, "sleep 60"), submit(client, "true")]
     jobs = [wait_until_it_runs(client, names[0]), client.send(get_job(names[1]))]
     assert [job.status for job in jobs] == [JobStatus.RUNNING, JobStatus.WAITING]
-    listed = client.send(list_jobs()).jobs
+    listed = {job.name: job for job in client.send(list_jobs())}
     for job in [*jobs, *(listed[name] for name in names)]:
         assert not job.status.is_terminal
         assert (job.finished_at, job.run_seconds, job.exit_code) == (None, None, None)
@@ -135,13 +133,13 @@ def test_jobs_that_run_and_wait(client: BitaHubClient) -> None:
 
 def test_a_list_tells_the_same_of_a_job_page_by_page(make_client: MakeClient) -> None:
     client = make_client("list-namespace")
-    assert client.send(list_jobs()).jobs == {}
+    assert client.send(list_jobs()) == []
     names = [submit(client, command) for command in ("true", "exit 3", "true")]
     jobs = {name: wait(client, name) for name in names}
-    pages = [[*client.send(list_jobs(page, 2)).jobs.values()] for page in (1, 2, 3)]
+    pages = [client.send(list_jobs(page, limit=2)) for page in (1, 2, 3)]
     assert [[job.name for job in page] for page in pages] == [[names[2], names[1]], [names[0]], []]
     known = dict.fromkeys(names)
-    assert client.send(list_jobs(1, 2, known)).jobs == {job.name: job for job in pages[0]}
+    assert client.send(find_jobs(known, 1, limit=2)).jobs == {job.name: job for job in pages[0]}
     for job in pages[0] + pages[1]:
         alone = jobs[job.name]
         assert (job.status, job.exit_code, job.run_seconds) == (alone.status, alone.exit_code, alone.run_seconds)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from airflow_bitahub.api.jobs import JobSpec, TaskRole
-from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingSpec
+from airflow_bitahub.api.servings import Model, Protocol, ServingSpec
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import DrivenClock, Emulator, EmulatorError
 from airflow_bitahub.exceptions import ConfigurationError
@@ -24,9 +24,9 @@ from tests.emulator.conftest import JOBS, Api, is_alive
 
 SERVING = ServingSpec(
     name="s",
-    model=ServingModel(path="/models/u/m", mount_path="/model/u/m"),
+    model=Model(path="/models/u/m", mount_path="/model/u/m"),
     image="i",
-    protocols=[ServingProtocol()],
+    protocols=[Protocol()],
     commands=["c"],
 )
 COMMAND = [sys.executable, "-c", "import sys; from airflow_bitahub.cli import main; sys.exit(main())", "emulator"]

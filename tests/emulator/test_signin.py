@@ -11,14 +11,14 @@ import httpx
 import pytest
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, list_jobs, submit_job
-from airflow_bitahub.api.platform import JobStatus, Platform
+from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole, get_job, list_jobs, submit_job
+from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.api.procedures import wait_for_job
 from airflow_bitahub.api.protocol import Call
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.server import Emulator, choose_password
 from airflow_bitahub.emulator.signin import SignIn
 from airflow_bitahub.exceptions import AuthenticationError, ConfigurationError, PermissionDeniedError
-from airflow_bitahub.procedures.jobs import wait_for_job
 from tests.emulator.conftest import IMAGE, JOBS, SERVINGS, Api, assert_refused
 
 USERS = {"you": "s3cret & 秘密", "she": "hers"}
@@ -334,7 +334,7 @@ def test_a_job_is_submitted_with_an_access_token(http: httpx.Client, make_client
     client = make_client(tokens_of(sign_in(http))["access_token"])
     client.send(submit_job(spec("signed-in")))
     assert client.run(wait_for_job("signed-in", poll_interval=0.02)).status is JobStatus.SUCCEEDED
-    assert [*client.send(list_jobs()).jobs] == ["signed-in"]
+    assert [job.name for job in client.send(list_jobs())] == ["signed-in"]
 
 
 def test_the_ledger_tells_who_submitted_a_job(

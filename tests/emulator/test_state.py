@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_bitahub.api.jobs import JobSpec, TaskRole
-from airflow_bitahub.api.platform import JobStatus, ServingStatus
-from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingResource, ServingSpec
-from airflow_bitahub.api.wire import Accelerator
+from airflow_bitahub.api.jobs import Accelerator, JobSpec, JobStatus, TaskRole
+from airflow_bitahub.api.servings import Model, Protocol, Resource, ServingSpec, ServingStatus
 from airflow_bitahub.emulator.refused import Conflict, Unknown
 from airflow_bitahub.emulator.state import IllegalMoveError, JobKey, ServingKey, State
 
@@ -43,8 +41,8 @@ def job_spec(name: str = "j", tasks: int = 1) -> JobSpec:
 
 
 def serving_spec(**fields: Any) -> ServingSpec:
-    model = ServingModel(path="/models/u/m", mount_path="/model")
-    least = {"name": "s", "model": model, "image": "i", "protocols": [ServingProtocol()], "commands": ["c"]}
+    model = Model(path="/models/u/m", mount_path="/model")
+    least = {"name": "s", "model": model, "image": "i", "protocols": [Protocol()], "commands": ["c"]}
     return ServingSpec(**{**least, **fields})
 
 
@@ -222,7 +220,7 @@ def test_usage_is_that_of_the_replicas_that_run(state: State, clock: Clock) -> N
     state.launch_replica(SERVING, 1, 2)
     minutes(1)
     assert used() == (3, 8, 16384)
-    gpu = ServingResource(cpu=1, memory_mb=1, acc_device=Accelerator(device_type="rtx-3090", requests=3))
+    gpu = Resource(cpu=1, memory=1, acc_device=Accelerator(device_type="rtx-3090", requests=3))
     state.update_serving(SERVING, serving_spec(resource=gpu))
     state.launch_replica(SERVING, 2, 1)
     minutes(1)

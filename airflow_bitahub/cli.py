@@ -139,9 +139,9 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 
 def _run_emulator(args: argparse.Namespace) -> int:
-    from airflow_bitahub.emulator.capacity import parse_accelerators
+    from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
     from airflow_bitahub.emulator.server import Emulator, choose_password, choose_token, run_until_signal
-    from airflow_bitahub.emulator.signin import TOKEN_PATH, SignIn
+    from airflow_bitahub.emulator.state.capacity import parse_accelerators
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     home: Path = args.home.expanduser()

@@ -13,8 +13,8 @@ from pydantic import PrivateAttr
 
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
-from airflow_bitahub.emulator.faults import Effect, Fault, Match
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, dags_folder, load_images
+from airflow_bitahub.emulator.faults.faults import Effect, Fault, Match
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
 from airflow_bitahub.emulator.server import Emulator
 
 _DAG = "mnist_lifecycle"

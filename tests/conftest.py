@@ -34,9 +34,9 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobStatus, stop_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import JobKey, JobRecord
+from airflow_bitahub.emulator.state.state import JobKey, JobRecord
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 

@@ -19,7 +19,7 @@ from typing import Any
 from airflow_bitahub.demo import platform
 from airflow_bitahub.demo.airflow import USER, LocalAirflow, ensure_free
 from airflow_bitahub.demo.dataset import prepare
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, dags_folder, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 

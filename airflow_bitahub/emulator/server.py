@@ -24,21 +24,21 @@ from typing import IO
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from airflow_bitahub.emulator.app import create_app
-from airflow_bitahub.emulator.capacity import Capacity
-from airflow_bitahub.emulator.faults import Faults
-from airflow_bitahub.emulator.gateway import LOOPBACK
-from airflow_bitahub.emulator.hangup import hanging_up
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
-from airflow_bitahub.emulator.profiles import find_profile
-from airflow_bitahub.emulator.runner import Runner
-from airflow_bitahub.emulator.runs import Workshop
-from airflow_bitahub.emulator.sandbox import choose_room
+from airflow_bitahub.emulator.faults.faults import Faults
+from airflow_bitahub.emulator.faults.hangup import hanging_up
+from airflow_bitahub.emulator.http.app import create_app
+from airflow_bitahub.emulator.http.profiles import find_profile
+from airflow_bitahub.emulator.http.signin import SignIn
+from airflow_bitahub.emulator.mounts.sandbox import choose_room
+from airflow_bitahub.emulator.mounts.shared_storage import Storage
+from airflow_bitahub.emulator.run.gateway import LOOPBACK
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.run.runner import Runner
+from airflow_bitahub.emulator.run.runs import Workshop
 from airflow_bitahub.emulator.scripts import Scripts
-from airflow_bitahub.emulator.signin import SignIn
-from airflow_bitahub.emulator.state import State
-from airflow_bitahub.emulator.storage import Storage
-from airflow_bitahub.emulator.store import Store
+from airflow_bitahub.emulator.state.capacity import Capacity
+from airflow_bitahub.emulator.state.state import State
+from airflow_bitahub.emulator.state.store import Store
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 log = logging.getLogger(__name__)

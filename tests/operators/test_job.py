@@ -19,9 +19,9 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, delete_job, get_job, stop_job, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Faults, Match, Records
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Faults, Match, Records
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import JobRecord
+from airflow_bitahub.emulator.state.state import JobRecord
 from airflow_bitahub.exceptions import (
     JobEvictedError,
     JobFailedError,

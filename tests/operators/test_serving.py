@@ -24,7 +24,7 @@ from airflow_bitahub.api.servings import Model, Protocol, ServingSpec, create_se
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import ServingKey, ServingRecord
+from airflow_bitahub.emulator.state.state import ServingKey, ServingRecord
 from airflow_bitahub.exceptions import (
     BitaHubError,
     InvokeError,

@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import (
 from airflow_bitahub.api.servings import Model, Protocol, ServingSpec, create_serving, delete_serving, stop_serving
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import ServingKey, ServingRecord
+from airflow_bitahub.emulator.state.state import ServingKey, ServingRecord
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.sensors.serving import BitaHubServingSensor
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger

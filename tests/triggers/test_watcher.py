@@ -28,7 +28,7 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import Job, JobSpec, TaskRole, submit_job
 from airflow_bitahub.api.procedures import PATIENCE, wait_for_job, wait_for_serving
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Match, Records
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.triggers import lists, subscription, watcher

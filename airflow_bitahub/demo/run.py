@@ -57,7 +57,7 @@ def _run(args: argparse.Namespace, home: Path, storage: Path) -> int:
 def _show(args: argparse.Namespace, home: Path, emulator: Emulator, environment: Future[Path]) -> int:
     with LocalAirflow(home / "airflow", dags_folder(), port=args.port) as airflow:
         _say(f"Airflow runs at {airflow.url}, the emulator at {emulator.url}")
-        airflow.set_connection(platform.connection(emulator.url, emulator.token, emulator.storage))
+        airflow.set_connection(platform.connection(emulator))
         airflow.await_dag(DAG)
         environment.result()
         run_id = airflow.trigger(DAG)

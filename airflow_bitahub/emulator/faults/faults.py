@@ -1,6 +1,6 @@
-"""Faults: on which requests the emulator misbehaves, and how. Data and counting; `injector.py` makes it happen.
+"""Faults: which requests the emulator fails on purpose, and how. Data and counting only; `injector.py` applies them.
 
-What platforms and networks do, each as one `Effect`:
+What goes wrong with platforms and networks, each as one `Effect`:
 
     refuses for a while     before=Answer(status=429, headers={"Retry-After": "1"})
     a token expires         before=Answer(status=401, body={"kind": "Status", ...})
@@ -10,7 +10,7 @@ What platforms and networks do, each as one `Effect`:
     slow                    delay=2 or body_seconds=2
     a record appears late   records=Records(hide_for=3)
     a record vanishes       records=Records(hide_for=1e9), with Match(skip=...)
-    any untruth about it    records=Records(where={"state": "WAITING"}, patch={"state": "RUNNING"})
+    a record is wrong       records=Records(where={"state": "WAITING"}, patch={"state": "RUNNING"})
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from airflow_bitahub.emulator.state.errors import Unknown
+from airflow_bitahub.emulator.state.errors import NotFound
 
 
 def _sendable(value: JsonValue) -> JsonValue:
@@ -47,11 +47,11 @@ def _sendable(value: JsonValue) -> JsonValue:
 Json: TypeAlias = Annotated[JsonValue, AfterValidator(_sendable)]
 Seconds = Annotated[float, Field(ge=0)]
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*")
-_FRAMING = {"content-length", "transfer-encoding"}  # without which the server could not send it
+_FRAMING = {"content-length", "transfer-encoding"}  # the server computes these
 _BODILESS = (204, 205, 304)
 
 
-class _Part(BaseModel):
+class _FaultModel(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
@@ -62,15 +62,15 @@ class _Part(BaseModel):
     )
 
 
-class Match(_Part):
+class Match(_FaultModel):
     """Which requests a fault strikes.
 
     :param method: ``*``: any
-    :param path: a shell-style pattern for the whole path, without the query; its ``*`` stands for slashes too
-    :param skip: so many matching requests are spared first
-    :param times: so many are struck, and no more; None: no limit
-    :param probability: for each of them to be struck; more than 0, at most 1
-    :param seed: the same seed chooses the same ones of the matching requests again
+    :param path: a shell-style pattern for the whole path, without the query; ``*`` matches slashes too
+    :param skip: how many matching requests to let through first
+    :param times: how many requests to strike at most; None: no limit
+    :param probability: of striking each of them; more than 0, at most 1
+    :param seed: with the same seed, the same ones of the matching requests are struck again
     """
 
     method: Literal["*", "GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"] = "*"
@@ -80,15 +80,15 @@ class Match(_Part):
     probability: Annotated[float, Field(gt=0, le=1)] = 1
     seed: int = 0
 
-    def covers(self, method: str, path: str) -> bool:
-        """Tell whether a request is one of those meant, however often it comes."""
+    def matches(self, method: str, path: str) -> bool:
+        """Return whether method and path of a request match; nothing is counted."""
         return self.method in ("*", method) and fnmatchcase(path, self.path)
 
 
-class Answer(_Part):
-    """An answer that is not the platform's own.
+class Answer(_FaultModel):
+    """An answer that does not come from the platform.
 
-    :param body: a text is sent as it is, as ``text/plain`` unless the headers say otherwise; anything else as JSON
+    :param body: text is sent unchanged, as ``text/plain`` unless the headers say otherwise; anything else as JSON
     """
 
     status: Annotated[int, Field(ge=200, le=599)] = 200
@@ -97,7 +97,7 @@ class Answer(_Part):
 
     @field_validator("headers")
     @classmethod
-    def _can_be_sent(cls, headers: dict[str, str]) -> dict[str, str]:
+    def _check_headers(cls, headers: dict[str, str]) -> dict[str, str]:
         for name, value in headers.items():
             if not _HEADER.fullmatch(f"{name}:{value}"):
                 raise ValueError(f"{name!r}: {value!r} is not a header")
@@ -107,17 +107,17 @@ class Answer(_Part):
 
     @field_validator("body")
     @classmethod
-    def _may_be_there(cls, body: JsonValue, others: ValidationInfo) -> JsonValue:
+    def _check_body(cls, body: JsonValue, others: ValidationInfo) -> JsonValue:
         if others.data.get("status") in _BODILESS and body != "":
             raise ValueError(f"an answer with status {others.data['status']} has none")
         return body
 
 
-class Records(_Part):
-    """What a query of jobs or servings, of one or of many, shows in their stead.
+class Records(_FaultModel):
+    """What a query of jobs or servings shows instead of the real records.
 
-    :param where: only records that have these fields with these values, such as ``{"name": "m", "state": "RUNNING"}``
-    :param hide_for: seconds since its creation for which a record is denied
+    :param where: affects only records with these values, such as ``{"name": "m", "state": "RUNNING"}``
+    :param hide_for: a record is hidden for so many seconds after its creation
     :param patch: changes to each record, as a JSON merge patch (RFC 7396); null removes a field
     """
 
@@ -126,8 +126,8 @@ class Records(_Part):
     patch: Mapping[str, Json] = Field(default_factory=dict)
 
     def show(self, record: dict[str, Any], age: float) -> dict[str, Any] | None:
-        """Give a record as it is to be seen; None: not at all. `age` is seconds since its creation."""
-        if not _has(record, self.where):
+        """Return a record as the client shall see it; None: it is hidden. `age` is seconds since its creation."""
+        if not _contains(record, self.where):
             return record
         if age < self.hide_for:
             return None
@@ -135,30 +135,29 @@ class Records(_Part):
         return shown
 
 
-Outcome: TypeAlias = Literal["close"] | Answer
+Replacement: TypeAlias = Literal["close"] | Answer
 
 
-class Effect(_Part):
-    """What a struck request meets. All that is given happens, in this order. Times are by the emulator's clock.
+class Effect(_FaultModel):
+    """What happens to a struck request, in the order of the parameters. Times are by the emulator's clock.
 
-    ``close`` closes the connection without a byte of an answer. Only one of `before`, `after` and `records` is
-    possible.
+    ``close`` closes the connection without sending a byte. At most one of `before`, `after` and `records` is allowed.
 
-    :param delay: seconds until the request takes effect, which it does even if the client has gone by then
-    :param before: instead of the request, which never takes effect
-    :param after: instead of the answer; the request took effect
+    :param delay: seconds before the request takes effect; it does so even if the client has gone by then
+    :param before: answered instead of performing the request
+    :param after: answered instead of the real answer, after the request took effect
     :param records: what a query shows
-    :param body_seconds: the answer's body comes in ten pieces, over this time
+    :param body_seconds: seconds over which the answer's body is sent, in ten pieces
     """
 
     delay: Seconds = 0
-    before: Outcome | None = None
-    after: Outcome | None = None
+    before: Replacement | None = None
+    after: Replacement | None = None
     records: Records | None = None
     body_seconds: Seconds = 0
 
     @model_validator(mode="after")
-    def _is_one_thing(self) -> Effect:
+    def _check_combination(self) -> Effect:
         if not self.model_fields_set:
             raise ValueError("it has no effect")
         if sum(part is not None for part in (self.before, self.after, self.records)) > 1:
@@ -166,8 +165,8 @@ class Effect(_Part):
         return self
 
 
-class Fault(_Part):
-    """One way in which the emulator misbehaves, such as to lose the answer to the next submission:
+class Fault(_FaultModel):
+    """One way in which the emulator fails. For example, this one loses the answer to the next submission:
 
     Fault(match=Match(method="POST", path="*/jobs/*", times=1), effect=Effect(after="close"))
     """
@@ -177,7 +176,7 @@ class Fault(_Part):
 
 
 class ArmedFault:
-    """A fault in force. `seen` counts the requests that matched, `applied` those of them that were struck."""
+    """An active fault. `seen` counts the requests that matched, `applied` those of them that were struck."""
 
     def __init__(self, fault_id: str, fault: Fault) -> None:
         self.id = fault_id
@@ -185,14 +184,14 @@ class ArmedFault:
         self.seen = 0
         self.applied = 0
         self.is_removed = False
-        self._dice = random.Random(fault.match.seed)  # noqa: S311  nothing is kept secret with it
+        self._dice = random.Random(fault.match.seed)  # noqa: S311  not used for secrets
         self._lock = threading.Lock()
 
     def strikes(self, method: str, path: str) -> bool:
-        """Count a request; tell whether it is struck."""
+        """Count a request, and return whether the fault strikes it."""
         match = self.fault.match
         with self._lock:
-            if self.is_removed or not match.covers(method, path):
+            if self.is_removed or not match.matches(method, path):
                 return False
             self.seen += 1
             if self.seen <= match.skip or self.applied == match.times or self._dice.random() >= match.probability:
@@ -201,17 +200,17 @@ class ArmedFault:
             return True
 
     def view(self) -> dict[str, Any]:
-        """Give it as JSON: what was ordered, and how often it came to pass."""
-        ordered = self.fault.model_dump(by_alias=True, exclude_unset=True)
-        return {"id": self.id, **ordered, "seen": self.seen, "applied": self.applied}
+        """Return the fault as JSON, with its id and its counts."""
+        fault = self.fault.model_dump(by_alias=True, exclude_unset=True)
+        return {"id": self.id, **fault, "seen": self.seen, "applied": self.applied}
 
 
 class Faults:
-    """The faults in force, in the order they were added; safe to use from any thread.
+    """The active faults, in the order they were added; safe to use from any thread.
 
-    A request passes them one after the other. One that is answered or closed before it takes effect does not reach the
-    faults behind. Only what goes to the platform itself is struck: neither ``/emulator/...`` and ``/healthz``, nor the
-    programs that are served.
+    A request passes them one after another. If a fault replaces the request before it takes effect, the later faults
+    do not see it. Faults strike only requests to the platform's API: not ``/emulator/...`` and ``/healthz``, and not
+    the requests to servings.
     """
 
     def __init__(self) -> None:
@@ -224,35 +223,35 @@ class Faults:
             return iter(list(self._armed.values()))
 
     def add(self, fault: Fault) -> ArmedFault:
-        """Put a fault in force."""
+        """Activate a fault."""
         with self._lock:
             armed = ArmedFault(str(next(self._ids)), fault)
             self._armed[armed.id] = armed
             return armed
 
     def remove(self, fault_id: str) -> None:
-        """Take a fault out of force; requests it delays go on at once. Raises Unknown when there is none."""
+        """Remove a fault; requests that it delays go on immediately. Raises NotFound when there is none."""
         with self._lock:
             if fault_id not in self._armed:
-                raise Unknown(f"there is no fault {fault_id!r}")
+                raise NotFound(f"there is no fault {fault_id!r}")
             self._armed.pop(fault_id).is_removed = True
 
     def clear(self) -> None:
-        """Take all faults out of force."""
+        """Remove all faults."""
         with self._lock:
             for armed in self._armed.values():
                 armed.is_removed = True
             self._armed.clear()
 
     def striking(self, method: str, path: str) -> Iterator[ArmedFault]:
-        """Give the faults that strike a request. Each counts it only when it is asked for."""
+        """Yield the faults that strike a request. A fault counts the request only when the iteration reaches it."""
         return (armed for armed in self if armed.strikes(method, path))
 
 
-def _has(value: Any, part: Any) -> bool:
+def _contains(value: Any, part: Any) -> bool:
     if not isinstance(part, dict):
         return bool(value == part)
-    return isinstance(value, dict) and all(name in value and _has(value[name], part[name]) for name in part)
+    return isinstance(value, dict) and all(name in value and _contains(value[name], part[name]) for name in part)
 
 
 def _merge(target: Any, patch: Any) -> Any:

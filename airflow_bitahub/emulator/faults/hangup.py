@@ -1,4 +1,4 @@
-"""Closing a connection without an answer, which ASGI has no word for. The one place that knows uvicorn from inside."""
+"""Closes a connection without an answer, which ASGI does not offer. The only file that knows uvicorn's internals."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class HangUp(BaseException):
-    """Raised by an application in place of an answer, or of the rest of one: close the connection instead.
+    """Raised by an application instead of an answer, or of the rest of one: close the connection.
 
-    Not an Exception, so that nothing on its way out takes it for a defect and answers after all.
+    It is not an Exception, otherwise error handlers on its way would take it for a defect and answer.
     """
 
 
-def hanging_up(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
-    """Give one of uvicorn's HTTP protocols, made to obey `HangUp`; it is meant for ``uvicorn.Config(http=...)``."""
+def hang_up_protocol(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """Return one of uvicorn's HTTP protocols, extended to obey `HangUp`; for ``uvicorn.Config(http=...)``."""
 
-    class HangingUp(protocol):  # type: ignore[misc, valid-type]
+    class HangUpProtocol(protocol):  # type: ignore[misc, valid-type]
         app: ASGIApp
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            self.app = _closing(transport, self.app)
+            self.app = _closing_on_hang_up(transport, self.app)
 
-    return HangingUp
+    return HangUpProtocol
 
 
-def _closing(transport: asyncio.Transport, app: ASGIApp) -> ASGIApp:
+def _closing_on_hang_up(transport: asyncio.Transport, app: ASGIApp) -> ASGIApp:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await app(scope, receive, send)
         except HangUp:
             transport.abort()
-            # uvicorn would answer in place of an application that returns before the connection is gone.
+            # If an application returns while the connection is still there, uvicorn answers in its place.
             while (await receive())["type"] != "http.disconnect":
                 pass
 

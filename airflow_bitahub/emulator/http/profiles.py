@@ -1,8 +1,8 @@
-"""The shapes in which an installation may answer queries of jobs.
+"""The shapes in which an installation of the platform may answer queries of jobs.
 
-The platform's document shows no such answer. Each profile here is a shape that the platform, a public client of it or
-a relative has shown or suggests, with its words for states and its forms of times, so that a DAG can be tried against
-what an installation may speak. Only queries differ: submissions, stops, logs and refusals are answered alike.
+The platform's document shows no such answer. Each profile is a shape that is known from the platform, from a public
+client of it or from a related platform, with its own words for states and its own format of times. So a DAG can be
+tested against each of them. Only queries differ: submissions, stops, logs and errors are answered alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from airflow_bitahub.api.platform import JobStatus
-from airflow_bitahub.emulator.state.state import JobRecord, Task
+from airflow_bitahub.emulator.state.records import StoredJob, Task
 from airflow_bitahub.exceptions import ConfigurationError
 
 
@@ -23,41 +23,41 @@ from airflow_bitahub.exceptions import ConfigurationError
 class Profile:
     """How one kind of installation answers queries of jobs, as JSON values.
 
-    :param job: what it tells of the one job that was asked for
-    :param entry: what it tells of a job in a list
-    :param collection: makes a list of a page's entries and the number of jobs on all pages
-    :param envelope: what it puts around either
+    :param job: returns the answer to a query of one job
+    :param entry: returns one job of a list
+    :param collection: returns a list, from a page's entries and the number of jobs on all pages
+    :param envelope: wraps either of these
     """
 
-    job: Callable[[JobRecord], Any]
-    entry: Callable[[JobRecord], Any]
+    job: Callable[[StoredJob], Any]
+    entry: Callable[[StoredJob], Any]
     collection: Callable[[list[Any], int], Any]
     envelope: Callable[[Any], Any]
 
-    def answer(self, record: JobRecord) -> Any:
-        """Give the answer to a query of one job."""
+    def answer(self, record: StoredJob) -> Any:
+        """Return the answer to a query of one job."""
         return self.envelope(self.job(record))
 
-    def answer_list(self, records: list[JobRecord], total: int) -> Any:
-        """Give the answer to a query of many: the jobs of one page, and how many there are on all."""
+    def answer_list(self, records: list[StoredJob], total: int) -> Any:
+        """Return the answer to a query of a list: the jobs of one page, and the number of jobs on all pages."""
         return self.envelope(self.collection([self.entry(record) for record in records], total))
 
 
 def find_profile(name: str) -> Profile:
-    """Give the profile of this name. Raises ConfigurationError when there is none."""
+    """Return the profile of this name. Raises ConfigurationError when there is none."""
     if name not in PROFILES:
         raise ConfigurationError(f"There is no profile {name!r}; choose one of {', '.join(PROFILES)}.")
     return PROFILES[name]
 
 
-# default: both of the first two, so that a reader of either is content
+# default: the fields of both flat and openpai, so a client for either can read it
 
 
-def _default(record: JobRecord) -> dict[str, Any]:
-    return {**_openpai(record), **_facts(record), "jobName": record.key.name, "state": record.word}
+def _default(record: StoredJob) -> dict[str, Any]:
+    return {**_openpai(record), **_facts(record), "jobName": record.key.name, "state": record.raw_state}
 
 
-def _facts(record: JobRecord) -> dict[str, Any]:
+def _facts(record: StoredJob) -> dict[str, Any]:
     return {
         "name": record.key.name,
         "namespace": record.key.namespace,
@@ -69,7 +69,7 @@ def _facts(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def _platforms(data: Any) -> dict[str, Any]:
+def _platform_envelope(data: Any) -> dict[str, Any]:
     return {"status": {"code": 0, "msg": "success"}, "data": data}
 
 
@@ -77,16 +77,16 @@ def _items(entries: list[Any], total: int) -> dict[str, Any]:
     return {"items": entries, "totalItems": total}
 
 
-# flat: like the document's answer about a serving. Times are milliseconds, 0 is "not yet", and there is no exit code.
+# flat: like the document's answer for a serving. Times are milliseconds, 0 means not yet, and there is no exit code.
 
 
-def _flat(record: JobRecord) -> dict[str, Any]:
-    # The document's serving was launched at a full second, which may be before its creation.
+def _flat(record: StoredJob) -> dict[str, Any]:
+    # In the document a launch time is a full second, so it may be earlier than the creation.
     launched = record.launched // 1000 * 1000
-    return {**_facts(record), "status": record.word, "launchedTime": launched}
+    return {**_facts(record), "status": record.raw_state, "launchedTime": launched}
 
 
-# openpai: as captured from an older installation. Times are milliseconds, null is "not yet"; there is no envelope.
+# openpai: as recorded from an older installation. Times are milliseconds, null means not yet; there is no envelope.
 
 _SUB_STATES = {
     JobStatus.WAITING: "FRAMEWORK_WAITING",
@@ -95,7 +95,7 @@ _SUB_STATES = {
 }
 
 
-def _openpai(record: JobRecord) -> dict[str, Any]:
+def _openpai(record: StoredJob) -> dict[str, Any]:
     return {
         "name": record.key.name,
         "jobStatus": {
@@ -116,11 +116,11 @@ def _openpai(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def _openpai_status(record: JobRecord) -> dict[str, Any]:
+def _openpai_status(record: StoredJob) -> dict[str, Any]:
     stopping = record.status in (JobStatus.STOPPING, JobStatus.STOPPED)
     return {
         "username": record.user,
-        "state": record.word,
+        "state": record.raw_state,
         "subState": _SUB_STATES.get(record.status, "FRAMEWORK_COMPLETED"),
         "executionType": "STOP" if stopping else "START",
         "retries": record.retries,
@@ -131,7 +131,7 @@ def _openpai_status(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def _openpai_task(record: JobRecord, task: Task) -> dict[str, Any]:
+def _openpai_task(record: StoredJob, task: Task) -> dict[str, Any]:
     return {
         "taskIndex": task.index,
         "name": f"{record.key.name}-{task.role}-{task.index}",
@@ -142,29 +142,29 @@ def _openpai_task(record: JobRecord, task: Task) -> dict[str, Any]:
     }
 
 
-def _openpai_entry(record: JobRecord) -> dict[str, Any]:
-    """Give a job of a list: flat, with numbers as text, and with an end even where there is none yet."""
+def _openpai_entry(record: StoredJob) -> dict[str, Any]:
+    """Return a job of a list: flat, with numbers as text, and with an end time even if the job has not ended."""
     entry = {"name": record.key.name, **_openpai_status(record), "launchedTime": record.launched or None}
     entry["completedTime"] = record.finished or record.updated
     return {key: str(value) if isinstance(value, int) else value for key, value in entry.items()}
 
 
-# octopus: the job server of OpenI Octopus. States are in lower case, times RFC 3339, and an exit code is always told.
+# octopus: the job server of OpenI Octopus. States are lower case, times RFC 3339, and there is always an exit code.
 
-_OCTOPUS_WORDS = {
+_OCTOPUS_STATES = {
     JobStatus.WAITING: "pending",
-    JobStatus.STOPPING: "running",  # it has no word for it
+    JobStatus.STOPPING: "running",  # it has no state for this
 }
 
 
-def _octopus(record: JobRecord) -> dict[str, Any]:
+def _octopus(record: StoredJob) -> dict[str, Any]:
     return {
         "version": "v1",
         "job": {
             "id": record.key.name,
             "name": record.key.name,
             "type": record.spec.kind,
-            "state": _octopus_word(record.status),
+            "state": _octopus_state(record.status),
             "userID": record.user,
             "startAt": _rfc3339(record.launched),
             "finishedAt": _rfc3339(record.finished),
@@ -189,7 +189,7 @@ def _octopus(record: JobRecord) -> dict[str, Any]:
 def _octopus_replica(task: Task) -> dict[str, Any]:
     return {
         "index": task.index,
-        "state": _octopus_word(task.status),
+        "state": _octopus_state(task.status),
         "retriedCount": 0,
         "startAt": _rfc3339(task.started),
         "finishedAt": _rfc3339(task.finished),
@@ -198,14 +198,14 @@ def _octopus_replica(task: Task) -> dict[str, Any]:
     }
 
 
-def _octopus_entry(record: JobRecord) -> dict[str, Any]:
+def _octopus_entry(record: StoredJob) -> dict[str, Any]:
     return {
         "jobID": record.key.name,
         "jobName": record.key.name,
         "jobKind": record.spec.kind,
         "namespace": record.key.namespace,
         "userID": record.user,
-        "state": _octopus_word(record.status),
+        "state": _octopus_state(record.status),
         "createdAt": _rfc3339(record.created),
         "finishedAt": _rfc3339(record.finished),
         "jobDetail": _octopus(record),
@@ -213,8 +213,8 @@ def _octopus_entry(record: JobRecord) -> dict[str, Any]:
     }
 
 
-def _octopus_word(status: JobStatus) -> str:
-    return _OCTOPUS_WORDS.get(status, status.value.lower())
+def _octopus_state(status: JobStatus) -> str:
+    return _OCTOPUS_STATES.get(status, status.value.lower())
 
 
 def _octopus_jobs(entries: list[Any], _: int) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _octopus_envelope(payload: Any) -> dict[str, Any]:
     return {"code": "OPERATION_SUCCEEDED", "msg": "success", "payload": payload}
 
 
-# volcano: the Kubernetes object itself. Times are RFC 3339, and there is neither an exit code nor a start.
+# volcano: the Kubernetes object itself. Times are RFC 3339, and there is neither an exit code nor a start time.
 
 _VOLCANO_PHASES = {
     JobStatus.WAITING: "Pending",
@@ -233,13 +233,13 @@ _VOLCANO_PHASES = {
     JobStatus.STOPPED: "Aborted",
     JobStatus.SUCCEEDED: "Completed",
 }
-_VOLCANO_KIND = "batch.volcano.sh/v1alpha1"
+_VOLCANO_API_VERSION = "batch.volcano.sh/v1alpha1"
 
 
-def _volcano(record: JobRecord) -> dict[str, Any]:
+def _volcano(record: StoredJob) -> dict[str, Any]:
     statuses = [task.status for task in record.tasks]
     return {
-        "apiVersion": _VOLCANO_KIND,
+        "apiVersion": _VOLCANO_API_VERSION,
         "kind": "Job",
         "metadata": {
             "name": record.key.name,
@@ -269,16 +269,16 @@ def _volcano(record: JobRecord) -> dict[str, Any]:
 
 
 def _volcano_list(entries: list[Any], _: int) -> dict[str, Any]:
-    return {"apiVersion": _VOLCANO_KIND, "kind": "JobList", "metadata": {}, "items": entries}
+    return {"apiVersion": _VOLCANO_API_VERSION, "kind": "JobList", "metadata": {}, "items": entries}
 
 
-# business: the layer behind the platform's own web pages. A time may be text, and one state is misspelled.
+# business: the service behind the platform's own web pages. A time may be text, and one state is misspelled.
 
 
-def _business(record: JobRecord) -> dict[str, Any]:
+def _business(record: StoredJob) -> dict[str, Any]:
     return {
         "jobName": record.key.name,
-        "state": "STOPING" if record.status is JobStatus.STOPPING else record.word,
+        "state": "STOPING" if record.status is JobStatus.STOPPING else record.raw_state,
         "createTime": str(record.created),
         "completedTime": record.finished or None,
         "remark": "",
@@ -294,7 +294,7 @@ def _business_envelope(data: Any) -> dict[str, Any]:
     return {"message": {"status": 200, "code": 0, "message": "success"}, "data": data}
 
 
-def _bare(data: Any) -> Any:
+def _no_envelope(data: Any) -> Any:
     return data
 
 
@@ -306,11 +306,11 @@ def _rfc3339(milliseconds: int) -> str | None:
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
-        "default": Profile(_default, _default, _items, _platforms),
-        "flat": Profile(_flat, _flat, _items, _platforms),
-        "openpai": Profile(_openpai, _openpai_entry, lambda entries, _: entries, _bare),
+        "default": Profile(_default, _default, _items, _platform_envelope),
+        "flat": Profile(_flat, _flat, _items, _platform_envelope),
+        "openpai": Profile(_openpai, _openpai_entry, lambda entries, _: entries, _no_envelope),
         "octopus": Profile(_octopus, _octopus_entry, _octopus_jobs, _octopus_envelope),
-        "volcano": Profile(_volcano, _volcano, _volcano_list, _bare),
+        "volcano": Profile(_volcano, _volcano, _volcano_list, _no_envelope),
         "business": Profile(_business, _business, _business_list, _business_envelope),
     }
 )

@@ -1,18 +1,18 @@
-"""Servings and the ledger as JSON, jobs are in `profiles.py`. Times are milliseconds since the epoch; 0: not yet."""
+"""Servings and the ledger as JSON; jobs are in `profiles.py`. Times are milliseconds since the epoch; 0: not yet."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from airflow_bitahub.emulator.state.metering import Usage
-from airflow_bitahub.emulator.state.state import LedgerEntry, ServingRecord
+from airflow_bitahub.emulator.state.records import LedgerEntry, StoredServing
 
 
-def serving_view(record: ServingRecord, now: int, *, show_token: bool) -> dict[str, Any]:
-    """Give a serving with the document's fields, no more and no fewer.
+def serving_view(record: StoredServing, now: int, *, show_token: bool) -> dict[str, Any]:
+    """Return a serving with exactly the document's fields.
 
-    :param now: milliseconds since the epoch; until then a live serving is metered
-    :param show_token: else the access token is ""
+    :param now: the end of the metering of a serving that runs, in milliseconds since the epoch
+    :param show_token: whether to show the access token; otherwise it is ""
     """
     return {
         "name": record.key.name,
@@ -27,7 +27,7 @@ def serving_view(record: ServingRecord, now: int, *, show_token: bool) -> dict[s
         "updatedTime": record.updated,
         "meteringDetail": _metering(record.usage_at(now)),
         "launchedTime": record.launched,
-        # Empty in the document's answer, of a serving that runs well. Its elements are not known.
+        # In the document this is empty for a serving that runs well, and its elements are not described.
         "podstatuses": [
             {"phase": replica.status.value, "message": replica.message}
             for replica in record.replicas
@@ -53,25 +53,25 @@ def _minutes(milliseconds: float) -> float:
 
 
 def ledger_view(entry: LedgerEntry) -> dict[str, Any]:
-    """Give a job of the ledger and the requests that concerned it."""
+    """Return a job of the ledger and the requests about it."""
     record = entry.record
     return {
         "name": record.key.name,
         "namespace": record.key.namespace,
         "user": record.user,
-        "state": record.word,
+        "state": record.raw_state,
         "createdTime": record.created,
         "launchedTime": record.launched,
         "stopedTime": record.finished,
         "removedTime": entry.removed,
         "requests": [
             {
-                "time": asked.time,
-                "method": asked.method,
-                "path": asked.path,
-                "status": asked.status,
-                "reached": asked.reached,
+                "time": request.time,
+                "method": request.method,
+                "path": request.path,
+                "status": request.status,
+                "reached": request.reached,
             }
-            for asked in entry.requests
+            for request in entry.requests
         ],
     }

@@ -1,7 +1,8 @@
-"""Where a program runs: a folder of its own, and its mounts.
+"""The folder that a job or serving runs in, with its mounts.
 
-There are two kinds. Where bubblewrap works, a program sees its mounts at their real paths and little else
-(`sandbox.Sandbox`). Elsewhere links lead to them, and its container paths are mapped onto those (`links.LinkFolder`).
+There are two kinds. Where bubblewrap works, a program sees its mounts at their real paths and little else of this
+machine (`sandbox.SandboxWorkdir`). Elsewhere symbolic links stand for the mounts, and container paths in commands are
+replaced by the paths of those links (`symlinks.SymlinkWorkdir`).
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from posixpath import normpath
 from types import TracebackType
 from typing import NamedTuple
 
-from airflow_bitahub.emulator.state.errors import Invalid
+from airflow_bitahub.emulator.state.errors import InvalidRequest
 
 
-class Folder(NamedTuple):
-    """A folder, or file, that a program sees; `is_writable` is kept to only where bubblewrap works."""
+class Mount(NamedTuple):
+    """A folder or file that a program sees; only bubblewrap enforces `is_writable`."""
 
-    place: Path
+    source: Path
     is_writable: bool = False
 
 
-class Entrance(NamedTuple):
-    """How a program gets into its room.
+class LaunchOptions(NamedTuple):
+    """How to start a program inside a workdir.
 
-    `wrapper` is the command line that its own is appended to, started with this environment and these open files.
+    :param wrapper: the command line to put in front of the program's own
+    :param environment: the environment to start it with
+    :param files: the file descriptors that it must inherit
     """
 
     wrapper: tuple[str, ...]
@@ -39,43 +42,43 @@ class Entrance(NamedTuple):
     files: tuple[int, ...]
 
 
-def clean(mount_path: str) -> str:
-    """Give a container path in its plain form, ``/code`` for ``/code/``.
+def normalize_mount_path(mount_path: str) -> str:
+    """Return a container path in its plain form: ``/code`` for ``/code/``.
 
-    :raises Invalid: nothing can be mounted there
+    :raises InvalidRequest: nothing can be mounted there
     """
     plain = normpath("/" + mount_path.lstrip("/"))
     if not mount_path.startswith("/") or plain == "/" or "\0" in mount_path or ".." in mount_path.split("/"):
-        raise Invalid(f"nothing can be mounted at {mount_path!r}: it is not an absolute path below /")
+        raise InvalidRequest(f"nothing can be mounted at {mount_path!r}: it is not an absolute path below /")
     return plain
 
 
-class Room(ABC):
-    """The folder a job or serving runs in, as a context manager: made on entry, removed on exit.
+class Workdir(ABC):
+    """A temporary folder for a job or serving, as a context manager: created on entry, removed on exit.
 
-    It is short and free of spaces, whatever the storage is called.
+    Its path is short and contains no spaces, even if the path of the storage does.
 
-    :param folders: what is seen, by its container path
-    :param python: the interpreter that ``python`` and ``python3`` shall be
+    :param mounts: by container path
+    :param python: the interpreter behind the commands ``python`` and ``python3``
     """
 
-    def __init__(self, folders: Mapping[str, Folder], python: Path) -> None:
-        self._folders = folders
+    def __init__(self, mounts: Mapping[str, Mount], python: Path) -> None:
+        self._mounts = mounts
         self._python = python
 
-    def __enter__(self) -> Room:
-        self.path = Path(tempfile.mkdtemp(prefix="bh-", dir=_short_place()))
+    def __enter__(self) -> Workdir:
+        self.path = Path(tempfile.mkdtemp(prefix="bh-", dir=_short_parent()))
         try:
             self.scratch = self.path / ".scratch"
             self.bin = self.path / ".bin"
             (self.scratch / "tmp").mkdir(parents=True)
             self.bin.mkdir()
-            # A script, not a link: through a link an environment's interpreter would not find its environment.
+            # A script, not a link: an interpreter started through a link would not find its virtual environment.
             for name in ("python", "python3"):
                 shim = self.bin / name
                 shim.write_text(f'#!/bin/sh\nexec {shlex.quote(str(self._python))} "$@"\n')
                 shim.chmod(0o755)
-            self._fill()
+            self._set_up_mounts()
         except BaseException:
             shutil.rmtree(self.path, ignore_errors=True)
             raise
@@ -84,27 +87,27 @@ class Room(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)  # removes links, never what they lead to
+        shutil.rmtree(self.path, ignore_errors=True)  # removes links, but not what they point to
 
     @abstractmethod
-    def _fill(self) -> None:
-        """Make the mounts seen."""
+    def _set_up_mounts(self) -> None:
+        """Make the mounts visible to programs."""
 
     @abstractmethod
-    def map(self, text: str) -> str:
-        """Give a text with every container path replaced by the one the program has to use for it."""
+    def map_paths(self, text: str) -> str:
+        """Return a text with each container path replaced by the path that the program has to use instead."""
 
     def environment(self) -> dict[str, str]:
-        """Give the environment every program starts with: nothing of the emulator's own is in it."""
+        """Return the environment that every program starts with; it contains nothing of the emulator's own."""
         return self._environment(str(self.bin), str(self.scratch), str(self.scratch / "tmp"))
 
     @contextlib.contextmanager
-    def entrance(self, told: Mapping[str, str]) -> Iterator[Entrance]:
-        """Give how a program gets in.
+    def launch_options(self, variables: Mapping[str, str]) -> Iterator[LaunchOptions]:
+        """Yield how to start a program here.
 
-        :param told: environment variables for it alone
+        :param variables: environment variables for this program only
         """
-        yield Entrance((), {**self.environment(), **told}, ())
+        yield LaunchOptions((), {**self.environment(), **variables}, ())
 
     def _environment(self, programs: str, home: str, temporary: str) -> dict[str, str]:
         system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -113,20 +116,24 @@ class Room(ABC):
             "HOME": home,
             "TMPDIR": temporary,
             "LANG": "C.UTF-8",
-            "PYTHONUNBUFFERED": "1",  # so that the log can be read while the job runs
+            "PYTHONUNBUFFERED": "1",  # otherwise the log could not be read while the job runs
         }
 
-    def note(self, trace: Path) -> None:
-        """Write down where the folder is, for somebody who has to remove it in this process's stead."""
+    def record_path(self, trace: Path) -> None:
+        """Write this folder's path to disk. If the emulator is killed, the next one can then remove the folder."""
         trace.parent.mkdir(parents=True, exist_ok=True)
-        trace.with_name(f"{trace.name}.folder").write_text(str(self.path))
+        _record_file(trace).write_text(str(self.path))
 
     @staticmethod
-    def remove_noted(trace: Path) -> None:
-        """Remove a folder that was noted there, if any."""
+    def remove_recorded(trace: Path) -> None:
+        """Remove the folder whose path was recorded there, if any."""
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(trace.with_name(f"{trace.name}.folder").read_text(), ignore_errors=True)
+            shutil.rmtree(_record_file(trace).read_text(), ignore_errors=True)
 
 
-def _short_place() -> str:
+def _record_file(trace: Path) -> Path:
+    return trace.with_name(f"{trace.name}.folder")
+
+
+def _short_parent() -> str:
     return "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # noqa: S108  mkdtemp makes it safe there

@@ -1,4 +1,4 @@
-"""The address of a serving: who may ask there, and which of its replicas answers."""
+"""The address of a serving: checks the access token, and passes requests on to the serving's replicas."""
 
 from __future__ import annotations
 
@@ -17,21 +17,19 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from airflow_bitahub.emulator.faults.hangup import HangUp, hanging_up
-from airflow_bitahub.emulator.http.access import bearer, unauthorized
+from airflow_bitahub.emulator.answers import bearer_token, unauthorized_answer
+from airflow_bitahub.emulator.faults.hangup import HangUp, hang_up_protocol
 
 LOOPBACK = "127.0.0.1"
-# What holds for one connection only, and not for the next one.
-_OF_A_CONNECTION = frozenset(
-    (b"connection", b"expect", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade")
-)
+# Headers that are only meant for one connection (RFC 9110, section 7.6.1).
+_HOP_BY_HOP = frozenset((b"connection", b"expect", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
 
 
 class Gateway:
-    """An open address, as an asynchronous context manager.
+    """An HTTP server at its own address, as an asynchronous context manager.
 
-    :param app: what answers there
-    :param port: of the loopback interface, where it is free; else, and for 0, another one
+    :param app: answers the requests
+    :param port: the preferred port of the loopback interface; 0, or if it is in use: any free one
     """
 
     def __init__(self, app: ASGIApp, port: int) -> None:
@@ -39,7 +37,7 @@ class Gateway:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=hanging_up(AutoHTTPProtocol),
+                http=hang_up_protocol(AutoHTTPProtocol),
                 log_config=None,
                 log_level="warning",
                 access_log=False,
@@ -53,7 +51,7 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Its address."""
         return f"http://{LOOPBACK}:{self._listener.getsockname()[1]}"
 
     async def __aenter__(self) -> Gateway:
@@ -63,13 +61,13 @@ class Gateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.should_exit = True  # cancelled, it would leave its connections open
+        self._server.should_exit = True  # if it were cancelled, its connections would stay open
         await asyncio.wait([self._serving])
         self._listener.close()
 
 
 def _listen(port: int) -> socket.socket:
-    # Not socket.create_server: without the protocol's name asyncio would leave Nagle's algorithm on, as in `server.py`.
+    # Not socket.create_server: unless the protocol is given, asyncio leaves Nagle's algorithm on, as in `server.py`.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -80,8 +78,8 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-class Guard:
-    """ASGI middleware that lets only those through who bring a serving's access token."""
+class TokenAuth:
+    """ASGI middleware that rejects requests without the serving's access token."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
@@ -89,23 +87,23 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if secrets.compare_digest(bearer(Headers(scope=scope)).encode(), self._token):
+        if secrets.compare_digest(bearer_token(Headers(scope=scope)).encode(), self._token):
             await self._app(scope, receive, send)
         else:
-            await unauthorized("this needs the serving's access token")(scope, receive, send)
+            await unauthorized_answer("this needs the serving's access token")(scope, receive, send)
 
 
-class Spread:
+class RoundRobinProxy:
     """ASGI application that passes each request on to the next of several programs.
 
-    :param ports: gives those of the loopback interface on which there may be one now
+    :param ports: returns the ports of the loopback interface on which programs may listen now
     """
 
     def __init__(self, ports: Callable[[], list[int]]) -> None:
         self._ports = ports
         self._turns = count()
-        # A connection for each request: a program may die or close an idle one at any moment, and the request that is
-        # lost by that must not be repeated.
+        # One connection per request: a program may die or close an idle connection at any moment, and a request that
+        # is lost that way must not be repeated.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._transport = httpx.AsyncHTTPTransport(verify=False, limits=limits)
 
@@ -117,14 +115,14 @@ class Spread:
     async def _answer(self, request: Request) -> Response:
         for port in self._next_ports():
             try:
-                answer = await self._transport.handle_async_request(_for_port(request, port))
-            except httpx.ConnectError:  # it does not listen yet, or no longer; it knows nothing of the request
+                answer = await self._transport.handle_async_request(_request_to(port, request))
+            except httpx.ConnectError:  # nothing listens there (yet), so the program has not seen the request
                 continue
             except (httpx.TransportError, ClientDisconnect) as error:
                 return PlainTextResponse(f"the program gave no answer: {error or type(error).__name__}\n", 502)
-            passed_on = StreamingResponse(_body(answer), answer.status_code)
-            passed_on.raw_headers = _kept(answer.headers.raw)
-            return passed_on
+            forwarded = StreamingResponse(_body(answer), answer.status_code)
+            forwarded.raw_headers = _end_to_end(answer.headers.raw)
+            return forwarded
         return PlainTextResponse("no program of this serving listens\n", 503)
 
     def _next_ports(self) -> list[int]:
@@ -133,20 +131,20 @@ class Spread:
         return ports[turn:] + ports[:turn]
 
 
-def _for_port(request: Request, port: int) -> httpx.Request:
+def _request_to(port: int, request: Request) -> httpx.Request:
     has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
     path, query = request.scope["raw_path"], request.scope["query_string"]
     return httpx.Request(
         request.method,
         f"http://{LOOPBACK}:{port}",
-        headers=_kept(request.headers.raw),
+        headers=_end_to_end(request.headers.raw),
         content=request.stream() if has_body else None,
-        extensions={"target": path + b"?" + query if query else path},  # byte for byte as it came
+        extensions={"target": path + b"?" + query if query else path},  # byte for byte as received
     )
 
 
-def _kept(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower(), value) for name, value in headers if name.lower() not in _OF_A_CONNECTION]
+def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower(), value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
 
 
 async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
@@ -154,6 +152,6 @@ async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:
         async for part in answer.aiter_raw():
             yield part
     except httpx.TransportError:
-        raise HangUp from None  # whoever asked must see that there is something missing
+        raise HangUp from None  # otherwise the client would take the truncated answer for a complete one
     finally:
         await answer.aclose()

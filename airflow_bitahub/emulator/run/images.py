@@ -1,16 +1,16 @@
-"""What stands for a container image: ``images.toml``.
+"""Python environments in place of container images, as an ``images.toml`` describes them.
 
 [[image]]
-pattern = "*tensorflow*"                        # of the image's name; the first entry that matches counts
-requirements = ["tensorflow==2.21.0"]           # an environment is built from these, once
+pattern = "*tensorflow*"                        # for the image's name; the first matching entry is used
+requirements = ["tensorflow==2.21.0"]           # an environment with these is built once
 constraints = "constraints.txt"                 # optional; relative to this file
 [image.files]
-"/mnist-serving" = "{dags}/workloads/serving"   # optional: folders that the image holds; relative to this file,
+"/mnist-serving" = "{dags}/workloads/serving"   # optional: folders that the image contains; relative to this file,
                                                 # {dags} is the folder of the package's example DAGs
 [[image]]
 pattern = "*py38*"
-python = "python3.8"                            # another interpreter, for the environment or, without requirements, as
-requirements = ["tensorflow-cpu==2.3.4"]        # it is; a path relative to this file, or a name to look for in PATH
+python = "python3.8"                            # another interpreter: a path relative to this file, or a name in PATH;
+requirements = ["tensorflow-cpu==2.3.4"]        # without requirements it is used as it is
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import airflow_bitahub
-from airflow_bitahub.emulator.run.processes import start, tail
-from airflow_bitahub.emulator.state.errors import Invalid
+from airflow_bitahub.emulator.run.processes import start_process, tail
+from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 if sys.version_info >= (3, 11):
@@ -44,11 +44,11 @@ DEFAULT_IMAGES = Path(__file__).with_name("images.toml")
 
 
 class BuildFailedError(BitaHubError):
-    """The environment that stands for an image could not be built; the text ends with the build's own words."""
+    """The environment for an image could not be built; the text ends with the build's own output."""
 
 
 class Image(BaseModel):
-    """One entry of images.toml; its paths are absolute once `load_images` has read it."""
+    """One entry of images.toml; `load_images` makes its paths absolute."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,16 +59,16 @@ class Image(BaseModel):
     files: dict[str, Path] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _one_source(self) -> Image:
+    def _check_fields(self) -> Image:
         if self.requirements is None and self.python is None:
-            raise ValueError("give requirements, python or both")
+            raise ValueError("requirements or python is missing")
         if self.constraints is not None and self.requirements is None:
             raise ValueError("constraints need requirements")
         return self
 
 
 def dags_folder() -> Path:
-    """Give the folder of the example DAGs: inside an installed package, beside the package in a checkout."""
+    """Return the folder of the example DAGs: inside an installed package, beside the package in a checkout."""
     package = Path(airflow_bitahub.__file__).parent
     inside = package / "dags"
     return inside if inside.is_dir() else package.parent / "dags"
@@ -113,15 +113,15 @@ def _with_absolute_paths(image: Image, folder: Path) -> Image:
 def _interpreter(python: Path, folder: Path) -> Path:
     if len(python.parts) == 1 and (found := shutil.which(python)):
         return Path(found)
-    return folder / python  # not resolved: through a link it may be a virtual environment's
+    return folder / python  # do not resolve links: a virtual environment's interpreter is one
 
 
 class Images:
-    """Finds what stands for an image, and builds it when it is needed for the first time.
+    """Finds the entry for an image, and builds its environment when it is first needed.
 
-    :param images: the entries, first match first
+    :param images: the entries, in order of precedence
     :param cache: the folder of built environments; several emulators may share one
-    :param grace: seconds between SIGTERM and SIGKILL when a build is given up
+    :param grace: seconds between SIGTERM and SIGKILL when a build is cancelled
     """
 
     def __init__(self, images: list[Image], cache: Path, grace: float = 5.0) -> None:
@@ -131,79 +131,79 @@ class Images:
         self._builds: dict[str, asyncio.Task[None]] = {}
 
     def find(self, name: str) -> Image:
-        """Give the entry for an image.
+        """Return the entry for an image.
 
-        :raises Invalid: there is none, or something it names does not exist
+        :raises InvalidRequest: there is none, or a file that it names does not exist
         """
         image = next((image for image in self._images if fnmatchcase(name, image.pattern)), None)
         if image is None:
             patterns = ", ".join(repr(image.pattern) for image in self._images) or "none"
-            raise Invalid(f"the image {name!r} is unknown; known patterns: {patterns}. Add it to images.toml")
+            raise InvalidRequest(f"the image {name!r} is unknown; known patterns: {patterns}. Add it to images.toml")
         if image.python is not None and not os.access(image.python, os.X_OK):
-            raise Invalid(f"the interpreter {str(image.python)!r}, which stands for image {name!r}, does not exist")
+            raise InvalidRequest(f"the interpreter {str(image.python)!r} of image {name!r} does not exist")
         if image.constraints is not None and not image.constraints.is_file():
-            raise Invalid(f"the constraints {str(image.constraints)!r} of image {name!r} do not exist")
+            raise InvalidRequest(f"the constraints {str(image.constraints)!r} of image {name!r} do not exist")
         for path, source in image.files.items():
             if not source.exists():
-                raise Invalid(f"{str(source)!r}, which stands for {path} of image {name!r}, does not exist")
+                raise InvalidRequest(f"{str(source)!r}, the source of {path} in image {name!r}, does not exist")
         return image
 
     def is_ready(self, image: Image) -> bool:
-        """Tell whether the image's environment exists."""
-        return image.requirements is None or (self._place(image) / "done").exists()
+        """Return whether the image's environment exists."""
+        return image.requirements is None or (self._folder(image) / "done").exists()
 
     async def prepare(self, image: Image) -> Path:
-        """Give the image's interpreter, once its environment is built.
+        """Return the image's interpreter, after building its environment if necessary.
 
-        Whoever else needs the same one waits for the same build; giving up the wait does not give up the build.
+        All callers that need the same environment wait for the same build. Cancelling a wait does not cancel the build.
 
-        :raises BuildFailedError: it cannot be built
+        :raises BuildFailedError: the build failed
         """
         if image.python is not None and image.requirements is None:
             return image.python
-        place = self._place(image)
+        folder = self._folder(image)
         if not self.is_ready(image):
-            build = self._builds.get(place.name)
+            build = self._builds.get(folder.name)
             if build is None:
-                build = self._builds[place.name] = asyncio.create_task(self._build(image, place))
-                build.add_done_callback(lambda task: self._built(place.name, task))
+                build = self._builds[folder.name] = asyncio.create_task(self._build(image, folder))
+                build.add_done_callback(lambda task: self._forget_build(folder.name, task))
             await asyncio.shield(build)
-        return place / "venv" / "bin" / "python"
+        return folder / "venv" / "bin" / "python"
 
-    def _built(self, digest: str, build: asyncio.Task[None]) -> None:
+    def _forget_build(self, digest: str, build: asyncio.Task[None]) -> None:
         del self._builds[digest]
         if not build.cancelled():
-            build.exception()  # those who wait get it; nobody may be left to
+            build.exception()  # mark it as retrieved, since every waiting caller may have been cancelled
 
     async def close(self) -> None:
-        """Give up all builds."""
+        """Cancel all builds."""
         builds = list(self._builds.values())
         for build in builds:
             build.cancel()
         await asyncio.gather(*builds, return_exceptions=True)
 
-    def _place(self, image: Image) -> Path:
-        """Give the folder of the environment; it is named after everything that decides what is in it."""
+    def _folder(self, image: Image) -> Path:
+        """Return the folder of the environment; its name is a hash of everything that determines its contents."""
         constraints = image.constraints.read_text("utf-8") if image.constraints else ""
         base = [str(image.python)] if image.python else [sys.version_info[:3], sys.base_prefix]
         facts = [image.requirements, constraints, *base, platform.machine()]
         return self._cache / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
-    async def _build(self, image: Image, place: Path) -> None:
-        place.mkdir(parents=True, exist_ok=True)
-        log, venv = place / "build.log", place / "venv"
-        async with _locked(place / "lock") as lock:
+    async def _build(self, image: Image, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        log, venv = folder / "build.log", folder / "venv"
+        async with _locked(folder / "lock") as lock:
             if self.is_ready(image):
-                return  # another emulator built it meanwhile
-            shutil.rmtree(venv, ignore_errors=True)  # what a killed build left
+                return  # another emulator has built it in the meantime
+            shutil.rmtree(venv, ignore_errors=True)  # remains of a killed build
             log.write_text("")
-            requirements = place / "requirements.txt"
+            requirements = folder / "requirements.txt"
             requirements.write_text("".join(f"{line}\n" for line in image.requirements or ()))
-            for argv in _commands(image, requirements, venv):
+            for argv in _build_commands(image, requirements, venv):
                 with log.open("a") as text:
                     text.write(f"$ {' '.join(argv)}\n")
-                # The build inherits the lock: should the emulator be killed, nobody builds beside the orphan.
-                group = start(argv, cwd=place, env=_build_environment(), log=log, pass_fds=[lock])
+                # The build inherits the lock. So if the emulator is killed, no other one builds at the same time.
+                group = start_process(argv, cwd=folder, env=_build_environment(), log=log, pass_fds=[lock])
                 try:
                     code = await group.wait()
                 finally:
@@ -213,11 +213,11 @@ class Images:
                         f"the environment of image pattern {image.pattern!r} could not be built "
                         f"(exit code {code}); the build's log {log} ends with:\n{tail(log, 20)}"
                     )
-            (place / "done").touch()
+            (folder / "done").touch()
 
 
-def _commands(image: Image, requirements: Path, venv: Path) -> list[list[str]]:
-    """Give the commands that build an environment, with uv where it is found, which is faster."""
+def _build_commands(image: Image, requirements: Path, venv: Path) -> list[list[str]]:
+    """Return the commands that build an environment: with uv where it is installed, since it is faster."""
     base = str(image.python or sys.executable)
     if not image.requirements:
         return [[base, "-m", "venv", "--without-pip", str(venv)]]
@@ -237,13 +237,13 @@ def _commands(image: Image, requirements: Path, venv: Path) -> list[list[str]]:
 
 
 def _build_environment() -> dict[str, str]:
-    """Give the user's own environment, which may name proxies and package indexes; the control token is not theirs."""
+    """Return the user's environment, which may configure proxies and package indexes, without the emulator's token."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("BITAHUB_", "PYTHON"))}
 
 
 @asynccontextmanager
 async def _locked(file: Path) -> AsyncIterator[int]:
-    """Hold a lock against all other processes, and against everyone else in this one."""
+    """Hold a lock against all other processes, and other tasks of this one; yield its file descriptor."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while True:

@@ -1,4 +1,4 @@
-"""Performs what `state.py` records of jobs: runs them, and ends them."""
+"""Runs the jobs that `state` records."""
 
 from __future__ import annotations
 
@@ -10,81 +10,81 @@ from pathlib import Path
 from typing import NamedTuple
 
 from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
-from airflow_bitahub.emulator.mounts.workdir import Folder, Room, clean
-from airflow_bitahub.emulator.run import rendezvous
+from airflow_bitahub.emulator.mounts.workdir import Mount, Workdir, normalize_mount_path
 from airflow_bitahub.emulator.run.images import Image
-from airflow_bitahub.emulator.run.processes import ProcessGroup, TracedCommand
+from airflow_bitahub.emulator.run.processes import ProcessGroup, RecoverableCommand
+from airflow_bitahub.emulator.run.rendezvous import assign_endpoints, replica_variables
 from airflow_bitahub.emulator.run.runs import (
+    RunContext,
     Runs,
-    Workshop,
-    building,
+    build_message,
     check_label,
     check_text,
-    ending,
-    files_of,
-    new_log,
-    why,
+    create_log,
+    failure_message,
+    image_mounts,
+    log_excerpt,
 )
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.state.capacity import Capacity
-from airflow_bitahub.emulator.state.errors import Invalid
-from airflow_bitahub.emulator.state.state import JobKey, JobRecord
+from airflow_bitahub.emulator.state.errors import InvalidRequest
+from airflow_bitahub.emulator.state.records import JobKey, StoredJob
 
-Replica = tuple[str, int]  # of a job: role and index
+TaskId = tuple[str, int]  # role and index
 
-MAX_TASKS = 64  # of one job: more than a laptop will run
+MAX_TASKS = 64  # of one job: more than a laptop can run
 
 
 class Outcome(NamedTuple):
-    """How a job ended: `exit_code` None when it never ran."""
+    """How a job ended; `exit_code` is None if it never ran."""
 
     exit_code: int | None
     message: str
 
 
 class JobRuns(Runs[JobKey, Outcome]):
-    """Runs jobs, as many at once as there is room for.
+    """Runs jobs, as many at once as the capacity allows.
 
-    :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
+    :param oversized_fail: a job that can never run becomes UNDERPOWERED instead of being refused
     """
 
-    def __init__(self, workshop: Workshop, capacity: Capacity, *, oversized_fail: bool) -> None:
-        super().__init__(workshop)
+    def __init__(self, context: RunContext, capacity: Capacity, *, oversized_fail: bool) -> None:
+        super().__init__(context)
         self._capacity = capacity
         self._oversized_fail = oversized_fail
-        self._blocks = count()
+        self._endpoint_blocks = count()
 
     def log_of(self, key: JobKey) -> Path:
-        """Give the file that holds what a job printed."""
-        return self._home / "jobs" / key.namespace / key.name / "log"
+        """Return the file that holds what a job printed."""
+        return self._context.home / "jobs" / key.namespace / key.name / "log"
 
-    def submit(self, namespace: str, spec: JobSpec, user: str) -> JobRecord:
-        """Record a job and run it as soon as its turn comes.
+    def submit(self, namespace: str, spec: JobSpec, user: str) -> StoredJob:
+        """Record a job and run it as soon as the capacity allows.
 
-        :param user: who has signed in to submit it; "": nobody has
-        :raises Conflict: the name is taken
-        :raises Invalid: it could never run here; nothing was recorded
+        :param user: the user who submits it; "" if nobody has signed in
+        :raises Conflict: the name is in use
+        :raises InvalidRequest: it could never run here; nothing was recorded
         """
-        self._state.require_free(JobKey(namespace, spec.job_name))
+        self._state.require_unused(JobKey(namespace, spec.job_name))
         check_label("namespace", namespace)
         if sum(role.task_number for role in spec.task_roles) > MAX_TASKS:
-            raise Invalid(f"the job has more than {MAX_TASKS} tasks, which is more than the emulator runs")
-        script = self._scripts.for_job(spec)
+            raise InvalidRequest(f"the job has more than {MAX_TASKS} tasks, which is more than the emulator runs")
+        script = self._context.scripts.for_job(spec)
         if script is None:
             self._check(spec)
         elif spec.output is not None:
             self._storage.locate(spec.output.mount_source.path)
-        lacks = self._capacity.lacks(spec)
-        if lacks and not self._oversized_fail:
-            raise Invalid(f"the job can never run: {lacks}")
+        shortage = self._capacity.shortage(spec)
+        if shortage and not self._oversized_fail:
+            raise InvalidRequest(f"the job can never run: {shortage}")
         record = self._state.create_job(namespace, spec, user)
-        if lacks:
-            return self._state.refuse_job(record.key, f"the job can never run: {lacks}")
-        self.begin(record.key, self._run(record, script))
+        if shortage:
+            return self._state.refuse_job(record.key, f"the job can never run: {shortage}")
+        self._start_task(record.key, self._run(record, script))
         return record
 
     def delete(self, key: JobKey) -> None:
-        """Stop a job that is alive; remove the record and log of one that is over. Raises Unknown."""
+        """Stop a job, or remove record and log of one that has ended. Raises NotFound when there is none."""
         if not self._state.job(key).status.is_terminal:
             if self._state.stop_job(key):
                 self.tasks[key].cancel()
@@ -93,17 +93,19 @@ class JobRuns(Runs[JobKey, Outcome]):
         shutil.rmtree(self.log_of(key).parent, ignore_errors=True)
 
     def resume(self) -> None:
-        """Go on with what an earlier emulator has left: what waited waits on, what runs is found again."""
+        """Continue the jobs of an earlier emulator: those that waited wait again, those that ran are found again."""
         jobs = [job for job in reversed(self._state.jobs()) if not job.status.is_terminal]
-        jobs.sort(key=lambda job: job.status is JobStatus.WAITING)  # those that run already have their places
+        jobs.sort(
+            key=lambda job: job.status is JobStatus.WAITING
+        )  # running jobs first, since they use capacity already
         for job in jobs:
-            if job.status is JobStatus.WAITING and (lacks := self._capacity.lacks(job.spec)):
-                self._state.refuse_job(job.key, f"the job can never run: {lacks}")
+            if job.status is JobStatus.WAITING and (shortage := self._capacity.shortage(job.spec)):
+                self._state.refuse_job(job.key, f"the job can never run: {shortage}")
             elif job.status is JobStatus.WAITING:
-                self.begin(job.key, self._run(job, None))
+                self._start_task(job.key, self._run(job, None))
             else:
                 self._capacity.occupy(job.key, job.spec)
-                self.begin(job.key, self._find_tasks(job))
+                self._start_task(job.key, self._continue(job))
 
     def _check(self, spec: JobSpec) -> None:
         self._mounts(spec, check_only=True)
@@ -111,47 +113,49 @@ class JobRuns(Runs[JobKey, Outcome]):
             check_text("command", role.command)
             self._images.find(role.image)
 
-    def _mounts(self, spec: JobSpec, *, check_only: bool = False) -> dict[str, Folder]:
+    def _mounts(self, spec: JobSpec, *, check_only: bool = False) -> dict[str, Mount]:
         inputs = [("dataset", mount) for mount in spec.datasets] + [("model", mount) for mount in spec.models or ()]
         if spec.code is not None:
             inputs.append(("code", spec.code))
         mounts = {
-            clean(mount.mount_source.mount_path): Folder(self._storage.locate_input(kind, mount.mount_source.path))
+            normalize_mount_path(mount.mount_source.mount_path): Mount(
+                self._storage.locate_input(kind, mount.mount_source.path)
+            )
             for kind, mount in inputs
         }
         if spec.output is not None:
             locate = self._storage.locate if check_only else self._storage.locate_output
-            place = locate(spec.output.mount_source.path)
-            mounts[clean(spec.output.mount_source.mount_path)] = Folder(place, is_writable=True)
+            folder = locate(spec.output.mount_source.path)
+            mounts[normalize_mount_path(spec.output.mount_source.mount_path)] = Mount(folder, is_writable=True)
         return mounts
 
-    async def _run(self, record: JobRecord, script: ScriptedJob | None) -> Outcome:
+    async def _run(self, record: StoredJob, script: ScriptedJob | None) -> Outcome:
         key, spec = record.key, record.spec
         if not record.retries:
-            new_log(self.log_of(key))
+            create_log(self.log_of(key))
         if script is None:
-            await self._pythons(key, spec)
+            await self._prepare_images(key, spec)
         else:
-            await self.pass_time(script.queue_seconds)
-        if missing := self._capacity.missing_now(spec):
-            self._state.explain_job(key, f"waiting: {missing}")
-        await self._capacity.enter(key, spec)
+            await self._sleep(script.queue_seconds)
+        if shortage := self._capacity.current_shortage(spec):
+            self._state.set_job_message(key, f"waiting: {shortage}")
+        await self._capacity.acquire(key, spec)
         if script is not None:
-            return await self._play(key, spec, script)
+            return await self._play_script(key, spec, script)
         return await self._retry(key, spec, await self._run_tasks(key, spec))
 
-    async def _pythons(self, key: JobKey, spec: JobSpec) -> list[tuple[Image, Path]]:
-        """Give each role's image and its interpreter; the first time that may take minutes."""
-        pythons = []
+    async def _prepare_images(self, key: JobKey, spec: JobSpec) -> list[tuple[Image, Path]]:
+        """Return each role's image and its interpreter. If an environment must be built first, this takes minutes."""
+        prepared = []
         for role in spec.task_roles:
             image = self._images.find(role.image)
             if not self._images.is_ready(image):
-                self._state.explain_job(key, building(role.image))
-            pythons.append((image, await self._images.prepare(image)))
-        return pythons
+                self._state.set_job_message(key, build_message(role.image))
+            prepared.append((image, await self._images.prepare(image)))
+        return prepared
 
     async def _retry(self, key: JobKey, spec: JobSpec, outcome: Outcome) -> Outcome:
-        """Run a job that failed again, as often as it may be."""
+        """Run a job again while it fails, up to its `retry_count`."""
         allowed = spec.retry_count or 0
         while outcome.exit_code and self._state.job(key).retries < allowed:
             retries = self._state.job(key).retries + 1
@@ -159,77 +163,81 @@ class JobRuns(Runs[JobKey, Outcome]):
             outcome = await self._run_tasks(key, spec)
         return outcome
 
-    async def _play(self, key: JobKey, spec: JobSpec, script: ScriptedJob) -> Outcome:
+    async def _play_script(self, key: JobKey, spec: JobSpec, script: ScriptedJob) -> Outcome:
         file = self.log_of(key)
         self._state.launch_job(key)
         file.write_text(script.log)
-        await self.pass_time(script.run_seconds)
+        await self._sleep(script.run_seconds)
         if spec.output is not None:
             script.write_outputs(self._storage.locate_output(spec.output.mount_source.path))
         for task in self._state.job(key).tasks:
             self._state.finish_task(key, task.role, task.index, script.exit_code)
         role = spec.task_roles[0].task_role_name
-        return Outcome(script.exit_code, _failure(role, 0, script.exit_code, file) if script.exit_code else "")
+        return Outcome(script.exit_code, _task_failure(role, 0, script.exit_code, file) if script.exit_code else "")
 
     async def _run_tasks(self, key: JobKey, spec: JobSpec) -> Outcome:
-        pythons, mounts = await self._pythons(key, spec), self._mounts(spec)
-        rooms = [self._make_room({**files_of(image), **mounts}, python) for image, python in pythons]
-        endpoints = rendezvous.endpoints(spec.task_roles, next(self._blocks))
-        groups: dict[Replica, ProcessGroup] = {}
-        shutil.rmtree(self.trace_of(key, "any").parent, ignore_errors=True)  # an earlier attempt's
+        prepared, mounts = await self._prepare_images(key, spec), self._mounts(spec)
+        workdirs = [self._context.workdir_type({**image_mounts(image), **mounts}, python) for image, python in prepared]
+        endpoints = assign_endpoints(spec.task_roles, next(self._endpoint_blocks))
+        groups: dict[TaskId, ProcessGroup] = {}
+        shutil.rmtree(self._trace_of(key, "any").parent, ignore_errors=True)  # of an earlier attempt
         with ExitStack() as stack:
-            for role, room in zip(spec.task_roles, rooms, strict=True):
-                stack.enter_context(room)
-                room.note(self.trace_of(key, role.task_role_name))
+            for role, workdir in zip(spec.task_roles, workdirs, strict=True):
+                stack.enter_context(workdir)
+                workdir.record_path(self._trace_of(key, role.task_role_name))
             self._state.launch_job(key)
             try:
-                for role, room in zip(spec.task_roles, rooms, strict=True):
+                for role, workdir in zip(spec.task_roles, workdirs, strict=True):
                     for index in range(role.task_number):
-                        told = rendezvous.variables(key.name, role, index, spec.task_roles, endpoints)
-                        groups[role.task_role_name, index] = self._start_task(key, role, index, room, told)
-                return await self._watch_tasks(key, groups)
+                        variables = replica_variables(key.name, role, index, spec.task_roles, endpoints)
+                        task = self._start_program(key, role, index, workdir, variables)
+                        groups[role.task_role_name, index] = task
+                return await self._wait_for_tasks(key, groups)
             finally:
-                await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
+                await self._end_all(groups)
 
-    async def _find_tasks(self, record: JobRecord) -> Outcome:
-        """Go on with a job whose programs an earlier emulator started."""
+    async def _continue(self, record: StoredJob) -> Outcome:
+        """Continue a job whose programs an earlier emulator started."""
         key = record.key
         groups = {
-            (task.role, task.index): TracedCommand(self.trace_of(key, f"{task.role}-{task.index}")).find()
+            (task.role, task.index): RecoverableCommand(self._trace_of(key, f"{task.role}-{task.index}")).find()
             for task in record.tasks
             if not task.status.is_terminal
         }
         try:
             if record.status is JobStatus.STOPPING:
                 return Outcome(None, "")
-            outcome = await self._watch_tasks(key, groups)
+            outcome = await self._wait_for_tasks(key, groups)
         finally:
-            await asyncio.gather(*(group.end(self._grace) for group in groups.values()))
+            await self._end_all(groups)
             for role in record.spec.task_roles:
-                Room.remove_noted(self.trace_of(key, role.task_role_name))
+                Workdir.remove_recorded(self._trace_of(key, role.task_role_name))
         return await self._retry(key, record.spec, outcome)
 
-    async def _watch_tasks(self, key: JobKey, groups: dict[Replica, ProcessGroup]) -> Outcome:
-        """Wait until all programs are over, or as many of one role as shall end the whole job."""
-        watches = {asyncio.create_task(group.wait()): replica for replica, group in groups.items()}
-        pending = set(watches)
+    async def _end_all(self, groups: dict[TaskId, ProcessGroup]) -> None:
+        await asyncio.gather(*(group.end(self._context.grace) for group in groups.values()))
+
+    async def _wait_for_tasks(self, key: JobKey, groups: dict[TaskId, ProcessGroup]) -> Outcome:
+        """Wait until all programs have ended, or until enough of one role have that the whole job ends."""
+        waits = {asyncio.create_task(group.wait()): task_id for task_id, group in groups.items()}
+        pending = set(waits)
         try:
             while True:
                 record = self._state.job(key)
                 outcomes = [self._role_outcome(record, role) for role in record.spec.task_roles]
-                if ends := [outcome for outcome in outcomes if outcome is not None]:
-                    return min(ends)  # success counts before failure
+                if decisive := [outcome for outcome in outcomes if outcome is not None]:
+                    return min(decisive)  # exit code 0 first: success takes precedence over failure
                 if not pending:
                     return Outcome(0, "")
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    self._state.finish_task(key, *watches[task], task.result())
+                    self._state.finish_task(key, *waits[task], task.result())
         finally:
             for task in pending:
                 task.cancel()
 
-    def _role_outcome(self, record: JobRecord, role: TaskRole) -> Outcome | None:
-        """Give the outcome of the whole job that a role brings about, if it does."""
+    def _role_outcome(self, record: StoredJob, role: TaskRole) -> Outcome | None:
+        """Return the outcome of the whole job that a role's tasks already decide, if they do."""
         tasks = [task for task in record.tasks if task.role == role.task_role_name]
         succeeded = [task for task in tasks if task.status is JobStatus.SUCCEEDED]
         failed = [task for task in tasks if task.status is JobStatus.FAILED]
@@ -238,20 +246,22 @@ class JobRuns(Runs[JobKey, Outcome]):
         if len(failed) >= (role.min_failed_task_count or 1):
             first = min(failed, key=lambda task: task.finished)
             code = first.exit_code or 0
-            return Outcome(code, _failure(first.role, first.index, code, self.log_of(record.key)))
+            return Outcome(code, _task_failure(first.role, first.index, code, self.log_of(record.key)))
         return None
 
-    def _start_task(self, key: JobKey, role: TaskRole, index: int, room: Room, told: dict[str, str]) -> ProcessGroup:
-        program = TracedCommand(self.trace_of(key, f"{role.task_role_name}-{index}"))
-        return program.start(role.command, room, told, self.log_of(key))
+    def _start_program(
+        self, key: JobKey, role: TaskRole, index: int, workdir: Workdir, variables: dict[str, str]
+    ) -> ProcessGroup:
+        program = RecoverableCommand(self._trace_of(key, f"{role.task_role_name}-{index}"))
+        return program.start(role.command, workdir, variables, self.log_of(key))
 
-    def over(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
-        """Note how a job ended."""
-        outcome = Outcome(None, why(task)) if task.cancelled() or task.exception() else task.result()
+    def _record_end(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
+        failed = task.cancelled() or task.exception()
+        outcome = Outcome(None, failure_message(task)) if failed else task.result()
         self._state.finish_job(key, *outcome)
-        # Only now, so that never more jobs are on record as running than there are places.
-        self._capacity.leave(key)
+        # Release capacity last. Otherwise more jobs than allowed could be recorded as running.
+        self._capacity.release(key)
 
 
-def _failure(role: str, index: int, code: int, file: Path) -> str:
-    return f"task {index} of role {role!r} ended with exit code {code}{ending(file)}"
+def _task_failure(role: str, index: int, code: int, file: Path) -> str:
+    return f"task {index} of role {role!r} ended with exit code {code}{log_excerpt(file)}"

@@ -1,4 +1,4 @@
-"""One command in a process group of its own, found again by whoever comes later, and the end of what it printed."""
+"""One command in its own process group, which a later emulator can find again, and the end of a log file."""
 
 from __future__ import annotations
 
@@ -12,66 +12,66 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from airflow_bitahub.emulator.mounts.workdir import Room
+from airflow_bitahub.emulator.mounts.workdir import Workdir
 
-LOST = 137  # the exit code of a command of which nobody saw the end
+LOST_EXIT_CODE = 137  # of a command whose end nothing recorded
 
-# The command gets a shell of its own, so that no `exec` or `exit` in it gets past the note of its exit code.
-_TRACE = 'echo $$ >"$0.pid"; "$@"; code=$?; echo $code >"$0.exit"; exit $code'
+# The command gets its own shell, otherwise an `exec` or `exit` in it would skip the recording of its exit code.
+_RECORDING_SCRIPT = 'echo $$ >"$0.pid"; "$@"; code=$?; echo $code >"$0.exit"; exit $code'
 
 
 class ProcessGroup:
     """A running command and everything it starts, ended together.
 
-    It is watched by looking, not by SIGCHLD or a thread each: that works in any thread and on any Python, and costs
-    next to nothing for the few that run at once.
+    It is polled, without SIGCHLD or a thread for each: that works in any thread and on any Python, and costs little
+    for the few commands that run at once.
 
     :param pid: the process id of the command, which is also the id of the group; None: there is no such group
-    :param poll: gives the exit code, negative after a signal, or None while the command lives
+    :param poll: returns the exit code, negative after a signal, or None while the command runs
     """
 
     def __init__(self, pid: int | None, poll: Callable[[], int | None]) -> None:
         self.pid = pid
         self._poll = poll
-        self._is_gone = False
+        self._has_ended = False
 
     async def wait(self) -> int:
-        """Wait for the command and give its exit code, 128 + n after signal n as in a shell.
+        """Wait for the command and return its exit code: 128 + n after signal n, as in a shell.
 
-        What it left running in its group is ended with it, as it would be in a container.
+        Processes that it left running in its group are killed, as they would be in a container.
         """
         pause = 0.005
         while (code := self._poll()) is None:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.1)
         self._signal(signal.SIGKILL)
-        self._is_gone = True
+        self._has_ended = True
         return code if code >= 0 else 128 - code
 
     async def end(self, grace: float) -> None:
-        """End the whole group: SIGTERM, and after `grace` seconds SIGKILL. Does nothing when it is over."""
-        if self._is_gone:
+        """End the whole group with SIGTERM, and after `grace` seconds with SIGKILL. Do nothing if it has ended."""
+        if self._has_ended:
             return
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + grace
-        # The shell is often gone before the program it started: the grace is the group's.
+        # The shell often ends before the program it started, so wait for the whole group.
         while (self._poll() is None or self._has_members()) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         self._signal(signal.SIGKILL)
-        deadline = time.monotonic() + 5  # what has left the group may hold the lock for ever
+        deadline = time.monotonic() + 5  # a process that has left the group may hold the lock for ever
         while self._poll() is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self._is_gone = True
+        self._has_ended = True
 
     def _has_members(self) -> bool:
-        """Tell whether anyone in the group lives. Where nobody buries orphans, as in many containers, the dead stay."""
+        """Return whether a process of the group is alive. In many containers no process reaps the dead orphans."""
         if not self._signal(0):
             return False
         processes = list(Path("/proc").glob("[0-9]*/stat"))
-        return not processes or any(_is_member(stat, self.pid) for stat in processes)
+        return not processes or any(_is_live_member(stat, self.pid) for stat in processes)
 
     def _signal(self, number: int) -> bool:
-        """Signal the group; False when there is none any more. macOS answers EPERM for a group of the dead."""
+        """Signal the group; return False if it does not exist. macOS answers EPERM for a group of dead processes."""
         if self.pid is None:
             return False
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -80,14 +80,14 @@ class ProcessGroup:
         return False
 
 
-def start(
+def start_process(
     argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, pass_fds: Iterable[int] = ()
 ) -> ProcessGroup:
-    """Start a command in a process group of its own.
+    """Start a command in its own process group.
 
     :param env: its whole environment
-    :param log: both outputs are appended to this file
-    :param pass_fds: open files it inherits
+    :param log: the file to append its standard output and error to
+    :param pass_fds: file descriptors that it inherits
     :raises OSError: it cannot be started
     """
     with log.open("ab") as output:
@@ -104,42 +104,44 @@ def start(
     return ProcessGroup(process.pid, process.poll)
 
 
-class TracedCommand:
-    """A shell command that leaves a trace, by which another process can find it and what became of it.
+class RecoverableCommand:
+    """A shell command that another process can find again, together with its exit code.
 
-    :param trace: how the names of the files begin that tell: ``.lock`` is locked while the command lives, ``.pid``
-        holds the id of its group, and ``.exit`` its exit code
+    :param trace: the path that the command's files begin with: ``.lock`` is locked while the command runs, ``.pid``
+        holds the id of its process group, and ``.exit`` its exit code
     """
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
 
-    def start(self, command: str, room: Room, told: Mapping[str, str], log: Path) -> ProcessGroup:
-        """Start it in a room. Raises OSError when that cannot be done.
+    def start(self, command: str, workdir: Workdir, variables: Mapping[str, str], log: Path) -> ProcessGroup:
+        """Start it in a workdir.
 
-        :param told: environment variables, besides those that every program has
+        :param variables: environment variables, besides those that every program has
+        :raises OSError: it cannot be started
         """
         self._trace.parent.mkdir(parents=True, exist_ok=True)
         for kind in ("lock", "pid", "exit"):
             self._file(kind).unlink(missing_ok=True)
         lock = os.open(self._file("lock"), os.O_CREAT | os.O_RDWR, 0o600)
         try:
-            # It belongs to the open file, which the command inherits: so it lasts as long as the command.
+            # The lock belongs to the open file, which the command inherits. So it lasts as long as the command.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            with room.entrance(told) as (wrapper, env, files):
-                argv = ["/bin/sh", "-c", _TRACE, str(self._trace), *wrapper, "/bin/sh", "-c", room.map(command)]
-                return start(argv, cwd=room.scratch, env=env, log=log, pass_fds=[lock, *files])
+            with workdir.launch_options(variables) as (wrapper, env, files):
+                shell = ["/bin/sh", "-c", workdir.map_paths(command)]
+                argv = ["/bin/sh", "-c", _RECORDING_SCRIPT, str(self._trace), *wrapper, *shell]
+                return start_process(argv, cwd=workdir.scratch, env=env, log=log, pass_fds=[lock, *files])
         finally:
             os.close(lock)
 
     def find(self) -> ProcessGroup:
-        """Give the group of a command that another process has started; it may be over."""
+        """Return the group of a command that an earlier emulator started; it may have ended."""
         return ProcessGroup(self._read("pid") if self._is_alive() else None, self._exit_code)
 
     def _exit_code(self) -> int | None:
-        # The lock alone does not tell: what the command has left behind in a session of its own may hold it.
+        # The lock alone is not enough: a process that the command left behind in another session may hold it.
         code = self._read("exit")
-        return code if code is not None else None if self._is_alive() else LOST
+        return code if code is not None else None if self._is_alive() else LOST_EXIT_CODE
 
     def _is_alive(self) -> bool:
         with contextlib.suppress(FileNotFoundError), self._file("lock").open() as lock:
@@ -159,10 +161,10 @@ class TracedCommand:
         return self._trace.with_name(f"{self._trace.name}.{kind}")
 
 
-def _is_member(stat: Path, group: int | None) -> bool:
-    """Read Linux's account of a process: is it in this group, and not dead?"""
+def _is_live_member(stat: Path, group: int | None) -> bool:
+    """Return whether a process belongs to this group and is alive, according to its Linux ``stat`` file."""
     try:
-        # the program's name, in parentheses, may hold anything
+        # the program's name, in parentheses, may contain anything
         state, _, process_group = stat.read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
     except (OSError, ValueError):
         return False
@@ -170,7 +172,7 @@ def _is_member(stat: Path, group: int | None) -> bool:
 
 
 def tail(log: Path, lines: int, max_bytes: int = 1 << 20) -> str:
-    """Give the last `lines` lines of a file, at most `max_bytes` of it; "" when there is none."""
+    """Return the last `lines` lines of a file, at most `max_bytes` of it; "" if there is no file."""
     if lines <= 0:
         return ""
     try:

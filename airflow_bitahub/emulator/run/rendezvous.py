@@ -1,4 +1,4 @@
-"""How the replicas of a job find one another: an address and a port each, and the variables that tell all of them."""
+"""How the replicas of a job find each other: each has an address and a port, and variables list all of them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from airflow_bitahub.api.jobs import TaskRole
 
 
 class Endpoint(NamedTuple):
-    """Where a replica can be reached. Some programs, TensorFlow's for one, take their port on all addresses."""
+    """Where a replica can be reached."""
 
     host: str
     port: int
 
 
-def endpoints(roles: Sequence[TaskRole], block: int) -> dict[tuple[str, int], Endpoint]:
-    """Give each replica, by its role and index, an address on this machine and a port that no other one has.
+def assign_endpoints(roles: Sequence[TaskRole], block: int) -> dict[tuple[str, int], Endpoint]:
+    """Return an address on this machine and a port for each replica, by its role and index.
 
-    :param block: a number that differs for jobs that run at the same time
+    No two replicas get the same port, since some programs, such as TensorFlow, listen on all addresses.
+
+    :param block: a number that differs between jobs that run at the same time
     """
     replicas = [(role.task_role_name, index) for role in roles for index in range(role.task_number)]
     second, third = 64 + block // 256 % 64, block % 256
-    found = {}
-    with ExitStack() as taken:
+    endpoints = {}
+    with ExitStack() as reserved:
         for number, replica in enumerate(replicas, 1):
-            # Elsewhere only one address leads to this machine without further ado.
+            # Other systems than Linux have only one loopback address without further configuration.
             host = f"127.{second}.{third}.{number}" if sys.platform == "linux" else "127.0.0.1"
-            free = taken.enter_context(socket.create_server(("127.0.0.1", 0)))
-            found[replica] = Endpoint(host, free.getsockname()[1])
-    return found
+            free = reserved.enter_context(socket.create_server(("127.0.0.1", 0)))
+            endpoints[replica] = Endpoint(host, free.getsockname()[1])
+    return endpoints
 
 
-def variables(
-    job_name: str, role: TaskRole, index: int, roles: Sequence[TaskRole], found: dict[tuple[str, int], Endpoint]
+def replica_variables(
+    job_name: str, role: TaskRole, index: int, roles: Sequence[TaskRole], endpoints: dict[tuple[str, int], Endpoint]
 ) -> dict[str, str]:
-    """Give a replica's variables, in the spelling of Volcano (``VC_``, ``VK_``) and of OpenPAI (``PAI_``)."""
-    told = {
+    """Return a replica's environment variables, as Volcano (``VC_``, ``VK_``) and OpenPAI (``PAI_``) spell them."""
+    variables = {
         "VC_TASK_INDEX": str(index),
         "VK_TASK_INDEX": str(index),
         "VC_TASK_NAME": role.task_role_name,
@@ -50,10 +52,10 @@ def variables(
     }
     for other in roles:
         name = other.task_role_name
-        replicas = [found[name, number] for number in range(other.task_number)]
+        replicas = [endpoints[name, number] for number in range(other.task_number)]
         volcano = name.upper().replace("-", "_")
-        told[f"VC_{volcano}_HOSTS"] = ",".join(host for host, _ in replicas)
-        told[f"VC_{volcano}_NUM"] = str(other.task_number)
-        listed = ",".join(f"{host}:{port}" for host, port in replicas)
-        told[f"PAI_TASK_ROLE_{name.replace('-', '_')}_HOST_LIST"] = listed
-    return told
+        variables[f"VC_{volcano}_HOSTS"] = ",".join(host for host, _ in replicas)
+        variables[f"VC_{volcano}_NUM"] = str(other.task_number)
+        host_list = ",".join(f"{host}:{port}" for host, port in replicas)
+        variables[f"PAI_TASK_ROLE_{name.replace('-', '_')}_HOST_LIST"] = host_list
+    return variables

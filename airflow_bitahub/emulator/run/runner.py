@@ -1,4 +1,4 @@
-"""Performs what `state.py` records: everything that runs, as a whole."""
+"""Runs everything that `state` records: jobs and servings together."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import asyncio
 import contextlib
 
 from airflow_bitahub.emulator.run.jobs import JobRuns
-from airflow_bitahub.emulator.run.runs import Workshop
+from airflow_bitahub.emulator.run.runs import RunContext
 from airflow_bitahub.emulator.run.servings import ServingRuns
 from airflow_bitahub.emulator.state.capacity import Capacity
-from airflow_bitahub.emulator.state.errors import Unknown
+from airflow_bitahub.emulator.state.errors import NotFound
 
 
 class Runner:
-    """Runs jobs and servings. Its methods are called in the event loop that serves the requests.
+    """Runs jobs and servings. Its methods must be called in the event loop that serves the requests.
 
-    :param expire: seconds after its end at which a job or serving is removed; None: it is kept
-    :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
-    :param serving_restarts: so often each program of a serving that has ended is started again
-    :param serving_tokens: servings refuse who does not bring their access token
+    :param expire: seconds after its end at which a job or serving is removed; None: never
+    :param oversized_fail: a job that can never run becomes UNDERPOWERED instead of being refused
+    :param serving_restarts: how often a program of a serving is restarted after it has ended
+    :param serving_tokens: servings refuse requests without their access token
     """
 
     def __init__(
         self,
-        workshop: Workshop,
+        context: RunContext,
         capacity: Capacity,
         *,
         expire: float | None,
@@ -31,15 +31,15 @@ class Runner:
         serving_restarts: int,
         serving_tokens: bool,
     ) -> None:
-        self.jobs = JobRuns(workshop, capacity, oversized_fail=oversized_fail)
-        self.servings = ServingRuns(workshop, restarts=serving_restarts, need_tokens=serving_tokens)
-        self._state = workshop.state
-        self._images = workshop.images
+        self.jobs = JobRuns(context, capacity, oversized_fail=oversized_fail)
+        self.servings = ServingRuns(context, restarts=serving_restarts, need_tokens=serving_tokens)
+        self._state = context.state
+        self._images = context.images
         self._expire = expire
         self._sweep: asyncio.Task[None] | None = None
 
     def resume(self) -> None:
-        """Go on with what an earlier emulator on this home has left."""
+        """Continue the jobs and servings of an earlier emulator on this home."""
         self.jobs.resume()
         self.servings.resume()
         if self._expire is not None:
@@ -59,16 +59,16 @@ class Runner:
     async def clear(self) -> None:
         """Stop and remove every job and serving."""
         while servings := self._state.servings():
-            with contextlib.suppress(Unknown):  # somebody else removes it
+            with contextlib.suppress(NotFound):  # another request has removed it
                 await self.servings.delete(servings[0].key)
         while jobs := self._state.jobs():
-            with contextlib.suppress(Unknown):
+            with contextlib.suppress(NotFound):
                 self.jobs.delete(jobs[0].key)
             if task := self.jobs.tasks.get(jobs[0].key):
                 await asyncio.wait([task])
 
     async def close(self) -> None:
-        """Stop every job and serving, wait until nothing runs, and give up all builds."""
+        """Stop every job and serving, wait until none of their programs runs, and cancel all builds."""
         for key, job in list(self.jobs.tasks.items()):
             if self._state.stop_job(key):
                 job.cancel()

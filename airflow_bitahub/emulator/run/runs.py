@@ -1,4 +1,4 @@
-"""What running jobs and running servings have in common: their places on disk, their tasks in the event loop."""
+"""What running jobs and running servings have in common: their files on disk and their tasks in the event loop."""
 
 from __future__ import annotations
 
@@ -10,122 +10,125 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from airflow_bitahub.emulator.mounts.shared_storage import Storage
-from airflow_bitahub.emulator.mounts.workdir import Folder, Room, clean
+from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
+from airflow_bitahub.emulator.mounts.workdir import Mount, Workdir, normalize_mount_path
 from airflow_bitahub.emulator.run.images import Image, Images
 from airflow_bitahub.emulator.run.processes import tail
 from airflow_bitahub.emulator.scripts import Scripts
-from airflow_bitahub.emulator.state.errors import Invalid
-from airflow_bitahub.emulator.state.state import JobKey, ServingKey, State
+from airflow_bitahub.emulator.state.errors import InvalidRequest
+from airflow_bitahub.emulator.state.records import JobKey, ServingKey
+from airflow_bitahub.emulator.state.state import State
 from airflow_bitahub.exceptions import BitaHubError
 
 log = logging.getLogger(__name__)
 
-K = TypeVar("K", JobKey, ServingKey)
-T = TypeVar("T")
+KeyT = TypeVar("KeyT", JobKey, ServingKey)
+ResultT = TypeVar("ResultT")
 
-_MOST = 2**31 - 1
+_MAX_COUNT = 2**31 - 1
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
-class Workshop(NamedTuple):
-    """What everything runs with.
+class RunContext(NamedTuple):
+    """What jobs and servings need to run.
 
-    `make_room` is the kind of `Room` that programs run in. `home` holds logs and traces. `grace` is the seconds between
-    SIGTERM and SIGKILL.
+    :param workdir_type: the kind of `Workdir` that programs run in
+    :param home: the folder for logs and traces
+    :param grace: seconds between SIGTERM and SIGKILL
     """
 
     state: State
-    storage: Storage
+    storage: SharedStorage
     images: Images
-    make_room: type[Room]
+    workdir_type: type[Workdir]
     scripts: Scripts
     home: Path
     grace: float
 
 
-class Runs(ABC, Generic[K, T]):
-    """One asyncio task per job or serving. Its methods are called in the event loop."""
+class Runs(ABC, Generic[KeyT, ResultT]):
+    """Runs jobs or servings, with one asyncio task for each. Its methods must be called in the event loop."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._state, self._storage, self._images, self._make_room, self._scripts, self._home, self._grace = workshop
-        self.tasks: dict[K, asyncio.Task[T]] = {}
-
-    @abstractmethod
-    def log_of(self, key: K) -> Path:
-        """Give the file that holds what a job or serving printed."""
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._state, self._storage, self._images = context.state, context.storage, context.images
+        self.tasks: dict[KeyT, asyncio.Task[ResultT]] = {}
 
     @abstractmethod
-    def over(self, key: K, task: asyncio.Task[T]) -> None:
-        """Note what has become of a job or serving whose task is done, however it came to its end."""
+    def log_of(self, key: KeyT) -> Path:
+        """Return the file that holds what a job or serving printed."""
 
-    def trace_of(self, key: K, part: str) -> Path:
-        """Give how the names of the files begin by which a part of a job or serving is found again."""
+    @abstractmethod
+    def _record_end(self, key: KeyT, task: asyncio.Task[ResultT]) -> None:
+        """Record how a job or serving ended whose task is done."""
+
+    def _trace_of(self, key: KeyT, part: str) -> Path:
+        """Return the path that the files of a part begin with, by which another emulator finds the part again."""
         return self.log_of(key).parent / "traces" / part
 
-    def begin(self, key: K, work: Coroutine[Any, Any, T]) -> None:
-        """Let a job or serving run."""
+    def _start_task(self, key: KeyT, work: Coroutine[Any, Any, ResultT]) -> None:
+        """Start the task of a job or serving."""
 
-        def finish(task: asyncio.Task[T]) -> None:
+        def finish(task: asyncio.Task[ResultT]) -> None:
             del self.tasks[key]
-            self.over(key, task)
+            self._record_end(key, task)
 
         task = self.tasks[key] = asyncio.create_task(work)
         task.add_done_callback(finish)
 
-    async def pass_time(self, seconds: float) -> None:
-        """Let so much time pass by the emulator's clock, which a test may drive."""
+    async def _sleep(self, seconds: float) -> None:
+        """Wait `seconds` by the emulator's clock, which a test may drive."""
         end = self._state.now() + seconds * 1000
         while self._state.now() < end:
             await asyncio.sleep(0.005)
 
 
-def files_of(image: Image) -> dict[str, Folder]:
-    """Give what an image would contain: container path -> file or folder."""
-    return {clean(path): Folder(source) for path, source in image.files.items()}
+def image_mounts(image: Image) -> dict[str, Mount]:
+    """Return the files that an image contains, by container path."""
+    return {normalize_mount_path(path): Mount(source) for path, source in image.files.items()}
 
 
-def new_log(file: Path) -> None:
-    """Begin a log."""
+def create_log(file: Path) -> None:
+    """Create an empty log file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"")
 
 
-def building(image: str) -> str:
-    """Say what a job or serving waits for whose image was never used before."""
-    return f"building the Python environment that stands for image {image!r}; this happens once and may take minutes"
+def build_message(image: str) -> str:
+    """Return the message for a job or serving that waits until the environment of its image is built."""
+    return f"building the Python environment for image {image!r}; this happens once and may take minutes"
 
 
-def ending(file: Path) -> str:
-    """Give the last words of a log as the end of a sentence."""
-    words = tail(file, 5, max_bytes=2000).rstrip()
-    return f"; its log ends with:\n{words}" if words else ""
+def log_excerpt(file: Path) -> str:
+    """Return the last lines of a log, as the end of a sentence; "" if the log is empty."""
+    lines = tail(file, 5, max_bytes=2000).rstrip()
+    return f"; its log ends with:\n{lines}" if lines else ""
 
 
-def why(task: asyncio.Task[Any]) -> str:
-    """Say why a task brought no result."""
+def failure_message(task: asyncio.Task[Any]) -> str:
+    """Return why a task was cancelled or has failed, as a message for the user."""
     error = None if task.cancelled() else task.exception()
     if error is None:
         return "the emulator ended"
     if not isinstance(error, BitaHubError):
-        log.error("could not run it", exc_info=error)
+        log.error("the emulator failed to run it", exc_info=error)
         return f"the emulator could not run it: {error}"
     return str(error)
 
 
 def check_label(field: str, value: str) -> None:
-    """Refuse what could not be the name of a folder, or of a Kubernetes object."""
+    """Raise InvalidRequest for a value that could not be the name of a folder, or of a Kubernetes object."""
     if not _LABEL.fullmatch(value):
-        raise Invalid(f"{field}: {value!r} is not made of at most 63 letters, digits, '-', '_' and '.'")
+        raise InvalidRequest(f"{field}: {value!r} is not made of at most 63 letters, digits, '-', '_' and '.'")
 
 
 def check_count(field: str, value: int) -> None:
-    """Refuse what Kubernetes could not count up to. What is calculated from it could not be told either."""
-    if value > _MOST:
-        raise Invalid(f"{field}: is more than {_MOST}")
+    """Raise InvalidRequest for a number that is too large for Kubernetes, and for calculations with it."""
+    if value > _MAX_COUNT:
+        raise InvalidRequest(f"{field}: is more than {_MAX_COUNT}")
 
 
 def check_text(field: str, value: str) -> None:
-    """Refuse what could not be an argument of a program."""
+    """Raise InvalidRequest for a text that could not be an argument of a program."""
     if "\0" in value:
-        raise Invalid(f"{field}: contains a null character")
+        raise InvalidRequest(f"{field}: contains a null character")

@@ -10,13 +10,14 @@ from airflow_bitahub.api.servings import Resource
 
 @dataclass(frozen=True)
 class Usage:
-    """What a serving has used up to a time; stops, restarts and updates do not make it forget.
+    """What a serving has used from its creation up to a time, across stops, restarts and updates.
 
-    Each is milliseconds, times how much there was of it. A replica counts while its program runs.
+    Each amount is in milliseconds multiplied by the quantity used: one core for one second is 1000. A replica counts
+    while its program runs.
 
     :param until: milliseconds since the epoch
-    :param running: while one replica ran or several did
-    :param accelerators: for each device type
+    :param running: milliseconds in which at least one replica ran
+    :param accelerators: per device type
     """
 
     until: int = 0
@@ -25,8 +26,8 @@ class Usage:
     memory_mb: int = 0
     accelerators: Mapping[str, int] = field(default_factory=dict)
 
-    def up_to(self, now: int, resource: Resource, replicas: int) -> Usage:
-        """Add the time since, in which so many replicas ran that had this."""
+    def extended(self, now: int, resource: Resource, replicas: int) -> Usage:
+        """Return the usage up to `now`, if `replicas` replicas with this `resource` each have run since `until`."""
         elapsed = max(0, now - self.until)
         accelerators = dict(self.accelerators)
         if (device := resource.acc_device) is not None:

@@ -1,4 +1,4 @@
-"""The emulator runs commands, so it must not take them from just anyone."""
+"""The emulator runs commands, so it must not accept them from everyone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from airflow_bitahub.emulator.server import Emulator, choose_token, keep_token
+from airflow_bitahub.emulator.credentials import choose_token, load_or_create_token
+from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import JOBS, SERVINGS, Api, assert_refused
 
@@ -104,9 +105,9 @@ def test_listens_on_the_loopback_only(emulator: Emulator) -> None:
 
 def test_token_is_kept_for_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BITAHUB_EMULATOR_TOKEN", raising=False)
-    token = keep_token(tmp_path / "home")
+    token = load_or_create_token(tmp_path / "home")
     assert len(token) >= 32
-    assert keep_token(tmp_path / "home") == token
+    assert load_or_create_token(tmp_path / "home") == token
     assert (tmp_path / "home" / "token").stat().st_mode & 0o777 == 0o600
     assert choose_token(tmp_path / "home", None) == token
 

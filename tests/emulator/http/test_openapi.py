@@ -1,4 +1,4 @@
-"""What the emulator tells of itself at /openapi.json is true: whatever it is sent, it answers as it says there."""
+"""The description at /openapi.json is true: the emulator answers every request as described there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state.state import State
 from tests.emulator.conftest import JOBS, SERVINGS, Api, assert_refused
 
-# It keeps some things even without a database.
+# Hypothesis writes some files even without a database.
 set_hypothesis_home_dir(Path(__file__).parents[3] / ".pytest_cache" / "hypothesis")
 
 USERS = {"you": "s3cret"}
@@ -37,7 +37,7 @@ CLUSTER = "/clusters/{cluster}"
 
 
 def document_of(sign_in: SignIn | None) -> dict[str, Any]:
-    """Give what an emulator tells of itself, without one: pytest asks for the operations before any is started."""
+    """Return an emulator's description without starting one, since pytest needs it while it collects tests."""
     return create_app(State(), cast(Any, None), Faults(), "", [], find_profile("default"), sign_in).openapi()
 
 
@@ -67,25 +67,25 @@ def free(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def session(emulator: Emulator) -> Iterator[requests.Session]:
-    """Who has the emulator's own token."""
+    """A client with the emulator's own token."""
     with requests.Session() as session:
         session.trust_env = False
         session.headers["Authorization"] = f"Bearer {emulator.token}"
         yield session
 
 
-# What is sent is made up from the description ---------------------------------------------------------------------
+# Requests generated from the description ---------------------------------------------------------------------
 
 
-# Both roots have the same routes, so half of them will do.
+# Both roots have the same routes, so testing one of them is enough.
 @SCHEMA.exclude(path_regex="/clusters/").parametrize()
 @settings(max_examples=5, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_described(case: Any, emulator: Emulator, session: requests.Session) -> None:
     case.call_and_validate(emulator.url, session, checks=CHECKS)
-    emulator.faults.clear()  # else the next answer could be anything, late, or none
+    emulator.faults.clear()  # otherwise the next answer could be anything
 
 
-# What is sent is chosen -------------------------------------------------------------------------------------------
+# Chosen requests -------------------------------------------------------------------------------------------
 
 
 def places(path: str, name: str = "x") -> dict[str, str]:
@@ -95,7 +95,7 @@ def places(path: str, name: str = "x") -> dict[str, str]:
 
 
 def proper_request(api: Api, method: str, path: str) -> tuple[str, Any]:
-    """Give the name of something that is there, or can be made, and the body to send."""
+    """Return the name of a job, serving or fault that exists, or that can be created, and the body to send."""
     if path == "/oauth/token":
         return "", {"grant_type": "password", "username": "you", "password": USERS["you"]}
     if path.startswith("/emulator/faults"):
@@ -179,7 +179,7 @@ def test_the_cluster_may_be_left_out_of_every_address() -> None:
     assert {path.replace(CLUSTER, "") for path in with_cluster} == without
 
 
-# What was found this way ------------------------------------------------------------------------------------------
+# Defects that were found this way ---------------------------------------------------------------------------------
 
 
 def test_a_scripted_job_of_endless_tasks_is_refused(api: Api) -> None:

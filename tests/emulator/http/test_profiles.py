@@ -1,4 +1,4 @@
-"""The client against every shape in which an installation may tell of jobs."""
+"""The client reads every shape in which an installation may answer queries of jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from airflow_bitahub.cli import main
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.http.profiles import PROFILES
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state.state import JobKey, State
+from airflow_bitahub.emulator.state.records import JobKey
+from airflow_bitahub.emulator.state.state import State
 from airflow_bitahub.exceptions import ConfigurationError, NotFoundError
 from airflow_bitahub.identity import JobRecord, TaskIdentity
 from tests.conftest import until
@@ -39,13 +40,13 @@ _numbers = count(1)
 
 @pytest.fixture(scope="module", params=list(PROFILES))
 def profile(request: pytest.FixtureRequest) -> str:
-    """Every profile: each test that takes it, or what follows, runs once for each."""
+    """Every profile: each test that uses this fixture, or one of the next, runs once per profile."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def installation(profile: str, images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator that speaks the profile, and has room for one job at a time."""
+    """An emulator that answers in the profile's shape, and runs one job at a time."""
     with Emulator(tmp_path_factory.mktemp("home"), images=images_file, profile=profile, max_running=1) as emulator:
         yield emulator
 
@@ -88,7 +89,7 @@ def wait_until_it_runs(client: BitaHubClient, name: str) -> Job:
 
 
 def assert_told(job: Job, profile: str, exit_code: int) -> None:
-    """Check that the client knows all that this shape tells, and made up nothing that it does not tell."""
+    """Check that the client read everything that this shape contains, and nothing else."""
     tells = TELLS[profile]
     assert job.exit_code == (exit_code if "exit_code" in tells else None)
     for seconds in ("queue_seconds", "run_seconds"):
@@ -335,7 +336,7 @@ SHAPES: dict[str, tuple[Any, Any]] = {
 
 
 class Clock:
-    """2022-09-18 03:14:51.571, until somebody moves it."""
+    """2022-09-18 03:14:51.571, until a test advances it."""
 
     seconds = 1663470891.571
 
@@ -390,7 +391,7 @@ def test_the_words_of_every_shape(profile_name: str, words: str) -> None:
 
 
 def read(answer: Any) -> str:
-    """Find the word for a job's state where its shape has it."""
+    """Return the raw state of a job, wherever its shape has it."""
     for path in ("data.state", "data.status", "jobStatus.state", "payload.job.state", "status.state.phase"):
         found = answer
         for part in path.split("."):

@@ -1,4 +1,4 @@
-"""Signing in as at KubeSphere: a password becomes a token that is good for a while, and without one nothing is told."""
+"""Signing in as at KubeSphere: a user exchanges a password for a token, and without a token gets no answers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.procedures import wait_for_job
 from airflow_bitahub.api.protocol import Call
 from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.emulator.credentials import choose_password
 from airflow_bitahub.emulator.http.signin import SignIn
-from airflow_bitahub.emulator.server import Emulator, choose_password
+from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import AuthenticationError, ConfigurationError, PermissionDeniedError
 from tests.emulator.conftest import IMAGE, JOBS, SERVINGS, Api, assert_refused
 
@@ -28,7 +29,7 @@ MakeClient = Callable[..., BitaHubClient]
 
 
 class Clock:
-    """Some time of day, until somebody moves it."""
+    """A clock that only advances when a test says so."""
 
     seconds = 1663470891.0
 
@@ -51,14 +52,14 @@ def guarded(images_file: Path, tmp_path: Path, clock: Clock) -> Iterator[Emulato
 
 @pytest.fixture
 def http(guarded: Emulator) -> Iterator[httpx.Client]:
-    """Somebody who has not signed in."""
+    """A client that has not signed in."""
     with httpx.Client(base_url=guarded.url, trust_env=False, verify=False) as client:
         yield client
 
 
 @pytest.fixture
 def own(guarded: Emulator) -> Iterator[Api]:
-    """Who has the emulator's own token."""
+    """A client with the emulator's own token."""
     api = Api(guarded)
     with api.http:
         yield api
@@ -107,7 +108,7 @@ def assert_oauth_error(response: httpx.Response, status: int, error: str) -> Non
 
 
 def assert_status_object(response: httpx.Response, code: int, reason: str) -> None:
-    """Check that an answer is what Kubernetes says when it refuses."""
+    """Check that an answer is an error in the form of Kubernetes."""
     body = response.json()
     assert response.status_code == code, body
     assert (body["kind"], body["apiVersion"], body["status"]) == ("Status", "v1", "Failure")

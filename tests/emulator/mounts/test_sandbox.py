@@ -11,18 +11,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from airflow_bitahub.emulator.mounts.sandbox import choose_room, why_not
+from airflow_bitahub.emulator.mounts.sandbox import bubblewrap_problem, choose_workdir
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import JOBS, TELL_PID, Api, mount
-from tests.emulator.test_restart import Mortal
+from tests.emulator.killable import KillableEmulator
 
-REASON = why_not()
+REASON = bubblewrap_problem()
 needs_bubblewrap = pytest.mark.skipif(bool(REASON), reason=f"no mounts at their real paths: {REASON}")
 
 
 def runs(word: str) -> bool:
-    """Tell whether a process of this machine has the word on its command line."""
+    """Return whether a process of this machine has the word on its command line."""
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if word.encode() in file.read_bytes() and file.parent.name != str(os.getpid()):
@@ -159,23 +159,23 @@ def read(file: Path) -> bytes:
 
 
 @pytest.fixture
-def mortal(images_file: Path, tmp_path: Path) -> Iterator[Mortal]:
-    mortal = Mortal(tmp_path / "a home with spaces", images_file, "bubblewrap")
-    yield mortal
-    mortal.stop()
+def killable(images_file: Path, tmp_path: Path) -> Iterator[KillableEmulator]:
+    killable = KillableEmulator(tmp_path / "a home with spaces", images_file, "bubblewrap")
+    yield killable
+    killable.stop()
 
 
 @needs_bubblewrap
-def test_jobs_and_servings_are_found_again(mortal: Mortal) -> None:
-    name, _ = mortal.running("echo done; exit 3")
-    serving = mortal.api.serve(TELL_PID)
-    url = mortal.api.wait_serving(serving, "RUNNING")["hosts"]
-    mortal.restart()
-    assert mortal.api.job(name)["state"] == "RUNNING"
-    assert mortal.api.serving(serving)["hosts"] == url
-    mortal.let_go()
-    job = mortal.api.wait_job(name)
-    assert (job["state"], job["jobStatus"]["appExitCode"], mortal.api.log(name)) == ("FAILED", 3, "done\n")
+def test_jobs_and_servings_are_found_again(killable: KillableEmulator) -> None:
+    name, _ = killable.running("echo done; exit 3")
+    serving = killable.api.serve(TELL_PID)
+    url = killable.api.wait_serving(serving, "RUNNING")["hosts"]
+    killable.restart()
+    assert killable.api.job(name)["state"] == "RUNNING"
+    assert killable.api.serving(serving)["hosts"] == url
+    killable.let_go()
+    job = killable.api.wait_job(name)
+    assert (job["state"], job["jobStatus"]["appExitCode"], killable.api.log(name)) == ("FAILED", 3, "done\n")
 
 
 def test_without_bubblewrap_there_are_links_and_the_log_says_so(
@@ -186,9 +186,9 @@ def test_without_bubblewrap_there_are_links_and_the_log_says_so(
         pass
     assert "programs see their mounts through links (bubblewrap (bwrap) is not installed)" in caplog.text
     with pytest.raises(ConfigurationError, match="not possible here: bubblewrap"):
-        choose_room("bubblewrap")
-    with pytest.raises(ConfigurationError, match="known are auto, bubblewrap, links"):
-        choose_room("docker")
+        choose_workdir("bubblewrap")
+    with pytest.raises(ConfigurationError, match="choose one of auto, bubblewrap, links"):
+        choose_workdir("docker")
 
 
 def test_bubblewrap_that_may_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_bubblewrap_that_may_not_work_is_not_used(monkeypatch: pytest.MonkeyPatc
     program.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert choose_room("auto")[0].__name__ == "LinkFolder"
+    assert choose_workdir("auto")[0].__name__ == "SymlinkWorkdir"
     if sys.platform == "linux":
         with pytest.raises(ConfigurationError, match="No permissions to create new namespace"):
-            choose_room("bubblewrap")
+            choose_workdir("bubblewrap")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_bitahub.emulator.mounts.symlinks import LinkFolder, PathMap
-from airflow_bitahub.emulator.mounts.workdir import Folder, clean
-from airflow_bitahub.emulator.state.errors import Invalid
+from airflow_bitahub.emulator.mounts.symlinks import PathMap, SymlinkWorkdir
+from airflow_bitahub.emulator.mounts.workdir import Mount, normalize_mount_path
+from airflow_bitahub.emulator.state.errors import InvalidRequest
 
 MAP = PathMap(
     {
@@ -81,13 +81,13 @@ def test_no_mounts() -> None:
     ("path", "plain"), [("/code", "/code"), ("/code/", "/code"), ("//a//b/./c/", "/a/b/c"), ("/...", "/...")]
 )
 def test_clean(path: str, plain: str) -> None:
-    assert clean(path) == plain
+    assert normalize_mount_path(path) == plain
 
 
 @pytest.mark.parametrize("path", ["/", "", "code", "//", "/./", "/a/../b", "/..", "/a\0"])
 def test_clean_refuses(path: str) -> None:
-    with pytest.raises(Invalid, match="nothing can be mounted"):
-        clean(path)
+    with pytest.raises(InvalidRequest, match="nothing can be mounted"):
+        normalize_mount_path(path)
 
 
 def test_folder_of_links(tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_folder_of_links(tmp_path: Path) -> None:
     first.mkdir(parents=True)
     second.mkdir()
     (second / "kept").write_text("kept")
-    with LinkFolder({"/a/b": Folder(first), "/a-b": Folder(second)}, Path(sys.executable)) as folder:
+    with SymlinkWorkdir({"/a/b": Mount(first), "/a-b": Mount(second)}, Path(sys.executable)) as folder:
         assert " " not in str(folder.path)
-        assert folder.map("/a/b") != folder.map("/a-b")
-        assert Path(folder.map("/a/b")).resolve() == first
-        assert Path(folder.map("/a-b")).resolve() == second
+        assert folder.map_paths("/a/b") != folder.map_paths("/a-b")
+        assert Path(folder.map_paths("/a/b")).resolve() == first
+        assert Path(folder.map_paths("/a-b")).resolve() == second
         env = folder.environment()
         prefix = subprocess.run(
             ["python", "-c", "import sys; print(sys.prefix)"], env=env, capture_output=True, text=True, check=True

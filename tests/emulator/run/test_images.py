@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
-from airflow_bitahub.emulator.state.errors import Invalid
+from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import Api
 
@@ -31,7 +31,7 @@ def test_first_match_counts(tmp_path: Path) -> None:
 
 
 def test_unknown_image(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match=r"image 'x' is unknown; known patterns: 'bare'"):
+    with pytest.raises(InvalidRequest, match=r"image 'x' is unknown; known patterns: 'bare'"):
         images(tmp_path, BARE).find("x")
 
 
@@ -42,7 +42,7 @@ def test_unknown_image(tmp_path: Path) -> None:
         ("nonsense", "not TOML"),
         ("[image]\na = 1", "must hold"),
         (BARE + "[other]\na = 1", "must hold"),
-        ('[[image]]\npattern = "x"', "requirements, python or both"),
+        ('[[image]]\npattern = "x"', "requirements or python is missing"),
         ('[[image]]\npattern = "x"\npython = "/p"\nconstraints = "c"', "constraints need"),
         ("[[image]]\nrequirements = []", "pattern"),
         (BARE + "[[image]]\npattern = 1\nrequirements = []", "Image 2 .* pattern"),
@@ -68,7 +68,7 @@ def test_missing_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_an_entry_names_must_exist(tmp_path: Path, text: str, words: str) -> None:
-    with pytest.raises(Invalid, match=words):
+    with pytest.raises(InvalidRequest, match=words):
         images(tmp_path, f'[[image]]\npattern = "x"\n{text}').find("x")
 
 
@@ -112,7 +112,7 @@ def test_the_shipped_images() -> None:
     assert train.requirements == serve.requirements, "one environment for both"
     assert serve.files == {"/mnist-serving": dags_folder() / "workloads/dense-mnist-tf/serving"}
     assert shipped.find("busybox:1.36").requirements == ()
-    with pytest.raises(Invalid):
+    with pytest.raises(InvalidRequest):
         shipped.find("pytorch")
 
 
@@ -162,7 +162,7 @@ def test_a_build_elsewhere_is_waited_for(tmp_path: Path) -> None:
     async def wait() -> None:
         found = images(tmp_path, BARE)
         image = found.find("bare")
-        place = found._place(image)
+        place = found._folder(image)
         place.mkdir(parents=True)
         with (place / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

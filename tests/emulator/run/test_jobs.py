@@ -1,4 +1,4 @@
-"""Jobs really run, in their own process groups and folders, and end when they are told to."""
+"""Jobs really run, in their own process groups and folders, and end when they are stopped."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_jobs_wait_for_a_place_first_come_first_served(images_file: Path, tmp_pa
         names = [api.submit(**plain) for _ in range(3)]
         waiting = api.job(names[0])
         assert waiting["state"] == "WAITING"
-        assert "waiting: 1 place to run asked for, 0 free" in waiting["jobStatus"]["appExitDiagnostics"]
+        assert "waiting: 1 job slot requested, 0 free" in waiting["jobStatus"]["appExitDiagnostics"]
         api.http.delete(f"{JOBS}/{names[1]}")
         assert api.wait_job(names[1])["state"] == "STOPPED"
         assert api.job(names[1])["launchedTime"] == 0

@@ -1,4 +1,4 @@
-"""Servings really run, each on a port of its own."""
+"""Servings really run, each on its own port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_bitahub.emulator.server import DrivenClock, Emulator
 from tests.emulator.conftest import SERVINGS, TELL_PID, Api, ask, assert_refused, is_alive
 
 SERVER = "python -m http.server --bind $HOST $PORT"
-# The fields of the document's answer, in its spellings.
+# The fields of the document's answer, spelled as there.
 FIELDS = [
     "name",
     "id",
@@ -142,7 +142,7 @@ def test_who_has_the_port_that_a_program_insists_on_is_told(api: Api) -> None:
     first = api.serve(f"exec {insists}", protocols=protocols)
     api.until(lambda: ask(f"http://127.0.0.1:{port}"), bool)
     second = api.wait_serving(api.serve(insists, protocols=protocols), "FAILED")
-    assert f"port {port} is taken, it seems by serving '{first}'" in second["podstatuses"][0]["message"]
+    assert f"port {port} is in use, probably by serving '{first}'" in second["podstatuses"][0]["message"]
     api.http.delete(f"{SERVINGS}/{first}")
 
 
@@ -207,7 +207,7 @@ def test_refused(api: Api, changes: dict[str, Any], words: str) -> None:
 
 
 def pids_of(api: Api, name: str, number: int) -> set[int]:
-    """Wait until so many programs of a serving answer, one after the other in turn, and give their process ids."""
+    """Wait until `number` programs of a serving answer in turn, and return their process ids."""
 
     def look() -> list[str]:
         url = api.serving(name)["hosts"]
@@ -217,17 +217,13 @@ def pids_of(api: Api, name: str, number: int) -> set[int]:
     return {int(pid) for pid in answers}
 
 
-def put(api: Api, name: str, action: str) -> None:
-    assert api.http.put(f"{SERVINGS}/{name}/{action}").json()["data"] == {"name": name, "version": "v1"}
-
-
 def scale(api: Api, name: str, replicas: Any) -> httpx.Response:
     return api.http.patch(f"{SERVINGS}/{name}", params={"version": "v1"}, json={"replicas": replicas})
 
 
 @pytest.fixture
 def name(api: Api) -> Iterator[str]:
-    """A serving whose program tells its process id."""
+    """A serving whose program answers with its process id."""
     name = api.serve(TELL_PID)
     yield name
     api.http.delete(f"{SERVINGS}/{name}")
@@ -236,10 +232,10 @@ def name(api: Api) -> Iterator[str]:
 def test_stopped_one_can_be_started_at_the_same_address(api: Api, name: str) -> None:
     before = api.wait_serving(name, "RUNNING")
     [pid] = pids_of(api, name, 1)
-    put(api, name, "start")
+    api.act_on_serving(name, "start")
     assert pids_of(api, name, 1) == {pid}, "starting one that is alive changes nothing"
-    put(api, name, "stop")
-    put(api, name, "start")  # it waits until the stop is over
+    api.act_on_serving(name, "stop")
+    api.act_on_serving(name, "start")  # it waits until the stop is over
     assert not is_alive(pid)
     after = api.wait_serving(name, "RUNNING")
     for field in ("hosts", "token", "createdTime", "stopedTime", "podstatuses"):
@@ -253,7 +249,7 @@ def test_failed_one_can_be_started(api: Api) -> None:
     name = api.serve(f"[ -e /model/u/dense/mended ] || exit 3; {SERVER}")
     api.wait_serving(name, "FAILED")
     flag.touch()
-    put(api, name, "start")
+    api.act_on_serving(name, "start")
     serving = api.wait_serving(name, "RUNNING")
     assert (serving["stopedTime"], serving["podstatuses"]) == (0, [])
     api.http.delete(f"{SERVINGS}/{name}")
@@ -271,7 +267,7 @@ def test_as_many_programs_run_as_it_has_replicas_and_are_asked_in_turn(api: Api,
     [last] = pids_of(api, name, 1)
     assert last in three
     api.until(lambda: [is_alive(pid) for pid in three], lambda alive: sum(alive) == 1)
-    put(api, name, "stop")
+    api.act_on_serving(name, "stop")
     api.wait_serving(name, "STOPPED")
     assert not is_alive(last)
 
@@ -313,7 +309,7 @@ def test_one_that_is_over_is_updated_and_runs_once_it_is_started(api: Api) -> No
     api.wait_serving(name, "FAILED")
     api.http.put(f"{SERVINGS}/{name}", json=api.serving_body(TELL_PID, name=name))
     assert api.serving(name)["status"] == "FAILED"
-    put(api, name, "start")
+    api.act_on_serving(name, "start")
     pids_of(api, name, 1)
     api.http.delete(f"{SERVINGS}/{name}")
 
@@ -338,66 +334,3 @@ def test_replica_that_ends_is_started_again_while_the_others_answer(images_file:
             api.until(lambda: api.serving(name)["podstatuses"], lambda pods: pods and pods[0]["phase"] == "FAILED")
             assert api.serving(name)["status"] == "RUNNING", "as long as one of them runs"
             assert pids_of(api, name, 1) == {second}
-
-
-# What stands at its address ---------------------------------------------------------------------------------------
-
-ECHO = """python -c '
-import http.server, os, time
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_POST(self):
-        if self.path == "/die":
-            os._exit(1)
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(418, "odd")
-        for name, value in (("Set-Cookie", "a=1"), ("Set-Cookie", "b=2"), ("Was", self.requestline)):
-            self.send_header(name, value)
-        if self.path == "/break":
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            self.wfile.write(b"4\\r\\nhalf\\r\\n")
-            self.close_connection = True
-            return
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
-
-
-def test_requests_and_answers_are_passed_on_as_they_are(api: Api) -> None:
-    name = api.serve(ECHO)
-    url = api.wait_serving(name, "RUNNING")["hosts"]
-    with httpx.Client(base_url=url, trust_env=False, verify=False) as http:
-        assert http.get("/").status_code in (501, 503)
-        api.until(lambda: http.get("/").status_code, lambda status: status == 501)
-        body = os.urandom(3 << 20)
-        answer = http.post("/a%2Fb//c%C3%A4?q=%20x&r", content=body)
-        assert (answer.status_code, answer.content) == (418, body)
-        assert answer.headers.get_list("set-cookie") == ["a=1", "b=2"]
-        assert answer.headers["was"] == "POST /a%2Fb//c%C3%A4?q=%20x&r HTTP/1.1"
-        assert len(answer.headers.get_list("server")) == len(answer.headers.get_list("date")) == 1
-        with pytest.raises(httpx.RemoteProtocolError):
-            http.post("/break", content=b"")
-        dead = http.post("/die", content=b"")
-        assert (dead.status_code, dead.text.split(":")[0]) == (502, "the program gave no answer")
-    api.http.delete(f"{SERVINGS}/{name}")
-
-
-def test_token_is_wanted_where_that_is_asked_for(images_file: Path, tmp_path: Path) -> None:
-    with Emulator(tmp_path, images=images_file, serving_tokens=True) as emulator:
-        (emulator.storage / "models/u/dense").mkdir(parents=True)
-        api = Api(emulator)
-        with api.http:
-            name, other = api.serve(TELL_PID), api.serve(TELL_PID)
-            serving = api.wait_serving(name, "RUNNING")
-            assert api.until(lambda: ask(serving["hosts"], serving["token"]), bool)
-            for wrong in ("", "wrong", "\u00e4", emulator.token, api.serving(other)["token"]):
-                headers = {b"Authorization": f"Bearer {wrong}".encode()} if wrong else {}
-                refused = httpx.get(serving["hosts"], headers=headers, trust_env=False, verify=False)
-                assert (refused.status_code, refused.json()["kind"]) == (401, "Status")
-                assert "access token" in refused.json()["message"]
-            put(api, name, "stop")
-            put(api, name, "start")
-            assert api.until(lambda: ask(serving["hosts"], serving["token"]), bool)
-            assert ask(serving["hosts"]) == ""

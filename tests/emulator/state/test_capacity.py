@@ -1,4 +1,4 @@
-"""Jobs wait until there is room for them."""
+"""Jobs wait until what they request is free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def clock() -> DrivenClock:
 
 @pytest.fixture
 def make_api(tmp_path: Path, clock: DrivenClock) -> Iterator[MakeApi]:
-    """Gives an emulator with so much of everything, on which every job runs for an hour of the test's own clock."""
+    """Return a function that starts an emulator with this capacity; every job runs for an hour of the test's clock."""
     started: list[Emulator] = []
 
     def make(**capacity: Any) -> Api:
@@ -57,7 +57,7 @@ def test_job_waits_until_what_it_asks_for_is_free(make_api: MakeApi, clock: Driv
     second, other, plain = submit(api, 1), submit(api, 1, device="rtx-3090", queue="big"), submit(api, queue="cpu")
     api.wait_job(other, "RUNNING")
     api.wait_job(plain, "RUNNING")
-    assert state(api, second) == ("WAITING", "waiting: 1 gtx-1080-ti asked for, 0 free")
+    assert state(api, second) == ("WAITING", "waiting: 1 gtx-1080-ti requested, 0 free")
     clock.advance(3600)
     job = api.wait_job(second, "RUNNING")
     assert job["launchedTime"] - job["createdTime"] == 3_600_000
@@ -67,9 +67,9 @@ def test_job_waits_until_what_it_asks_for_is_free(make_api: MakeApi, clock: Driv
 @pytest.mark.parametrize(
     ("capacity", "wanted", "missing"),
     [
-        ({"cores": 4}, {"cpuNumber": 3}, "3 cores asked for, 1 free"),
-        ({"memory_mb": 16384}, {"memoryMB": 8193, "shmMB": 0}, "8193 MB of memory asked for, 8191 free"),
-        ({"accelerators": {"gtx-1080-ti": 3}}, {"gpus": 2}, "2 gtx-1080-ti asked for, 1 free"),
+        ({"cores": 4}, {"cpuNumber": 3}, "3 cores requested, 1 free"),
+        ({"memory_mb": 16384}, {"memoryMB": 8193, "shmMB": 0}, "8193 MB of memory requested, 8191 free"),
+        ({"accelerators": {"gtx-1080-ti": 3}}, {"gpus": 2}, "2 gtx-1080-ti requested, 1 free"),
     ],
 )
 def test_everything_that_was_declared_is_shared(
@@ -115,10 +115,10 @@ def test_job_for_which_there_can_never_be_room_is_refused(make_api: MakeApi) -> 
     for wanted, words in (
         (
             {"accDevice": {"kind": "gpu", "requests": 3, "deviceType": "gtx-1080-ti"}},
-            "3 gtx-1080-ti asked for, there are 2",
+            "3 gtx-1080-ti requested, 2 in total",
         ),
-        ({"accDevice": {"kind": "gpu", "requests": 1, "deviceType": "a100"}}, "1 a100 asked for, there are 0"),
-        ({"cpuNumber": 5, "taskNumber": 2}, "10 cores asked for, there are 8"),
+        ({"accDevice": {"kind": "gpu", "requests": 1, "deviceType": "a100"}}, "1 a100 requested, 0 in total"),
+        ({"cpuNumber": 5, "taskNumber": 2}, "10 cores requested, 8 in total"),
     ):
         response = api.post_job(api.job_body(taskRoles=[{**role, **wanted}]))
         assert_refused(response, 400, "can never run", words)
@@ -128,7 +128,7 @@ def test_job_for_which_there_can_never_be_room_is_refused(make_api: MakeApi) -> 
 def test_job_for_which_there_can_never_be_room_is_underpowered_where_that_is_wished_for(make_api: MakeApi) -> None:
     api = make_api(accelerators={}, oversized_fail=True)
     name = submit(api, 1)
-    assert state(api, name) == ("UNDERPOWERED", "the job can never run: 1 gtx-1080-ti asked for, there are 0")
+    assert state(api, name) == ("UNDERPOWERED", "the job can never run: 1 gtx-1080-ti requested, 0 in total")
     assert api.job(name)["launchedTime"] == 0
 
 

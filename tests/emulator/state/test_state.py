@@ -9,8 +9,9 @@ import pytest
 
 from airflow_bitahub.api.jobs import Accelerator, JobSpec, JobStatus, TaskRole
 from airflow_bitahub.api.servings import Model, Protocol, Resource, ServingSpec, ServingStatus
-from airflow_bitahub.emulator.state.errors import Conflict, Unknown
-from airflow_bitahub.emulator.state.state import IllegalMoveError, JobKey, ServingKey, State
+from airflow_bitahub.emulator.state.errors import Conflict, NotFound
+from airflow_bitahub.emulator.state.records import IllegalTransitionError, JobKey, ServingKey
+from airflow_bitahub.emulator.state.state import State
 
 KEY = JobKey("bita-user", "j")
 SERVING = ServingKey("inference", "s", "v1")
@@ -83,10 +84,10 @@ def test_stopped_job_is_stopped_however_it_ended(state: State, launched: bool) -
 
 def test_moves_not_in_the_table_are_defects(state: State) -> None:
     state.launch_job(KEY)
-    with pytest.raises(IllegalMoveError, match="cannot go from"):
+    with pytest.raises(IllegalTransitionError, match="cannot go from"):
         state.launch_job(KEY)
     state.finish_job(KEY, 0, "")
-    with pytest.raises(IllegalMoveError):
+    with pytest.raises(IllegalTransitionError):
         state.finish_job(KEY, 1, "")
 
 
@@ -104,7 +105,7 @@ def test_name_is_taken_until_the_record_is_removed(state: State) -> None:
         state.create_job("bita-user", job_spec())
     state.create_job("another", job_spec())
     state.remove_job(KEY)
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFound):
         state.job(KEY)
     state.create_job("bita-user", job_spec())
 
@@ -117,13 +118,13 @@ def test_newest_first(state: State) -> None:
 
 
 def test_ledger_remembers_the_removed(state: State) -> None:
-    state.note_request(KEY, "POST", "/j", 200)
-    state.note_request(JobKey("bita-user", "never"), "GET", "/never", 404)
+    state.log_request(KEY, "POST", "/j", 200, reached=True)
+    state.log_request(JobKey("bita-user", "never"), "GET", "/never", 404, reached=True)
     state.finish_job(KEY, None, "")
     state.remove_job(KEY)
-    state.note_request(KEY, "GET", "/j", 404)
+    state.log_request(KEY, "GET", "/j", 404, reached=True)
     state.create_job("bita-user", job_spec())
-    state.note_request(KEY, "POST", "/j", 200)
+    state.log_request(KEY, "POST", "/j", 200, reached=True)
     first, second = state.ledger()
     assert [asked.status for asked in first.requests] == [200, 404]
     assert first.removed

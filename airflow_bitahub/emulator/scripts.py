@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, field_validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -17,8 +17,6 @@ from starlette.types import ASGIApp
 
 from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.servings import ServingSpec
-
-Seconds = Annotated[float, Field(ge=0)]
 
 
 class ScriptedJob(BaseModel):
@@ -39,8 +37,8 @@ class ScriptedJob(BaseModel):
     job_name: str = "*"
     command: str = "*"
     exit_code: Annotated[int, Field(ge=0, le=255)] = 0
-    queue_seconds: Seconds = 0
-    run_seconds: Seconds = 0
+    queue_seconds: NonNegativeFloat = 0
+    run_seconds: NonNegativeFloat = 0
     outputs: Mapping[str, Any] = Field(default_factory=dict)
     log: str = ""
 

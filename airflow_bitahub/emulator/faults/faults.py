@@ -30,6 +30,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    NonNegativeFloat,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -45,7 +46,6 @@ def _sendable(value: JsonValue) -> JsonValue:
 
 
 Json: TypeAlias = Annotated[JsonValue, AfterValidator(_sendable)]
-Seconds = Annotated[float, Field(ge=0)]
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*")
 _FRAMING = {"content-length", "transfer-encoding"}  # the server computes these
 _BODILESS = (204, 205, 304)
@@ -122,7 +122,7 @@ class Records(_FaultModel):
     """
 
     where: Mapping[str, Json] = Field(default_factory=dict)
-    hide_for: Seconds = 0
+    hide_for: NonNegativeFloat = 0
     patch: Mapping[str, Json] = Field(default_factory=dict)
 
     def show(self, record: dict[str, Any], age: float) -> dict[str, Any] | None:
@@ -150,11 +150,11 @@ class Effect(_FaultModel):
     :param body_seconds: seconds over which the answer's body is sent, in ten pieces
     """
 
-    delay: Seconds = 0
+    delay: NonNegativeFloat = 0
     before: Replacement | None = None
     after: Replacement | None = None
     records: Records | None = None
-    body_seconds: Seconds = 0
+    body_seconds: NonNegativeFloat = 0
 
     @model_validator(mode="after")
     def _check_combination(self) -> Effect:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 
 
-class Mount(NamedTuple):
+class BindMount(NamedTuple):
     """A folder or file that a program sees; only bubblewrap enforces `is_writable`."""
 
     source: Path
@@ -62,7 +62,7 @@ class Workdir(ABC):
     :param python: the interpreter behind the commands ``python`` and ``python3``
     """
 
-    def __init__(self, mounts: Mapping[str, Mount], python: Path) -> None:
+    def __init__(self, mounts: Mapping[str, BindMount], python: Path) -> None:
         self._mounts = mounts
         self._python = python
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from airflow_bitahub.api.jobs import JobSpec, JobStatus, TaskRole
-from airflow_bitahub.emulator.mounts.workdir import Mount, Workdir, normalize_mount_path
+from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
 from airflow_bitahub.emulator.run.images import Image
 from airflow_bitahub.emulator.run.processes import ProcessGroup, RecoverableCommand
 from airflow_bitahub.emulator.run.rendezvous import assign_endpoints, replica_variables
@@ -113,12 +113,12 @@ class JobRuns(Runs[JobKey, Outcome]):
             check_text("command", role.command)
             self._images.find(role.image)
 
-    def _mounts(self, spec: JobSpec, *, check_only: bool = False) -> dict[str, Mount]:
+    def _mounts(self, spec: JobSpec, *, check_only: bool = False) -> dict[str, BindMount]:
         inputs = [("dataset", mount) for mount in spec.datasets] + [("model", mount) for mount in spec.models or ()]
         if spec.code is not None:
             inputs.append(("code", spec.code))
         mounts = {
-            normalize_mount_path(mount.mount_source.mount_path): Mount(
+            normalize_mount_path(mount.mount_source.mount_path): BindMount(
                 self._storage.locate_input(kind, mount.mount_source.path)
             )
             for kind, mount in inputs
@@ -126,7 +126,7 @@ class JobRuns(Runs[JobKey, Outcome]):
         if spec.output is not None:
             locate = self._storage.locate if check_only else self._storage.locate_output
             folder = locate(spec.output.mount_source.path)
-            mounts[normalize_mount_path(spec.output.mount_source.mount_path)] = Mount(folder, is_writable=True)
+            mounts[normalize_mount_path(spec.output.mount_source.mount_path)] = BindMount(folder, is_writable=True)
         return mounts
 
     async def _run(self, record: StoredJob, script: ScriptedJob | None) -> Outcome:

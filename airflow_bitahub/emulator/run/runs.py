@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
-from airflow_bitahub.emulator.mounts.workdir import Mount, Workdir, normalize_mount_path
+from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
 from airflow_bitahub.emulator.run.images import Image, Images
 from airflow_bitahub.emulator.run.processes import tail
 from airflow_bitahub.emulator.scripts import Scripts
@@ -83,9 +83,9 @@ class Runs(ABC, Generic[KeyT, ResultT]):
             await asyncio.sleep(0.005)
 
 
-def image_mounts(image: Image) -> dict[str, Mount]:
+def image_mounts(image: Image) -> dict[str, BindMount]:
     """Return the files that an image contains, by container path."""
-    return {normalize_mount_path(path): Mount(source) for path, source in image.files.items()}
+    return {normalize_mount_path(path): BindMount(source) for path, source in image.files.items()}
 
 
 def create_log(file: Path) -> None:

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from airflow_bitahub.api.servings import ServingSpec, ServingStatus
-from airflow_bitahub.emulator.mounts.workdir import Mount, Workdir, normalize_mount_path
+from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
 from airflow_bitahub.emulator.run.gateway import LOOPBACK, Gateway, RoundRobinProxy, TokenAuth
 from airflow_bitahub.emulator.run.processes import RecoverableCommand
 from airflow_bitahub.emulator.run.runs import (
@@ -130,9 +130,9 @@ class ServingRuns(Runs[ServingKey, None]):
             self._mounts(spec)
             self._images.find(spec.image)
 
-    def _mounts(self, spec: ServingSpec) -> dict[str, Mount]:
+    def _mounts(self, spec: ServingSpec) -> dict[str, BindMount]:
         folder = self._storage.locate_input("model", spec.model.path)
-        return {normalize_mount_path(spec.model.mount_path): Mount(folder)}
+        return {normalize_mount_path(spec.model.mount_path): BindMount(folder)}
 
     def _begin(self, key: ServingKey) -> None:
         self._changes[key] = asyncio.Event()

@@ -10,9 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from airflow_bitahub.emulator.credentials import choose_token, load_or_create_token
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import JOBS, SERVINGS, Api, assert_refused
 
 
@@ -101,30 +99,3 @@ def test_listens_on_the_loopback_only(emulator: Emulator) -> None:
         if not address.startswith("127."):
             with pytest.raises(OSError), socket.create_connection((address, port), timeout=1):  # noqa: PT011
                 pass
-
-
-def test_token_is_kept_for_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BITAHUB_EMULATOR_TOKEN", raising=False)
-    token = load_or_create_token(tmp_path / "home")
-    assert len(token) >= 32
-    assert load_or_create_token(tmp_path / "home") == token
-    assert (tmp_path / "home" / "token").stat().st_mode & 0o777 == 0o600
-    assert choose_token(tmp_path / "home", None) == token
-
-    (tmp_path / "mine").write_text("of-the-file\n")
-    assert choose_token(tmp_path / "home", tmp_path / "mine") == "of-the-file"
-    monkeypatch.setenv("BITAHUB_EMULATOR_TOKEN", "of-the-environment")
-    assert choose_token(tmp_path / "home", tmp_path / "mine") == "of-the-environment"
-
-
-def test_no_empty_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "empty").write_text(" \n")
-    monkeypatch.delenv("BITAHUB_EMULATOR_TOKEN", raising=False)
-    for file in ("empty", "none"):
-        with pytest.raises(ConfigurationError, match=file):
-            choose_token(tmp_path, tmp_path / file)
-    monkeypatch.setenv("BITAHUB_EMULATOR_TOKEN", "")
-    with pytest.raises(ConfigurationError, match="empty"):
-        choose_token(tmp_path, None)
-    with pytest.raises(ConfigurationError, match="empty"):
-        Emulator(tmp_path, token="")

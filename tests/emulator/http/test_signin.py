@@ -16,7 +16,6 @@ from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.procedures import wait_for_job
 from airflow_bitahub.api.protocol import Call
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.emulator.credentials import choose_password
 from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import AuthenticationError, ConfigurationError, PermissionDeniedError
@@ -395,18 +394,3 @@ def test_nobody_without_a_name_or_a_password(users: dict[str, str]) -> None:
 def test_no_token_that_is_never_good(seconds: int) -> None:
     with pytest.raises(ConfigurationError, match=f"{seconds} seconds"):
         SignIn(USERS, expires_in=seconds)
-
-
-def test_the_password_comes_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BITAHUB_EMULATOR_PASSWORD", raising=False)
-    with pytest.raises(ConfigurationError, match=r"BITAHUB_EMULATOR_PASSWORD.*--password-file"):
-        choose_password(None)
-    with pytest.raises(ConfigurationError, match=r"password from .*none"):
-        choose_password(tmp_path / "none")
-    (tmp_path / "mine").write_text("of the file\n")
-    assert choose_password(tmp_path / "mine") == "of the file"
-    monkeypatch.setenv("BITAHUB_EMULATOR_PASSWORD", "of the environment")
-    assert choose_password(tmp_path / "mine") == "of the environment"
-    monkeypatch.setenv("BITAHUB_EMULATOR_PASSWORD", "")
-    with pytest.raises(ConfigurationError, match="BITAHUB_EMULATOR_PASSWORD is empty"):
-        choose_password(tmp_path / "mine")

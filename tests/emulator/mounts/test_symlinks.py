@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_bitahub.emulator.mounts.symlinks import PathMap, SymlinkWorkdir
-from airflow_bitahub.emulator.mounts.workdir import Mount, normalize_mount_path
+from airflow_bitahub.emulator.mounts.workdir import BindMount, normalize_mount_path
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 
 MAP = PathMap(
@@ -95,7 +95,7 @@ def test_folder_of_links(tmp_path: Path) -> None:
     first.mkdir(parents=True)
     second.mkdir()
     (second / "kept").write_text("kept")
-    with SymlinkWorkdir({"/a/b": Mount(first), "/a-b": Mount(second)}, Path(sys.executable)) as folder:
+    with SymlinkWorkdir({"/a/b": BindMount(first), "/a-b": BindMount(second)}, Path(sys.executable)) as folder:
         assert " " not in str(folder.path)
         assert folder.map_paths("/a/b") != folder.map_paths("/a-b")
         assert Path(folder.map_paths("/a/b")).resolve() == first

@@ -170,9 +170,10 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 
 def _run_emulator(args: argparse.Namespace) -> int:
-    from airflow_bitahub.emulator.capacity import parse_accelerators
-    from airflow_bitahub.emulator.server import Emulator, choose_password, choose_token, run_until_signal
-    from airflow_bitahub.emulator.signin import TOKEN_PATH, SignIn
+    from airflow_bitahub.emulator.credentials import choose_password, choose_token
+    from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
+    from airflow_bitahub.emulator.server import Emulator, run_until_signal
+    from airflow_bitahub.emulator.state.capacity import parse_accelerators
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     home: Path = args.home.expanduser()
@@ -200,13 +201,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
     )
 
     def announce() -> None:
-        connection = {
-            "conn_type": "bitahub",
-            "host": emulator.url,
-            "login": "you",
-            "password": emulator.token,
-            "extra": {"user_id": "_you", "storage_uri": emulator.storage.as_uri()},
-        }
+        connection = emulator.connection(login="you", user_id="_you")
         print(f"BitaHub emulator  {emulator.url}")
         print(f"storage           {emulator.storage}")
         print(f"token             {emulator.token}")

@@ -50,16 +50,6 @@ def bitahub_emulator() -> Iterator[Emulator]:
 @pytest.fixture
 def bitahub_connection(bitahub_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> str:
     """The id of an Airflow connection to `bitahub_emulator`: ``bitahub_default``."""
-    connection = {
-        "conn_type": "bitahub",
-        "host": bitahub_emulator.url,
-        "login": "tester",
-        "password": bitahub_emulator.token,
-        "extra": {
-            "user_id": "_tester",
-            "storage_uri": bitahub_emulator.storage.as_uri(),
-            "default_image": "any",
-        },
-    }
+    connection = bitahub_emulator.connection(login="tester", user_id="_tester", default_image="any")
     monkeypatch.setenv(f"AIRFLOW_CONN_{DEFAULT_CONN_ID.upper()}", json.dumps(connection))
     return DEFAULT_CONN_ID

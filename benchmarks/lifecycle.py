@@ -13,8 +13,8 @@ from pydantic import PrivateAttr
 
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
-from airflow_bitahub.emulator.faults import Effect, Fault, Match
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, dags_folder, load_images
+from airflow_bitahub.emulator.faults.faults import Effect, Fault, Match
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
 from airflow_bitahub.emulator.server import Emulator
 
 _DAG = "mnist_lifecycle"
@@ -68,7 +68,7 @@ def lifecycle_costs(home: Path, image_cache: Path) -> list[dict[str, Any]]:
         platform.upload_programs(emulator.storage, dags_folder() / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=home / "downloads", mirrors=())
-        airflow.set_connection(platform.connection(emulator.url, emulator.token, emulator.storage))
+        airflow.set_connection(platform.connection(emulator))
         airflow.await_dag(_DAG)
         requests = _Requests()
         emulator.faults.add(Fault(match=requests, effect=Effect(delay=0)))

@@ -35,9 +35,9 @@ from airflow_bitahub.api.jobs import stop_job
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import JobKey, JobRecord
+from airflow_bitahub.emulator.state.records import JobKey, StoredJob
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 
@@ -123,17 +123,7 @@ def client(platform: Emulator) -> Iterator[BitaHubClient]:
 @pytest.fixture
 def connection(platform: Emulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The Airflow connection `bitahub_default` to the emulator, under the document's user."""
-    connection = {
-        "conn_type": "bitahub",
-        "host": platform.url,
-        "login": FOLDERS.user_name,
-        "password": platform.token,
-        "extra": {
-            "user_id": FOLDERS.user_id,
-            "storage_uri": platform.storage.as_uri(),
-            "default_image": IMAGE,
-        },
-    }
+    connection = platform.connection(login=FOLDERS.user_name, user_id=FOLDERS.user_id, default_image=IMAGE)
     monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
     return connection
 
@@ -219,12 +209,12 @@ class Submitted:
         self._state = platform.state
         self._before = len(self._state.ledger())
 
-    def __call__(self) -> list[JobRecord]:
+    def __call__(self) -> list[StoredJob]:
         """Give their records, oldest first."""
         return [entry.record for entry in self._state.ledger()[self._before :]]
 
     @property
-    def only(self) -> JobRecord:
+    def only(self) -> StoredJob:
         """The one job there is."""
         [job] = self()
         return job

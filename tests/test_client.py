@@ -306,7 +306,7 @@ def test_query_and_name_are_quoted(way: Way, server: ScriptedServer, make_client
     server.answers(answer(b'{"state": "RUNNING"}'), answer(b"[]"))
     client = make_client(server.url)
     way.send(client, get_job("a/b c?d"))
-    way.send(client, list_jobs(page=2, limit=5))
+    way.send(client, list_jobs(page=2, page_size=5))
     assert [asked.path for asked in server.asked] == [f"{JOBS}/a%2Fb%20c%3Fd", f"{JOBS}?page=2&limit=5"]
 
 

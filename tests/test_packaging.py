@@ -69,7 +69,7 @@ def distribution_of(module: str) -> str:
 def third_party(file: Path) -> Iterator[str]:
     """Return what a file imports from other distributions, as distributions."""
     for module in imports(file):
-        if module.split(".")[0] not in {PACKAGE, "tests", "tomllib", *sys.stdlib_module_names}:
+        if module.split(".")[0] not in {PACKAGE, "tests", "tomllib", "_typeshed", *sys.stdlib_module_names}:
             yield distribution_of(module)
 
 
@@ -125,7 +125,11 @@ def test_the_wheel_holds_the_package_and_the_dags_and_nothing_else(wheel: Path) 
         for file in (REPOSITORY / source).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert {f"{PACKAGE}/py.typed", f"{PACKAGE}/emulator/images.toml", f"{PACKAGE}/dags/mnist_lifecycle.py"} <= expected
+    assert {
+        f"{PACKAGE}/py.typed",
+        f"{PACKAGE}/emulator/run/images.toml",
+        f"{PACKAGE}/dags/mnist_lifecycle.py",
+    } <= expected
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert names == expected
@@ -153,7 +157,7 @@ def test_the_package_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(tmp_path)!r})
 import airflow_bitahub.cli
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, dags_folder, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, dags_folder, load_images
 print(len(load_images(DEFAULT_IMAGES)) > 0, (dags_folder() / "mnist_lifecycle.py").is_file(), dags_folder())
 """
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.storage import Folders
 
@@ -31,13 +32,7 @@ def upload_programs(storage: Path, workloads: Path) -> None:
         shutil.copyfile(workloads / "dense-mnist-tf" / program, folder / program)
 
 
-def connection(url: str, token: str, storage: Path) -> dict[str, object]:
+def connection(emulator: Emulator) -> dict[str, object]:
     """Return the Airflow connection to an emulator, in the form that Airflow's REST API accepts."""
-    return {
-        "connection_id": DEFAULT_CONN_ID,
-        "conn_type": "bitahub",
-        "host": url,
-        "login": FOLDERS.user_name,
-        "password": token,
-        "extra": json.dumps({"user_id": FOLDERS.user_id, "storage_uri": storage.as_uri()}),
-    }
+    fields = emulator.connection(login=FOLDERS.user_name, user_id=FOLDERS.user_id)
+    return {"connection_id": DEFAULT_CONN_ID, **fields, "extra": json.dumps(fields["extra"])}

@@ -19,7 +19,7 @@ from typing import Any
 from airflow_bitahub.demo import platform
 from airflow_bitahub.demo.airflow import USER, LocalAirflow, require_free_port
 from airflow_bitahub.demo.dataset import prepare
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, dags_folder, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
@@ -56,7 +56,7 @@ def _run_emulator(args: argparse.Namespace, home: Path, storage: Path) -> int:
 def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, environment: Future[Path]) -> int:
     with LocalAirflow(home / "airflow", dags_folder(), port=args.port) as airflow:
         _print_progress(f"Airflow runs at {airflow.url}, the emulator at {emulator.url}")
-        airflow.set_connection(platform.connection(emulator.url, emulator.token, emulator.storage))
+        airflow.set_connection(platform.connection(emulator))
         airflow.await_dag(DAG)
         environment.result()
         run_id = airflow.trigger(DAG)

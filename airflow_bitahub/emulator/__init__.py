@@ -1,31 +1,54 @@
-"""The platform's other side, on a laptop: it takes the document's requests and really runs the jobs and servings.
+"""An emulator of the platform for a laptop: it accepts the requests of the platform's API and really runs the jobs.
 
-`server.Emulator` starts it from Python, ``airflow-bitahub emulator`` from a shell. It uses of the package only the
-types of `airflow_bitahub.api` and the errors, so that client and emulator meet nowhere but on the socket.
+`server.Emulator` starts it from Python, ``airflow-bitahub emulator`` from a shell. From the rest of the package it
+imports only the types of `airflow_bitahub.api` and the errors. So client and emulator only meet on the socket.
 
-    refused.py     why a request is refused
-    state.py       jobs and servings: records, rules, the ledger; no HTTP, no processes
-    store.py       where they outlive the emulator
-    storage.py     the platform's folders
-    links.py       a job's mounts: a short folder of links, and the mapping of container paths onto it
-    processes.py   one command in a process group of its own
-    rendezvous.py  how the replicas of a job find one another
-    images.py      images.toml: what stands for a container image
-    capacity.py    which jobs may run now
-    scripts.py     jobs and servings whose course is told in advance
-    runs.py        what running jobs and servings have in common
-    job_runs.py    performs what state.py records of jobs
-    serving_runs.py  likewise of servings
-    runner.py      both, as a whole
-    profiles.py    jobs as JSON, in each shape an installation may answer in
-    views.py       servings and the ledger as JSON
-    signin.py      passwords and what they are exchanged for
-    gate.py        who may ask, and how
-    faults.py      what is to go wrong, on which requests
-    disguise.py    what a query shows when it is to tell untruths
-    injector.py    makes it all go wrong
-    hangup.py      closing a connection without an answer
-    description.py what is told of all this at /openapi.json
-    app.py         HTTP <-> state and runner
-    server.py      the socket, and `Emulator`
+    server.py       `Emulator`: home, token, socket
+    credentials.py  token and password for a start from the shell
+    scripts.py      jobs and servings whose outcome a test defines
+    answers.py      the forms of the platform's answers
+    state/          what the platform knows
+        errors.py          why a request is refused
+        records.py         jobs and servings, and how they change
+        metering.py        what a serving has used
+        store.py           records on disk
+        state.py           all records, and the ledger of requests
+        capacity.py        which jobs may run now
+    mounts/         the folders that a program sees
+        shared_storage.py  the platform's folders
+        workdir.py         the folder that a job or serving runs in
+        symlinks.py        a workdir with symbolic links, and container paths mapped to them
+        sandbox.py         a workdir with its own file system, by bubblewrap
+    faults/         what goes wrong on demand
+        faults.py          which requests fail, and how
+        disguise.py        wrong records in the answers to queries
+        hangup.py          closing a connection without an answer
+        injector.py        applies the faults
+    run/            runs jobs and servings as processes
+        images.py          Python environments in place of container images; images.toml
+        processes.py       one command in its own process group
+        rendezvous.py      how the replicas of a job find each other
+        gateway.py         the address of a serving
+        runs.py            what jobs and servings have in common
+        jobs.py            runs jobs
+        servings.py        runs servings
+        runner.py          runs both
+    http/           the platform over HTTP
+        profiles.py        jobs as JSON, in each shape that an installation may answer
+        views.py           servings and the ledger as JSON
+        openapi.py         the description at /openapi.json
+        signin.py          users and their tokens
+        access.py          who may send which request
+        bodies.py          strict reading of bodies
+        jobs.py            routes of jobs
+        servings.py        routes of servings
+        control.py         routes of the emulator's own
+        app.py             the application
+
+Imports run in one direction: state <- mounts, faults <- run <- http <- server. `answers` and `scripts` import nothing
+of the emulator.
 """
+
+from airflow_bitahub.extras import require_extra
+
+require_extra("emulator")

@@ -1,4 +1,4 @@
-"""Jobs and servings whose course is told in advance, for tests that need no real program."""
+"""Scripted jobs and servings: what happens is defined in advance, for tests that need no real program."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, field_validator
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -18,20 +18,18 @@ from starlette.types import ASGIApp
 from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.servings import ServingSpec
 
-Seconds = Annotated[float, Field(ge=0)]
-
 
 class ScriptedJob(BaseModel):
-    """The course of the jobs it matches. No program runs, no image is needed, and no input has to exist.
+    """What happens to the jobs that match. No program runs, no image is needed, and inputs need not exist.
 
     :param job_name: a shell-style pattern for the job's name, such as ``*-2`` for second attempts
-    :param command: likewise for its command
-    :param exit_code: of its program; 0: the job succeeds
-    :param queue_seconds: so long it waits; this and the next are by the emulator's clock
-    :param run_seconds: so long it runs
-    :param outputs: what it writes into its output folder when it ends: relative path -> text, bytes, or anything else
-        as JSON
-    :param log: what it prints
+    :param command: a shell-style pattern for the job's command
+    :param exit_code: 0: the job succeeds
+    :param queue_seconds: how long the job waits, by the emulator's clock
+    :param run_seconds: how long the job runs, by the emulator's clock
+    :param outputs: the files that the job writes into its output folder when it ends: relative path -> text, bytes, or
+        a value to write as JSON
+    :param log: what the job prints
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,26 +37,26 @@ class ScriptedJob(BaseModel):
     job_name: str = "*"
     command: str = "*"
     exit_code: Annotated[int, Field(ge=0, le=255)] = 0
-    queue_seconds: Seconds = 0
-    run_seconds: Seconds = 0
+    queue_seconds: NonNegativeFloat = 0
+    run_seconds: NonNegativeFloat = 0
     outputs: Mapping[str, Any] = Field(default_factory=dict)
     log: str = ""
 
     @field_validator("outputs")
     @classmethod
-    def _inside(cls, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _check_outputs(cls, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         for path in outputs:
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"{path!r} is not a path inside the output folder")
         return outputs
 
     def matches(self, spec: JobSpec) -> bool:
-        """Tell whether a job takes this course."""
+        """Return whether this script is for a job."""
         commands = (role.command for role in spec.task_roles)
         return fnmatchcase(spec.job_name, self.job_name) and any(fnmatchcase(one, self.command) for one in commands)
 
     def write_outputs(self, folder: Path) -> None:
-        """Write what the job leaves behind."""
+        """Write the job's output files."""
         for path, content in self.outputs.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,11 +67,11 @@ class ScriptedJob(BaseModel):
 
 
 class ScriptedServing(BaseModel):
-    """What the servings it matches answer. No program runs, no image is needed, and no model has to exist.
+    """What the servings that match answer. No program runs, no image is needed, and the model need not exist.
 
     :param serving_name: a shell-style pattern for the serving's name
-    :param answer: the JSON it gives to whatever it is asked
-    :param exit_code: its program ends at once with this; None: it serves
+    :param answer: the JSON to answer every request with
+    :param exit_code: the serving fails immediately with this exit code; None: it serves
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,11 +81,11 @@ class ScriptedServing(BaseModel):
     exit_code: int | None = None
 
     def matches(self, spec: ServingSpec) -> bool:
-        """Tell whether a serving behaves like this."""
+        """Return whether this script is for a serving."""
         return fnmatchcase(spec.name, self.serving_name)
 
     def app(self) -> ASGIApp:
-        """Give what answers."""
+        """Return the application that answers for the serving."""
 
         async def answer(_: Request) -> JSONResponse:
             return JSONResponse(self.answer)
@@ -96,11 +94,11 @@ class ScriptedServing(BaseModel):
 
 
 class Scripts:
-    """All courses told in advance; of those that match, the one added last counts.
+    """All scripts; if several match, the one that was added last is used.
 
     .. code-block:: python
 
-        emulator.scripts.add(ScriptedJob())  # every job succeeds at once
+        emulator.scripts.add(ScriptedJob())  # every job succeeds immediately
         emulator.scripts.add(ScriptedJob(command="*evaluate*", outputs={"evaluation_result.json": {"accuracy": 0.5}}))
         emulator.scripts.add(ScriptedServing(answer={"predictions": [7]}))
     """
@@ -110,16 +108,16 @@ class Scripts:
         self._servings: list[ScriptedServing] = []
 
     def add(self, script: ScriptedJob | ScriptedServing) -> None:
-        """Let what comes from now on, and matches, take this course."""
+        """Use this script for the jobs or servings that are submitted from now on and match it."""
         if isinstance(script, ScriptedJob):
             self._jobs.insert(0, script)
         else:
             self._servings.insert(0, script)
 
     def for_job(self, spec: JobSpec) -> ScriptedJob | None:
-        """Give the course of a job; None: it really runs."""
+        """Return the script for a job; None: the job really runs."""
         return next((script for script in self._jobs if script.matches(spec)), None)
 
     def for_serving(self, spec: ServingSpec) -> ScriptedServing | None:
-        """Give what a serving answers; None: it really runs."""
+        """Return the script for a serving; None: the serving really runs."""
         return next((script for script in self._servings if script.matches(spec)), None)

@@ -1,4 +1,4 @@
-"""The emulator as a whole: its home, its token, its socket."""
+"""The emulator as a whole, for use from Python: its home, its token, its socket."""
 
 from __future__ import annotations
 
@@ -19,33 +19,31 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from airflow_bitahub.emulator.app import create_app
-from airflow_bitahub.emulator.capacity import Capacity
-from airflow_bitahub.emulator.faults import Faults
-from airflow_bitahub.emulator.gateway import LOOPBACK
-from airflow_bitahub.emulator.hangup import hanging_up
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
-from airflow_bitahub.emulator.profiles import find_profile
-from airflow_bitahub.emulator.runner import Runner
-from airflow_bitahub.emulator.runs import Workshop
-from airflow_bitahub.emulator.sandbox import choose_room
+from airflow_bitahub.emulator.faults.faults import Faults
+from airflow_bitahub.emulator.faults.hangup import hang_up_protocol
+from airflow_bitahub.emulator.http.app import create_app
+from airflow_bitahub.emulator.http.profiles import find_profile
+from airflow_bitahub.emulator.http.signin import SignIn
+from airflow_bitahub.emulator.mounts.sandbox import choose_workdir
+from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
+from airflow_bitahub.emulator.run.gateway import LOOPBACK
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.run.runner import Runner
+from airflow_bitahub.emulator.run.runs import RunContext
 from airflow_bitahub.emulator.scripts import Scripts
-from airflow_bitahub.emulator.signin import SignIn
-from airflow_bitahub.emulator.state import State
-from airflow_bitahub.emulator.storage import Storage
-from airflow_bitahub.emulator.store import Store
+from airflow_bitahub.emulator.state.capacity import Capacity
+from airflow_bitahub.emulator.state.state import State
+from airflow_bitahub.emulator.state.store import Store
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 log = logging.getLogger(__name__)
 
-TOKEN_VARIABLE = "BITAHUB_EMULATOR_TOKEN"  # noqa: S105  the name of a variable
-PASSWORD_VARIABLE = "BITAHUB_EMULATOR_PASSWORD"  # noqa: S105  likewise
-_START_SECONDS = 30
+_START_TIMEOUT = 30  # seconds
 
 
 class EmulatorError(BitaHubError):
@@ -53,17 +51,17 @@ class EmulatorError(BitaHubError):
 
 
 class DrivenClock:
-    """A clock that stands still until it is told to go on: seconds since the epoch, from now."""
+    """A clock that only advances when a test says so; it returns seconds since the epoch and starts at the present."""
 
     def __init__(self) -> None:
         self._now = time.time()
 
     def __call__(self) -> float:
-        """Give the time."""
+        """Return the time."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self._now += seconds
 
 
@@ -73,35 +71,36 @@ class Emulator:
         with Emulator() as emulator:
             httpx.get(emulator.url + "/healthz")
 
-    Leaving the block stops it, and with it every job and serving it runs. It has one life: to start again, make
-    another one on the same home. That one has all the records; and should the first have been killed, what it ran
-    lives on and is found again. What is added to `faults` goes wrong from then on, but not in the next life.
+    Leaving the block stops the emulator and every job and serving that it runs. An emulator cannot be started twice; to
+    start again, create another one on the same home. The new one has all the records. If the first one was killed, its
+    programs still run, and the new one finds them. Faults added to `faults` are active from then on, but not in the
+    new emulator.
 
-    :param home: its records, logs and built environments; None: a temporary folder, removed by `stop`
-    :param host: the address to listen on; anything but the loopback lets others run commands on this machine
-    :param port: 0: a free one
+    :param home: the folder for records, logs and built environments; None: a temporary folder, removed by `stop`
+    :param host: the address to listen on; any other than the loopback lets others run commands on this machine
+    :param port: 0: any free port
     :param storage: the platform's folders; None: ``storage`` in the home
-    :param images: what stands for container images, an images.toml; None: the one shipped with the package
-    :param image_cache: built environments, which several emulators may share; None: ``images`` in the home
-    :param token: required for everything that changes state; None: a random one
-    :param max_running: so many jobs run at once, the others wait
-    :param accelerators: how many there are of each device type, such as ``{"gtx-1080-ti": 2}``; jobs wait until what
-        they ask for is free; None: as many as are asked for, of any type
-    :param cores: likewise
-    :param memory_mb: likewise
-    :param oversized_fail: a job for which there can never be room becomes UNDERPOWERED, instead of being refused
-    :param serving_restarts: so often each program of a serving that has ended is started again, after 1, 2, 4 ...
-        seconds
-    :param serving_tokens: servings answer 401 to who does not bring their access token
-    :param grace: seconds between SIGTERM and SIGKILL for what is stopped
-    :param expire: seconds after its end at which a job or serving is removed; None: it is kept
-    :param allowed_hosts: names, other than the loopback's and `host`, by which clients may call it
-    :param mounts: how programs see theirs: ``bubblewrap``, at their real paths and with little else of this machine;
-        ``links``, through links; or ``auto``, the first where it works
-    :param clock: seconds since the epoch, for records, scripted jobs and faults, such as a `DrivenClock`
+    :param images: an images.toml, which describes container images; None: the package's own
+    :param image_cache: the folder for built environments, which emulators may share; None: ``images`` in the home
+    :param token: required for every change; None: a random one
+    :param max_running: how many jobs may run at once; the others wait
+    :param accelerators: number of devices per type, such as ``{"gtx-1080-ti": 2}``; jobs wait until enough are free;
+        None: unlimited, of any type
+    :param cores: CPU cores for all running jobs together; None: unlimited
+    :param memory_mb: megabytes of memory for all running jobs together; None: unlimited
+    :param oversized_fail: a job that can never run becomes UNDERPOWERED instead of being refused
+    :param serving_restarts: how often a program of a serving is restarted after it has ended, with delays of 1, 2, 4
+        ... seconds
+    :param serving_tokens: servings answer 401 to requests without their access token
+    :param grace: seconds between SIGTERM and SIGKILL when a program is stopped
+    :param expire: seconds after its end at which a job or serving is removed; None: never
+    :param allowed_hosts: further host names that clients may use, besides the loopback's and `host`
+    :param mounts: how programs see their mounts: ``bubblewrap`` for their real paths and little else of this machine,
+        ``links`` for symbolic links, ``auto`` for bubblewrap where it works
+    :param clock: returns seconds since the epoch, for records, scripted jobs and faults; for example a `DrivenClock`
     :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
-    :param sign_in: who may sign in, as at KubeSphere; then queries need a token as well; None: nobody
-    :raises ConfigurationError: the images file is wrong, there is no such profile, or bubblewrap was asked for and does
+    :param sign_in: the users who may sign in, as at KubeSphere; queries then need a token, too; None: there are none
+    :raises ConfigurationError: the images file is wrong, there is no such profile, or bubblewrap is required and does
         not work
     """
 
@@ -133,20 +132,22 @@ class Emulator:
         if token == "":
             raise ConfigurationError("The emulator's token is empty.")
         self._profile, self._sign_in = find_profile(profile), sign_in
-        room, self._mounts = choose_room(mounts)
+        workdir_type, self._mounts_description = choose_workdir(mounts)
         entries = load_images(Path(images or DEFAULT_IMAGES))
         self._is_temporary = home is None
         self.home = Path(home or tempfile.mkdtemp(prefix="bitahub-emulator-")).resolve()
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        store = Storage(Path(storage) if storage else self.home / "storage")
-        self.storage = store.root
+        shared_storage = SharedStorage(Path(storage) if storage else self.home / "storage")
+        self.storage = shared_storage.root
         self.token = token or secrets.token_urlsafe(32)
         self.state = State(clock)
         self.scripts = Scripts()
         self.faults = Faults()
         cache = Path(image_cache).resolve() if image_cache else self.home / "images"
         self._runner = Runner(
-            Workshop(self.state, store, Images(entries, cache, grace), room, self.scripts, self.home, grace),
+            RunContext(
+                self.state, shared_storage, Images(entries, cache, grace), workdir_type, self.scripts, self.home, grace
+            ),
             Capacity(max_running, accelerators=accelerators, cores=cores, memory_mb=memory_mb),
             expire=expire,
             oversized_fail=oversized_fail,
@@ -154,13 +155,13 @@ class Emulator:
             serving_tokens=serving_tokens,
         )
         self._host, self._port = host, port
-        self._known_as = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]
+        self._host_names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        """The base URL. While a port of 0 was asked for and nothing was started yet, it has no meaning."""
+        """The base URL; only valid after `start` if the port is 0."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104  compared, not bound
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
@@ -174,10 +175,10 @@ class Emulator:
         self.stop()
 
     def start(self) -> None:
-        """Serve, in a thread; returns once requests are answered.
+        """Start serving in a thread, and return when requests are answered.
 
-        :raises EmulatorError: the port or the home is in use, or the address is not this machine's
-        :raises ConfigurationError: the home is another version's
+        :raises EmulatorError: the port or the home is in use, or the address does not belong to this machine
+        :raises ConfigurationError: the home belongs to another version of the emulator
         """
         self._pid = os.getpid()
         self._lock = self._lock_home()
@@ -190,11 +191,11 @@ class Emulator:
             undo.pop_all()
         self._port = listener.getsockname()[1]
         app = create_app(
-            self.state, self._runner, self.faults, self.token, self._known_as, self._profile, self._sign_in
+            self.state, self._runner, self.faults, self.token, self._host_names, self._profile, self._sign_in
         )
         config = uvicorn.Config(
             app,
-            http=hanging_up(AutoHTTPProtocol),
+            http=hang_up_protocol(AutoHTTPProtocol),
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -210,14 +211,15 @@ class Emulator:
         )
         self._thread.start()
         atexit.register(self.stop)
-        self._await_started(server)
-        log.info("programs see their mounts %s", self._mounts)
+        self._wait_until_started(server)
+        log.info("programs see their mounts %s", self._mounts_description)
 
     def stop(self) -> None:
-        """Stop every job and serving and end the server. Does nothing when it does not run."""
-        if self._server is None or self._thread is None or os.getpid() != self._pid:  # a fork has none of the threads
+        """Stop every job and serving and end the server. Do nothing if it does not run."""
+        # A forked process has a copy of this object, but none of the threads.
+        if self._server is None or self._thread is None or os.getpid() != self._pid:
             return
-        self.faults.clear()  # what they hold would keep the server from ending
+        self.faults.clear()  # the server could not end while a fault delays a request
         self._server.should_exit = True
         self._thread.join()
         self._server = self._thread = None
@@ -228,12 +230,27 @@ class Emulator:
             shutil.rmtree(self.home, ignore_errors=True)
 
     def clear(self) -> None:
-        """Stop and remove every job and serving; returns once nothing of them runs. Storage and ledger stay."""
+        """Stop and remove every job and serving, and return when they have ended. Storage and ledger stay."""
         asyncio.run_coroutine_threadsafe(self._runner.clear(), self._loop).result()
+
+    def connection(self, *, login: str = "user", user_id: str = "_user", **extra: Any) -> dict[str, Any]:
+        """Return an Airflow connection to this emulator. As JSON it is the value of an ``AIRFLOW_CONN_...`` variable.
+
+        :param login: the user's name on the platform
+        :param user_id: the user's id on the platform, which names the user's folders in the storage
+        :param extra: further fields of the connection's extra, such as ``default_image``
+        """
+        return {
+            "conn_type": "bitahub",
+            "host": self.url,
+            "login": login,
+            "password": self.token,
+            "extra": {"user_id": user_id, "storage_uri": self.storage.as_uri(), **extra},
+        }
 
     @property
     def is_running(self) -> bool:
-        """Whether it serves."""
+        """Whether the emulator is serving."""
         return self._thread is not None and self._thread.is_alive()
 
     async def _serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
@@ -245,17 +262,17 @@ class Emulator:
             listener.close()
             await self._runner.close()
 
-    def _await_started(self, server: uvicorn.Server) -> None:
-        deadline = time.monotonic() + _START_SECONDS
+    def _wait_until_started(self, server: uvicorn.Server) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT
         while not server.started:
             if not self.is_running or time.monotonic() > deadline:
                 self.stop()
-                raise EmulatorError("The emulator's server did not start; its output tells more.")
+                raise EmulatorError("The emulator's server did not start; see its output.")
             time.sleep(0.01)
 
     def _listen(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        # Not socket.create_server: only where the protocol is named does asyncio turn off Nagle's algorithm, which
+        # Not socket.create_server: asyncio turns off Nagle's algorithm only if the protocol is given. The algorithm
         # would delay every answer by 40 ms.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
@@ -273,7 +290,7 @@ class Emulator:
         return listener
 
     def _lock_home(self) -> IO[str]:
-        """Keep a second emulator off this home: their logs and records would be mixed up."""
+        """Lock the home against a second emulator, otherwise their logs and records would be mixed up."""
         lock = (self.home / "lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -283,63 +300,15 @@ class Emulator:
         return lock
 
 
-def keep_token(home: Path) -> str:
-    """Give the token kept in this home, readable by its owner only; the first time, a random one is made."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = home / "token"
-    with (
-        contextlib.suppress(FileExistsError),
-        os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new,
-    ):
-        new.write(secrets.token_urlsafe(32) + "\n")
-    return read_secret(file, "token")
-
-
-def read_secret(file: Path, what: str) -> str:
-    """Give the secret in a file, without blanks around it. Raises ConfigurationError when there is none.
-
-    :param what: ``token`` or ``password``
-    """
-    try:
-        secret = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"Cannot read the emulator's {what} from {file}: {error}.") from None
-    if not secret:
-        raise ConfigurationError(f"The emulator's {what} file {file} is empty.")
-    return secret
-
-
-def choose_token(home: Path, file: Path | None) -> str:
-    """Give the token for a run from the shell: the environment's, else the file's, else the home's."""
-    return _from_environment(TOKEN_VARIABLE) or (read_secret(file, "token") if file else keep_token(home))
-
-
-def choose_password(file: Path | None) -> str:
-    """Give the password of the user who may sign in: the environment's, else the file's.
-
-    :raises ConfigurationError: there is neither
-    """
-    password = _from_environment(PASSWORD_VARIABLE) or (read_secret(file, "password") if file else None)
-    if password is None:
-        raise ConfigurationError(f"--sign-in needs a password: in {PASSWORD_VARIABLE}, or in a --password-file.")
-    return password
-
-
-def _from_environment(variable: str) -> str | None:
-    if variable not in os.environ:
-        return None
-    value = os.environ[variable].strip()
-    if not value:
-        raise ConfigurationError(f"The environment variable {variable} is empty.")
-    return value
-
-
 def run_until_signal(emulator: Emulator, on_start: Callable[[], None]) -> None:
-    """Let an emulator run until the process is asked to end (Ctrl-C, SIGTERM, closed terminal), or its server dies."""
-    asked = threading.Event()
+    """Run an emulator until the process is asked to end (Ctrl-C, SIGTERM, closed terminal), or its server dies.
+
+    :param on_start: called once requests are answered
+    """
+    end_requested = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: asked.set())  # before anything is started that would have to be ended
+        signal.signal(number, lambda *_: end_requested.set())  # set up before any program starts
     with emulator:
         on_start()
-        while emulator.is_running and not asked.wait(0.5):
+        while emulator.is_running and not end_requested.wait(0.5):
             pass

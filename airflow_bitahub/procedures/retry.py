@@ -105,7 +105,7 @@ class Retry:
 
     def pause_after(self, attempt: int) -> float:
         """Return the seconds between a failed attempt, counted from 1, and the next one."""
-        return min(self.longest_pause, self.first_pause * 2 ** (attempt - 1))
+        return min(self.longest_pause, self.first_pause * 2.0 ** (attempt - 1))
 
 
 # How a watcher repeats a failed query before the waiting task learns of the failure.

@@ -33,7 +33,7 @@ _EXPIRED = {
 }
 _PAGE = {"status": 200, "headers": {"Content-Type": "text/html"}, "body": "<html>Please sign in</html>"}
 _UNKNOWN = {"state": "PERPLEXED", "jobStatus": {"state": "PERPLEXED"}}
-# The emulator's own words for its faults; see airflow_bitahub.emulator.faults.
+# The emulator's own words for its faults; see airflow_bitahub.emulator.faults.faults.
 FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "submission: answer lost": ({**_SUBMIT, "times": 2}, {"after": "close"}),
     "submission: refused connection": ({**_SUBMIT, "times": 2}, {"before": "close"}),

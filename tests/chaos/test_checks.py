@@ -135,7 +135,7 @@ def test_seed_draws_the_same_faults_again() -> None:
 
 
 def test_every_fault_of_the_platform_is_known_to_the_emulator() -> None:
-    from airflow_bitahub.emulator.faults import Fault
+    from airflow_bitahub.emulator.faults.faults import Fault
 
     for match, effect in FAULTS.values():
         Fault.model_validate({"match": match, "effect": effect})

@@ -21,7 +21,8 @@ import psutil
 
 from airflow_bitahub.demo import platform
 from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow, free_port
-from airflow_bitahub.emulator.server import TOKEN_VARIABLE
+from airflow_bitahub.emulator.credentials import TOKEN_VARIABLE
+from airflow_bitahub.emulator.server import Emulator
 from tests.chaos.tasks import DAG, Job, Task, tasks_of
 from tests.leaks import ProcessArguments, leaks
 
@@ -97,7 +98,7 @@ class World:
         self.start("emulator")
         self.airflow.start()
         self.start("triggerer-2")
-        connection = platform.connection(self.url, self.token, self.storage)
+        connection = platform.connection(Emulator(self.home / "emulator", port=self.port, token=self.token))
         # Jobs are only reaped where no other Airflow can have the same marker.
         extra = {**json.loads(str(connection["extra"])), "deployment": "chaos"}
         self.airflow.set_connection({**connection, "extra": json.dumps(extra)})

@@ -64,7 +64,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, image_cache: Path, tensorflo
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
-        connection = platform.connection(emulator.url, emulator.token, emulator.storage)
+        connection = platform.connection(emulator)
         extra = {**json.loads(str(connection["extra"])), "deployment": DEPLOYMENT}
         airflow.set_connection({**connection, "extra": json.dumps(extra)})
         for dag in ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again"):

@@ -1,4 +1,4 @@
-"""An emulator on a real socket whose images stand for the interpreter that runs the tests, so nothing is installed."""
+"""An emulator on a real socket. Its images use the interpreter that runs the tests, so nothing is installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 SERVINGS = "/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving"
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
-# A serving's program that answers with its process id.
+# The program of a serving that answers with its process id.
 TELL_PID = """python -c '
 import http.server, os
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -35,7 +35,7 @@ def mount(path: str, mount_path: str) -> dict[str, Any]:
 
 
 class Api:
-    """The platform's API as the document spells it, spoken by hand."""
+    """The platform's API, with requests and answers exactly as in the document."""
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
@@ -97,12 +97,12 @@ class Api:
         return str(self.http.get(f"{JOBS}/{name}/log", params=query).json()["data"]["log"])
 
     def run(self, command: str, **changes: Any) -> tuple[dict[str, Any], str]:
-        """Submit a job, wait for its end, and give it with its log."""
+        """Submit a job, wait for its end, and return it with its log."""
         name = self.submit(command, **changes)
         return self.wait_job(name), self.log(name)
 
     def pid_from(self, file: Path) -> int:
-        """Give the process id that a command writes into a file."""
+        """Return the process id that a command writes into a file."""
         return int(self.until(lambda: file.read_text() if file.exists() else "", lambda text: text.endswith("\n")))
 
     # Servings
@@ -142,9 +142,13 @@ class Api:
     def wait_serving(self, name: str, status: str) -> dict[str, Any]:
         return self.until(lambda: self.serving(name), lambda serving: serving["status"] == status)
 
+    def act_on_serving(self, name: str, action: str) -> None:
+        """Start or stop a serving."""
+        assert self.http.put(f"{SERVINGS}/{name}/{action}").json()["data"] == {"name": name, "version": "v1"}
+
 
 def ask(url: str, token: str = "") -> str:
-    """Give what a serving answers; "" when it does not, or refuses."""
+    """Return what a serving answers; "" if it does not answer, or refuses."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         response = httpx.get(url, headers=headers, trust_env=False, verify=False)
@@ -154,12 +158,12 @@ def ask(url: str, token: str = "") -> str:
 
 
 def open_files() -> int:
-    """Give the number of files this process has open."""
+    """Return the number of files that this process has open."""
     return len(list(Path("/dev/fd").iterdir()))
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; a dead one whose parent has not looked yet does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -210,7 +214,7 @@ def images_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def emulator(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     home = tmp_path_factory.mktemp("a home with spaces")
-    # Programs in a sandbox could not tell their process ids on this machine, which some tests need.
+    # Programs in a sandbox do not know their process ids on this machine, which some tests need.
     with Emulator(home, images=images_file, grace=1.0, serving_restarts=0, mounts="links") as emulator:
         for folder in ("projects/u/p/code", "datasets/u/MNIST", "models/u/dense"):
             (emulator.storage / folder).mkdir(parents=True)

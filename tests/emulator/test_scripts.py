@@ -1,4 +1,4 @@
-"""Jobs and servings whose course is told in advance."""
+"""Jobs and servings whose outcome a test defines."""
 
 from __future__ import annotations
 

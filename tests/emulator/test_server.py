@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from airflow_bitahub.api.jobs import JobSpec, TaskRole
-from airflow_bitahub.api.servings import Model, Protocol, ServingSpec
+from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingSpec
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import DrivenClock, Emulator, EmulatorError
 from airflow_bitahub.exceptions import ConfigurationError
@@ -24,9 +24,9 @@ from tests.emulator.conftest import JOBS, Api, is_alive
 
 SERVING = ServingSpec(
     name="s",
-    model=Model(path="/models/u/m", mount_path="/model/u/m"),
+    model=ServingModel(path="/models/u/m", mount_path="/model/u/m"),
     image="i",
-    protocols=[Protocol()],
+    protocols=[ServingProtocol()],
     commands=["c"],
 )
 COMMAND = [sys.executable, "-c", "import sys; from airflow_bitahub.cli import main; sys.exit(main())", "emulator"]
@@ -46,7 +46,7 @@ def taken_port() -> Iterator[int]:
 
 
 def read_greeting(process: subprocess.Popen[str]) -> str:
-    """Give what an emulator prints until it serves."""
+    """Return what an emulator prints until it serves."""
     assert process.stdout is not None
     text = ""
     while "Ctrl-C" not in text:
@@ -76,7 +76,7 @@ def test_a_home_of_another_version_is_left_alone(images_file: Path, tmp_path: Pa
     with sqlite3.connect(tmp_path / "records.sqlite") as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(ConfigurationError, match="another version's of the emulator"):
+    with pytest.raises(ConfigurationError, match="another version of the emulator"):
         Emulator(tmp_path, images=images_file).start()
 
 
@@ -101,7 +101,7 @@ def test_tokens_of_servings_are_kept_from_other_users(images_file: Path, tmp_pat
 
 
 def memory_mb() -> float:
-    """Give what this process has in memory now."""
+    """Return the memory that this process uses now."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -19,9 +19,9 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, stop_job, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Faults, Match, Records
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Faults, Match, Records
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import JobRecord
+from airflow_bitahub.emulator.state.records import StoredJob
 from airflow_bitahub.exceptions import (
     JobEvictedError,
     JobFailedError,
@@ -60,11 +60,11 @@ def job(**arguments: Any) -> BitaHubJobOperator:
     return BitaHubJobOperator(**{**defaults, **arguments})
 
 
-def let_go(platform: Emulator, record: JobRecord) -> None:
+def let_go(platform: Emulator, record: StoredJob) -> None:
     (platform.storage / output_of(record).lstrip("/") / "go").touch()
 
 
-def output_of(record: JobRecord) -> str:
+def output_of(record: StoredJob) -> str:
     assert record.spec.output is not None
     return record.spec.output.mount_source.path
 

@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.links import PathMap
+from airflow_bitahub.emulator.mounts.symlinks import PathMap
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import JobFailedError
 from airflow_bitahub.identity import JobRecord

@@ -31,7 +31,7 @@ from airflow_bitahub.api.servings import (
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import ServingKey, ServingRecord
+from airflow_bitahub.emulator.state.records import ServingKey, StoredServing
 from airflow_bitahub.exceptions import (
     BitaHubError,
     InvokeError,
@@ -98,7 +98,7 @@ def name(client: BitaHubClient) -> Iterator[str]:
 
 
 @pytest.fixture
-def record(platform: Emulator, name: str) -> Callable[[], ServingRecord]:
+def record(platform: Emulator, name: str) -> Callable[[], StoredServing]:
     """What the platform has of that serving."""
     return lambda: platform.state.serving(ServingKey("inference", name, "v1"))
 
@@ -144,7 +144,7 @@ deploying = pytest.mark.usefixtures("connection", "variables")
 
 @deploying
 def test_deployed_model_answers_when_the_task_is_done(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     result = deploy(name).execute(task_run.context())
     assert result == {
@@ -166,7 +166,7 @@ def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_othe
 
 def test_nothing_that_airflow_keeps_holds_a_token(
     name: str, task_run: TaskRun, connection: dict[str, Any], variables: dict[str, str], platform: Emulator,
-    record: Callable[[], ServingRecord],
+    record: Callable[[], StoredServing],
 ) -> None:  # fmt: skip
     trigger = defer(deploy(name, deferrable=True), task_run)
     [event] = events_of(trigger)
@@ -180,7 +180,7 @@ def test_nothing_that_airflow_keeps_holds_a_token(
 
 @deploying
 def test_placeholders_are_filled_in_and_numbers_may_be_text(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     deploy(
         name,
@@ -237,7 +237,7 @@ def test_unknown_way_to_treat_what_exists_is_refused_when_the_dag_is_read() -> N
 @deploying
 @pytest.mark.parametrize("if_exists", ["replace", "fail"])
 def test_same_specification_again_leaves_the_serving_untouched(
-    if_exists: str, name: str, record: Callable[[], ServingRecord]
+    if_exists: str, name: str, record: Callable[[], StoredServing]
 ) -> None:
     first = deploy(name).execute(TaskRun().context())
     untouched = record()
@@ -246,7 +246,7 @@ def test_same_specification_again_leaves_the_serving_untouched(
 
 
 @deploying
-def test_another_model_replaces_our_serving(name: str, record: Callable[[], ServingRecord]) -> None:
+def test_another_model_replaces_our_serving(name: str, record: Callable[[], StoredServing]) -> None:
     deploy(name).execute(TaskRun().context())
     old = record()
     result = deploy(name, model=model_path("v2")).execute(TaskRun().context())
@@ -256,7 +256,7 @@ def test_another_model_replaces_our_serving(name: str, record: Callable[[], Serv
 
 
 @deploying
-def test_another_model_is_refused_where_that_is_wished_for(name: str, record: Callable[[], ServingRecord]) -> None:
+def test_another_model_is_refused_where_that_is_wished_for(name: str, record: Callable[[], StoredServing]) -> None:
     deploy(name).execute(TaskRun().context())
     untouched = record()
     with pytest.raises(AirflowFailException, match="another specification, and if_exists='fail'"):
@@ -278,7 +278,7 @@ def foreign_serving(client: BitaHubClient, name: str) -> None:
 @deploying
 @pytest.mark.parametrize("if_exists", ["replace", "fail"])
 def test_somebody_elses_serving_is_refused_and_left_alone(
-    if_exists: str, name: str, client: BitaHubClient, record: Callable[[], ServingRecord]
+    if_exists: str, name: str, client: BitaHubClient, record: Callable[[], StoredServing]
 ) -> None:
     foreign_serving(client, name)
     until(lambda: record().status.value, lambda status: status == "RUNNING")
@@ -291,7 +291,7 @@ def test_somebody_elses_serving_is_refused_and_left_alone(
 
 @deploying
 def test_serving_that_somebody_made_anew_under_our_name_is_somebody_elses(
-    name: str, client: BitaHubClient, record: Callable[[], ServingRecord]
+    name: str, client: BitaHubClient, record: Callable[[], StoredServing]
 ) -> None:
     deploy(name).execute(TaskRun().context())
     client.send(delete_serving(name))
@@ -303,7 +303,7 @@ def test_serving_that_somebody_made_anew_under_our_name_is_somebody_elses(
 
 @deploying
 def test_serving_that_somebody_stopped_is_made_anew(
-    name: str, client: BitaHubClient, record: Callable[[], ServingRecord]
+    name: str, client: BitaHubClient, record: Callable[[], StoredServing]
 ) -> None:
     deploy(name).execute(TaskRun().context())
     old = record()
@@ -318,7 +318,7 @@ def test_serving_that_somebody_stopped_is_made_anew(
 @pytest.mark.parametrize("if_exists", ["replace", "fail"])
 def test_worker_killed_around_the_creation_leaves_one_serving(
     dies_at: int, if_exists: str, name: str, task_run: TaskRun, variables: dict[str, str], platform: Emulator,
-    monkeypatch: pytest.MonkeyPatch, record: Callable[[], ServingRecord],
+    monkeypatch: pytest.MonkeyPatch, record: Callable[[], StoredServing],
 ) -> None:  # fmt: skip
     die_at_record(monkeypatch, dies_at)
     with pytest.raises(WorkerDied):
@@ -365,7 +365,7 @@ def die_at_record(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
 
 @deploying
 def test_program_that_ends_fails_the_task_clearly_and_a_retry_makes_the_serving_anew(
-    name: str, task_run: TaskRun, platform: Emulator, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, platform: Emulator, record: Callable[[], StoredServing]
 ) -> None:
     mended = platform.storage / model_path("v1").lstrip("/") / f"mended-{name}"
     commands = f"[ -e /model/{{user_name}}/served/mended-{name} ] || exit 3; {START}"
@@ -381,7 +381,7 @@ def test_program_that_ends_fails_the_task_clearly_and_a_retry_makes_the_serving_
 @deploying
 @pytest.mark.parametrize("launch_timeout", [timedelta(seconds=0.5), 0.5], ids=["timedelta", "seconds"])
 def test_serving_that_is_never_ready_is_stopped(
-    launch_timeout: timedelta | float, name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    launch_timeout: timedelta | float, name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     told = r"was not ready in time .*answering at '/sick'.* limit is launch_timeout=0:00:00.50* from .*was stopped"
     with pytest.raises(ServingTimeoutError, match=told):
@@ -391,7 +391,7 @@ def test_serving_that_is_never_ready_is_stopped(
 
 @deploying
 def test_execution_timeout_stops_the_serving(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord], time_runs_out: Callable[..., object]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing], time_runs_out: Callable[..., object]
 ) -> None:
     context = task_run.context()
     context["ti"].xcom_push = time_runs_out  # which is called between creating and waiting
@@ -419,7 +419,7 @@ def test_execution_timeout_before_it_is_known_whose_the_serving_is_stops_nothing
 
 @deploying
 def test_deferred_deployment_gives_the_same_result(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     context = task_run.context()
     with pytest.raises(TaskDeferred) as deferred:
@@ -450,7 +450,7 @@ def test_deferred_program_that_ends_fails_the_task(name: str, task_run: TaskRun,
 
 @deploying
 def test_deferred_serving_that_is_never_ready_is_stopped(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     operator = deploy(name, readiness_path="/sick", launch_timeout=0.5, deferrable=True)
     [event] = events_of(defer(operator, task_run))
@@ -462,7 +462,7 @@ def test_deferred_serving_that_is_never_ready_is_stopped(
 
 @deploying
 def test_last_try_that_fails_early_stops_what_an_earlier_one_has_created(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     defer(deploy(name, readiness_path="/sick", deferrable=True), task_run)
     task_run.retry()
@@ -474,7 +474,7 @@ def test_last_try_that_fails_early_stops_what_an_earlier_one_has_created(
 
 @deploying
 def test_report_about_an_earlier_serving_of_the_same_name_is_not_taken_for_ones_own(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     stale = {
         "outcome": "ready",
@@ -506,7 +506,7 @@ def test_execution_timeout_counts_while_the_task_is_deferred(name: str, task_run
     ],
 )
 def test_trigger_that_fails_is_trouble_like_any_other(
-    reason: TriggerFailureReason, is_last: bool, kind: type[Exception], name: str, record: Callable[[], ServingRecord]
+    reason: TriggerFailureReason, is_last: bool, kind: type[Exception], name: str, record: Callable[[], StoredServing]
 ) -> None:
     run = TaskRun(try_number=3 if is_last else 1)
     defer(deploy(name, readiness_path="/sick", deferrable=True), run)
@@ -521,7 +521,7 @@ def test_trigger_that_fails_is_trouble_like_any_other(
 @deploying
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_serving_that_was_there_before_is_not_stopped_when_it_is_not_ready_in_time(
-    deferrable: bool, name: str, record: Callable[[], ServingRecord]
+    deferrable: bool, name: str, record: Callable[[], StoredServing]
 ) -> None:
     sick = {"readiness_path": "/sick", "launch_timeout": 0.5}
     deploy(name).execute(TaskRun().context())
@@ -539,7 +539,7 @@ def test_serving_that_was_there_before_is_not_stopped_when_it_is_not_ready_in_ti
 @deploying
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_serving_that_took_the_place_of_ours_is_not_stopped(
-    deferrable: bool, name: str, record: Callable[[], ServingRecord], task_state: Callable[[str | None], None]
+    deferrable: bool, name: str, record: Callable[[], StoredServing], task_state: Callable[[str | None], None]
 ) -> None:
     run = TaskRun(try_number=3)
     operator = deploy(name, readiness_path="/sick", deferrable=True)
@@ -558,7 +558,7 @@ def test_serving_that_took_the_place_of_ours_is_not_stopped(
 
 @deploying
 def test_serving_an_earlier_try_created_is_stopped_when_it_never_gets_ready(
-    name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     defer(deploy(name, readiness_path="/sick", deferrable=True), task_run)
     created = record().created
@@ -571,7 +571,7 @@ def test_serving_an_earlier_try_created_is_stopped_when_it_never_gets_ready(
 
 @deploying
 def test_ready_serving_is_known_again_although_another_task_has_spoilt_the_note(
-    name: str, task_run: TaskRun, variables: dict[str, str], record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, variables: dict[str, str], record: Callable[[], StoredServing]
 ) -> None:
     [event] = events_of(defer(deploy(name, deferrable=True), task_run))
     [key] = variables
@@ -591,7 +591,7 @@ def test_serving_that_answers_already_is_not_deferred_for(name: str) -> None:
 @deploying
 @pytest.mark.parametrize("event", [{"outcome": "error", "message": "no route"}, None])
 def test_trouble_while_waiting_leaves_the_serving_to_the_next_try(
-    event: Any, name: str, task_run: TaskRun, record: Callable[[], ServingRecord]
+    event: Any, name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     defer(deploy(name, deferrable=True), task_run)
     created = record().created
@@ -605,7 +605,7 @@ def test_trouble_while_waiting_leaves_the_serving_to_the_next_try(
 @deploying
 @pytest.mark.parametrize("state", ["failed", "restarting", None])
 def test_killed_deployment_that_airflow_no_longer_wants_stops_its_serving(
-    state: str | None, name: str, task_run: TaskRun, record: Callable[[], ServingRecord],
+    state: str | None, name: str, task_run: TaskRun, record: Callable[[], StoredServing],
     task_state: Callable[[str | None], None],
 ) -> None:  # fmt: skip
     operator = deploy(name, deferrable=True)
@@ -620,7 +620,7 @@ def test_killed_deployment_that_airflow_no_longer_wants_stops_its_serving(
     ("state", "cancel_on_kill"), [("running", True), ("up_for_retry", True), ("no answer", True), ("failed", False)]
 )
 def test_killed_deployment_leaves_its_serving_where_it_is_still_wanted(
-    state: str, cancel_on_kill: bool, name: str, task_run: TaskRun, record: Callable[[], ServingRecord],
+    state: str, cancel_on_kill: bool, name: str, task_run: TaskRun, record: Callable[[], StoredServing],
     task_state: Callable[[str | None], None],
 ) -> None:  # fmt: skip
     operator = deploy(name, deferrable=True, cancel_on_kill=cancel_on_kill)
@@ -656,7 +656,7 @@ def test_deployment_killed_while_it_creates_stops_what_it_created_and_starts_not
 
 @deploying
 def test_killed_deployment_that_was_refused_leaves_somebody_elses_serving_alone(
-    name: str, client: BitaHubClient, task_run: TaskRun, record: Callable[[], ServingRecord],
+    name: str, client: BitaHubClient, task_run: TaskRun, record: Callable[[], StoredServing],
     task_state: Callable[[str | None], None],
 ) -> None:  # fmt: skip
     foreign_serving(client, name)

@@ -26,7 +26,7 @@ from airflow_bitahub.api.servings import (
 )
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import ServingKey, ServingRecord
+from airflow_bitahub.emulator.state.records import ServingKey, StoredServing
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.sensors.serving import BitaHubServingSensor
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger
@@ -64,7 +64,7 @@ def serve(client: BitaHubClient, platform: Emulator, name: str) -> Callable[[str
 
 
 @pytest.fixture
-def record(platform: Emulator, name: str) -> Callable[[], ServingRecord]:
+def record(platform: Emulator, name: str) -> Callable[[], StoredServing]:
     """What the platform has of the serving."""
     return lambda: platform.state.serving(ServingKey("inference", name, "v1"))
 
@@ -106,7 +106,7 @@ def test_poke_asks_once(name: str, task_run: TaskRun, serve: Callable[[str], Non
 
 @pytest.mark.usefixtures("connection")
 def test_sensor_waits_until_the_program_answers(
-    name: str, task_run: TaskRun, serve: Callable[[str], None], record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, serve: Callable[[str], None], record: Callable[[], StoredServing]
 ) -> None:
     serve(ANSWER)
     result = sensor(name).execute(task_run.context())
@@ -115,7 +115,7 @@ def test_sensor_waits_until_the_program_answers(
 
 @pytest.mark.usefixtures("connection")
 def test_deferred_sensor_gives_the_same_result(
-    name: str, task_run: TaskRun, serve: Callable[[str], None], record: Callable[[], ServingRecord]
+    name: str, task_run: TaskRun, serve: Callable[[str], None], record: Callable[[], StoredServing]
 ) -> None:
     trigger = defer(sensor(name, deferrable=True), task_run)
     assert (trigger.grace, trigger.cancel_on_kill) == (None, False)
@@ -163,7 +163,7 @@ def test_stopped_serving_fails_the_sensor(
     task_run: TaskRun,
     serve: Callable[[str], None],
     client: BitaHubClient,
-    record: Callable[[], ServingRecord],
+    record: Callable[[], StoredServing],
 ) -> None:
     serve(ANSWER)
     client.send(stop_serving(name))
@@ -183,7 +183,7 @@ def test_sensor_that_waited_for_too_long_fails_or_skips_and_leaves_the_serving_r
     name: str,
     task_run: TaskRun,
     serve: Callable[[str], None],
-    record: Callable[[], ServingRecord],
+    record: Callable[[], StoredServing],
 ) -> None:
     serve(SICK)
     arguments = {"deferrable": deferrable, "soft_fail": soft_fail, "timeout": 0.1}

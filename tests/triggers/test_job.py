@@ -15,7 +15,7 @@ from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, stop_job, submit_job
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.emulator.faults import Effect, Fault, Match
+from airflow_bitahub.emulator.faults.faults import Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from tests.conftest import IMAGE, Gateway, Submitted, TaskRun, events_of, restored

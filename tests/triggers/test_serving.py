@@ -23,7 +23,7 @@ from airflow_bitahub.api.servings import (
 )
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import ServingKey
+from airflow_bitahub.emulator.state.records import ServingKey
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 from tests.conftest import IMAGE, Gateway, TaskRun, events_of, restored, until

@@ -17,7 +17,7 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.platform import FOLDERS, server_folder
-from airflow_bitahub.emulator.images import dags_folder
+from airflow_bitahub.emulator.run.images import dags_folder
 from airflow_bitahub.emulator.server import Emulator
 from tests.emulator.conftest import SERVINGS
 from tests.golden_jobs import body_of, run_job

@@ -16,7 +16,7 @@ import pytest
 from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.emulator.faults import Answer, Effect, Fault, Match, Records
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.triggers.watch import watcher

@@ -1,0 +1,1 @@
+"""Makes the emulator misbehave on demand, as platforms and networks do."""

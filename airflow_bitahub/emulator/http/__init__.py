@@ -1,0 +1,1 @@
+"""The platform over HTTP: its routes, who may use them, and how the answers look."""

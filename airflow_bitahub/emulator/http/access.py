@@ -1,0 +1,96 @@
+"""Decides who may use the emulator. This matters, since the emulator runs the commands that it is sent.
+
+A web page that the user visits can send requests to the loopback interface, too. But it does not know the token. It
+cannot send JSON to another origin without permission, which the emulator never gives: it sends no CORS headers. And if
+it tries DNS rebinding, its Host header is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from airflow_bitahub.emulator.answers import bearer_token, error_answer, gateway_error_answer, unauthorized_answer
+from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
+
+MAX_BODY_BYTES = 1 << 20  # the bodies in the platform's document have 2 KB
+_READ_METHODS = ("GET", "HEAD", "OPTIONS")
+_PUBLIC_PATHS = ("/", "/healthz")
+_NAMESPACE = re.compile(r"/lapis(?:/clusters/[^/]+)?/[^/]+/v1/workspaces/[^/]+/namespaces/([^/]+)")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:]+)(:\d+)?")
+
+
+def needs_token(method: str, path: str, *, signing_in: bool) -> bool:
+    """Return whether a request needs a token: every change does, and where users sign in, every query as well."""
+    if signing_in:
+        return path != TOKEN_PATH and not (path in _PUBLIC_PATHS and method in _READ_METHODS)
+    return method not in _READ_METHODS
+
+
+class AccessControl:
+    """ASGI middleware that refuses malformed and unauthorized requests.
+
+    :param token: the emulator's own, which allows everything
+    :param hosts: the names of the emulator, without port
+    :param sign_in: knows the users and their tokens; None: there are no users, and queries need no token
+    """
+
+    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str], sign_in: SignIn | None) -> None:
+        self._app = app
+        self._token = token
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._sign_in = sign_in
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
+        token = bearer_token(headers)
+        is_own_token = secrets.compare_digest(token.encode(), self._token.encode())
+        user = self._sign_in.user_of(token) if self._sign_in else None
+        scope.setdefault("state", {}).update(knows_token=is_own_token or user is not None, user=user or "")
+        signs_in = self._sign_in is not None and path == TOKEN_PATH
+        # A web page may send a form. But without the password it gets no token, and it could not read the answer. It
+        # can only use up a user's attempts; the emulator's own token still works then.
+        answer = self._refuse_malformed(
+            headers, "application/x-www-form-urlencoded" if signs_in else "application/json"
+        )
+        if answer is None and not is_own_token:
+            answer = self._refuse_unauthorized(method, path, user)
+        await (answer or self._app)(scope, receive, send)
+
+    def _refuse_malformed(self, headers: Headers, expected: str) -> JSONResponse | None:
+        """Return why a request is refused, whoever sends it; `expected` is the media type that a body must have."""
+        host = _HOST.fullmatch(headers.get("host", "").lower())
+        if host is None or host[1] not in self._hosts or len(headers.getlist("host")) > 1:
+            return error_answer(403, f"the Host {headers.get('host', '')!r} is not a name of this emulator")
+        if "transfer-encoding" in headers:
+            return error_answer(411, "the request has no Content-Length")
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            return error_answer(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if int(length) > 0 and media_type != expected:
+            return error_answer(415, f"the body's content type is {media_type!r}, not {expected}")
+        return None
+
+    def _refuse_unauthorized(self, method: str, path: str, user: str | None) -> JSONResponse | None:
+        """Return why a request without the emulator's own token is refused, if it is."""
+        if self._sign_in is None or user is None:
+            if not needs_token(method, path, signing_in=self._sign_in is not None):
+                return None
+            which = "the emulator's token" if self._sign_in is None else "a token, which is missing, wrong or expired"
+            return unauthorized_answer(f"this needs {which}")
+        if path.startswith("/emulator/") and method not in _READ_METHODS:
+            return gateway_error_answer(403, "Forbidden", "this needs the emulator's own token")
+        namespace = _NAMESPACE.match(path)
+        if namespace and not self._sign_in.may_work_in(namespace[1]):
+            return gateway_error_answer(403, "Forbidden", f"user {user!r} may not work in namespace {namespace[1]!r}")
+        return None

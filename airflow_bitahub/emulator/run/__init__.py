@@ -1,0 +1,1 @@
+"""Runs jobs and servings as processes of this machine."""

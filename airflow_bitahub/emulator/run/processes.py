@@ -1,0 +1,185 @@
+"""One command in its own process group, which a later emulator can find again, and the end of a log file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from airflow_bitahub.emulator.mounts.workdir import Workdir
+
+LOST_EXIT_CODE = 137  # of a command whose end nothing recorded
+
+# The command gets its own shell, otherwise an `exec` or `exit` in it would skip the recording of its exit code.
+_RECORDING_SCRIPT = 'echo $$ >"$0.pid"; "$@"; code=$?; echo $code >"$0.exit"; exit $code'
+
+
+class ProcessGroup:
+    """A running command and everything it starts, ended together.
+
+    It is polled, without SIGCHLD or a thread for each: that works in any thread and on any Python, and costs little
+    for the few commands that run at once.
+
+    :param pid: the process id of the command, which is also the id of the group; None: there is no such group
+    :param poll: returns the exit code, negative after a signal, or None while the command runs
+    """
+
+    def __init__(self, pid: int | None, poll: Callable[[], int | None]) -> None:
+        self.pid = pid
+        self._poll = poll
+        self._has_ended = False
+
+    async def wait(self) -> int:
+        """Wait for the command and return its exit code: 128 + n after signal n, as in a shell.
+
+        Processes that it left running in its group are killed, as they would be in a container.
+        """
+        pause = 0.005
+        while (code := self._poll()) is None:
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+        self._signal(signal.SIGKILL)
+        self._has_ended = True
+        return code if code >= 0 else 128 - code
+
+    async def end(self, grace: float) -> None:
+        """End the whole group with SIGTERM, and after `grace` seconds with SIGKILL. Do nothing if it has ended."""
+        if self._has_ended:
+            return
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace
+        # The shell often ends before the program it started, so wait for the whole group.
+        while (self._poll() is None or self._has_members()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._signal(signal.SIGKILL)
+        deadline = time.monotonic() + 5  # a process that has left the group may hold the lock for ever
+        while self._poll() is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._has_ended = True
+
+    def _has_members(self) -> bool:
+        """Return whether a process of the group is alive. In many containers no process reaps the dead orphans."""
+        if not self._signal(0):
+            return False
+        processes = list(Path("/proc").glob("[0-9]*/stat"))
+        return not processes or any(_is_live_member(stat, self.pid) for stat in processes)
+
+    def _signal(self, number: int) -> bool:
+        """Signal the group; return False if it does not exist. macOS answers EPERM for a group of dead processes."""
+        if self.pid is None:
+            return False
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+            return True
+        return False
+
+
+def start_process(
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, pass_fds: Iterable[int] = ()
+) -> ProcessGroup:
+    """Start a command in its own process group.
+
+    :param env: its whole environment
+    :param log: the file to append its standard output and error to
+    :param pass_fds: file descriptors that it inherits
+    :raises OSError: it cannot be started
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+        )
+    return ProcessGroup(process.pid, process.poll)
+
+
+class RecoverableCommand:
+    """A shell command that another process can find again, together with its exit code.
+
+    :param trace: the path that the command's files begin with: ``.lock`` is locked while the command runs, ``.pid``
+        holds the id of its process group, and ``.exit`` its exit code
+    """
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def start(self, command: str, workdir: Workdir, variables: Mapping[str, str], log: Path) -> ProcessGroup:
+        """Start it in a workdir.
+
+        :param variables: environment variables, besides those that every program has
+        :raises OSError: it cannot be started
+        """
+        self._trace.parent.mkdir(parents=True, exist_ok=True)
+        for kind in ("lock", "pid", "exit"):
+            self._file(kind).unlink(missing_ok=True)
+        lock = os.open(self._file("lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            # The lock belongs to the open file, which the command inherits. So it lasts as long as the command.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with workdir.launch_options(variables) as (wrapper, env, files):
+                shell = ["/bin/sh", "-c", workdir.map_paths(command)]
+                argv = ["/bin/sh", "-c", _RECORDING_SCRIPT, str(self._trace), *wrapper, *shell]
+                return start_process(argv, cwd=workdir.scratch, env=env, log=log, pass_fds=[lock, *files])
+        finally:
+            os.close(lock)
+
+    def find(self) -> ProcessGroup:
+        """Return the group of a command that an earlier emulator started; it may have ended."""
+        return ProcessGroup(self._read("pid") if self._is_alive() else None, self._exit_code)
+
+    def _exit_code(self) -> int | None:
+        # The lock alone is not enough: a process that the command left behind in another session may hold it.
+        code = self._read("exit")
+        return code if code is not None else None if self._is_alive() else LOST_EXIT_CODE
+
+    def _is_alive(self) -> bool:
+        with contextlib.suppress(FileNotFoundError), self._file("lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+        return False
+
+    def _read(self, kind: str) -> int | None:
+        try:
+            return int(self._file(kind).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _file(self, kind: str) -> Path:
+        return self._trace.with_name(f"{self._trace.name}.{kind}")
+
+
+def _is_live_member(stat: Path, group: int | None) -> bool:
+    """Return whether a process belongs to this group and is alive, according to its Linux ``stat`` file."""
+    try:
+        # the program's name, in parentheses, may contain anything
+        state, _, process_group = stat.read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
+    except (OSError, ValueError):
+        return False
+    return int(process_group) == group and state not in "ZX"
+
+
+def tail(log: Path, lines: int, max_bytes: int = 1 << 20) -> str:
+    """Return the last `lines` lines of a file, at most `max_bytes` of it; "" if there is no file."""
+    if lines <= 0:
+        return ""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - max_bytes))
+            text = file.read(max_bytes).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "".join(text.splitlines(keepends=True)[-lines:])

@@ -1,0 +1,21 @@
+"""Why the emulator refuses a request. `http.app` maps each of these to its HTTP status."""
+
+from __future__ import annotations
+
+from airflow_bitahub.exceptions import BitaHubError
+
+
+class RequestRefused(BitaHubError):
+    """The request had no effect; the text is a sentence for the user."""
+
+
+class InvalidRequest(RequestRefused):
+    """The request cannot be performed as it is."""
+
+
+class NotFound(RequestRefused):
+    """There is no such job, serving or fault."""
+
+
+class Conflict(RequestRefused):
+    """The name is already in use."""

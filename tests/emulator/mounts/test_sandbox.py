@@ -1,0 +1,202 @@
+"""Mounts at their real paths, where bubblewrap works."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from airflow_bitahub.emulator.mounts.sandbox import bubblewrap_problem, choose_workdir
+from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.exceptions import ConfigurationError
+from tests.emulator.conftest import JOBS, TELL_PID, Api, mount
+from tests.emulator.killable import KillableEmulator
+
+REASON = bubblewrap_problem()
+needs_bubblewrap = pytest.mark.skipif(bool(REASON), reason=f"no mounts at their real paths: {REASON}")
+
+
+def runs(word: str) -> bool:
+    """Return whether a process of this machine has the word on its command line."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if word.encode() in file.read_bytes() and file.parent.name != str(os.getpid()):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.fixture(scope="module")
+def emulator(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    home = tmp_path_factory.mktemp("a home with spaces")
+    with Emulator(home, images=images_file, grace=1.0, serving_restarts=0, mounts="bubblewrap") as emulator:
+        for folder in ("projects/u/p/code", "datasets/u/MNIST", "models/u/dense"):
+            (emulator.storage / folder).mkdir(parents=True)
+        (emulator.storage / "datasets/u/MNIST/digits").write_text("3 1 4\n")
+        yield emulator
+
+
+@needs_bubblewrap
+def test_a_path_written_down_in_the_program_is_found(api: Api, emulator: Emulator) -> None:
+    program = "from pathlib import Path\nPath('/output/sum').write_text(Path('/data/u/MNIST/digits').read_text() * 2)\n"
+    (emulator.storage / "projects/u/p/code/program.py").write_text(program)
+    job, log = api.run("cd /code && python program.py && cat /in-image/hello.txt")
+    assert (job["state"], log) == ("SUCCEEDED", "from the image")
+    assert (emulator.storage / "projects/u/p/outputs/1/sum").read_text() == "3 1 4\n3 1 4\n"
+
+
+@needs_bubblewrap
+def test_inputs_cannot_be_changed(api: Api, emulator: Emulator) -> None:
+    for place in ("/code/new", "/data/u/MNIST/digits", "/in-image/hello.txt"):
+        job, log = api.run(f"echo changed > {place}")
+        assert job["state"] == "FAILED"
+        assert "Read-only file system" in log
+    assert (emulator.storage / "datasets/u/MNIST/digits").read_text() == "3 1 4\n"
+
+
+@needs_bubblewrap
+def test_nothing_else_of_the_storage_and_the_home_is_there(api: Api, emulator: Emulator) -> None:
+    (emulator.home / "token").write_text(emulator.token)
+    command = f"ls '{emulator.storage}' '{emulator.home}' '{emulator.home}/token' /models; ls /data/u; ls -A ~ /tmp"
+    job, log = api.run(f"{command}; grep -rs {emulator.token} /proc/*/environ /proc/*/cmdline | grep -v grep")
+    assert log.count("No such file or directory") == 4
+    assert "dense" not in log
+    assert "token\n" not in log
+    assert job["jobStatus"]["appExitCode"] == 1, "the last grep found nothing"
+
+
+@needs_bubblewrap
+def test_two_jobs_with_the_same_mount_path_never_meet(api: Api, emulator: Emulator) -> None:
+    command = "echo {0} > /output/me; touch /tmp/{0}; sleep 0.2; ls /output /tmp; cat /output/me"
+    names = [
+        api.submit(command.format(which), output=mount(f"/projects/u/p/outputs/{which}", "/output"))
+        for which in ("this", "that")
+    ]
+    for name, which, other in zip(names, ("this", "that"), ("that", "this"), strict=True):
+        assert api.wait_job(name)["state"] == "SUCCEEDED"
+        assert which in api.log(name).split()
+        assert other not in api.log(name).split()
+        assert (emulator.storage / f"projects/u/p/outputs/{which}/me").read_text() == f"{which}\n"
+
+
+@needs_bubblewrap
+def test_mounts_within_one_another_and_with_spaces(api: Api) -> None:
+    datasets = [mount("/datasets/u/MNIST", "/output/my data/here")]
+    _, log = api.run("cat '/output/my data/here/digits'", datasets=datasets)
+    assert log == "3 1 4\n"
+
+
+@needs_bubblewrap
+def test_a_mount_among_the_systems_own_files_fails_and_says_so(api: Api) -> None:
+    job, _ = api.run("true", datasets=[mount("/datasets/u/MNIST", "/usr/mnist")])
+    assert job["state"] == "FAILED"
+    assert "bwrap: Can't mkdir /usr/mnist" in job["jobStatus"]["appExitDiagnostics"]
+
+
+@needs_bubblewrap
+def test_the_images_interpreter_is_the_programs(api: Api) -> None:
+    _, log = api.run("python -c 'import sys; print(sys.prefix)'; kill -9 $$")
+    assert log == f"{sys.prefix}\n"
+    assert api.run("kill -9 $$")[0]["jobStatus"]["appExitCode"] == 137
+
+
+@needs_bubblewrap
+def test_stop_lets_the_program_finish_in_order_and_ends_what_has_left_its_group(api: Api, emulator: Emulator) -> None:
+    word = "sleep 61.25"
+    command = f"setsid {word} & trap 'echo in order > /output/ended; exit' TERM; echo ready; sleep 60 & wait"
+    name = api.submit(command)
+    api.until(lambda: api.log(name) == "ready\n" and runs(word), bool)
+    api.http.delete(f"{JOBS}/{name}")
+    assert api.wait_job(name)["state"] == "STOPPED"
+    assert (emulator.storage / "projects/u/p/outputs/1/ended").read_text() == "in order\n"
+    api.until(lambda: runs(word), lambda found: not found)
+
+
+@needs_bubblewrap
+def test_a_serving_sees_its_model_and_can_be_asked(api: Api, emulator: Emulator) -> None:
+    (emulator.storage / "models/u/dense/weights").write_text("1 2 3")
+    name = api.serve("cd $MODEL", "exec python -m http.server --bind $HOST $PORT", envs={"MODEL": "/model/u/dense"})
+    url = api.wait_serving(name, "RUNNING")["hosts"]
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{url}/weights", trust_env=False).text == "1 2 3"
+        except httpx.TransportError:
+            return False
+
+    api.until(answers, bool)
+    api.http.delete(f"/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving/{name}")
+
+
+@needs_bubblewrap
+def test_what_a_serving_is_told_reaches_its_program_and_nothing_before_it(api: Api, emulator: Emulator) -> None:
+    envs = {"PATH": "/usr/bin:/bin", "LD_PRELOAD": "/no/such/library.so", "SECRET": "s3cret-word"}
+    command = "cat /proc/self/cmdline; env; exec sleep 61.75"
+    name = api.serve(command, envs=envs)
+    api.wait_serving(name, "RUNNING")
+    [log] = emulator.home.glob(f"servings/**/{name}/**/log")
+    text = api.until(log.read_text, lambda text: "SECRET" in text)
+    assert "SECRET=s3cret-word" in text
+    assert "PATH=/usr/bin:/bin" in text
+    assert not runs("s3cret-word"), "it is on a command line"
+    for part in ("environ", "cmdline"):
+        shells = [file for file in Path("/proc").glob(f"[0-9]*/{part}") if f"/{name}/".encode() in read(file)]
+        assert not [file for file in shells if b"LD_PRELOAD" in read(file)]
+    api.http.delete(f"/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving/{name}")
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def killable(images_file: Path, tmp_path: Path) -> Iterator[KillableEmulator]:
+    killable = KillableEmulator(tmp_path / "a home with spaces", images_file, "bubblewrap")
+    yield killable
+    killable.stop()
+
+
+@needs_bubblewrap
+def test_jobs_and_servings_are_found_again(killable: KillableEmulator) -> None:
+    name, _ = killable.running("echo done; exit 3")
+    serving = killable.api.serve(TELL_PID)
+    url = killable.api.wait_serving(serving, "RUNNING")["hosts"]
+    killable.restart()
+    assert killable.api.job(name)["state"] == "RUNNING"
+    assert killable.api.serving(serving)["hosts"] == url
+    killable.let_go()
+    job = killable.api.wait_job(name)
+    assert (job["state"], job["jobStatus"]["appExitCode"], killable.api.log(name)) == ("FAILED", 3, "done\n")
+
+
+def test_without_bubblewrap_there_are_links_and_the_log_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with caplog.at_level(logging.INFO, "airflow_bitahub"), Emulator():
+        pass
+    assert "programs see their mounts through links (bubblewrap (bwrap) is not installed)" in caplog.text
+    with pytest.raises(ConfigurationError, match="not possible here: bubblewrap"):
+        choose_workdir("bubblewrap")
+    with pytest.raises(ConfigurationError, match="choose one of auto, bubblewrap, links"):
+        choose_workdir("docker")
+
+
+def test_bubblewrap_that_may_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert choose_workdir("auto")[0].__name__ == "SymlinkWorkdir"
+    if sys.platform == "linux":
+        with pytest.raises(ConfigurationError, match="No permissions to create new namespace"):
+            choose_workdir("bubblewrap")

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from airflow_bitahub.api.jobs import JobSpec, TaskRole
+from airflow_bitahub.api.platform import JobStatus, ServingStatus
+from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingResource, ServingSpec
+from airflow_bitahub.api.wire import Accelerator
+from airflow_bitahub.emulator.state.errors import Conflict, NotFound
+from airflow_bitahub.emulator.state.records import IllegalTransitionError, JobKey, ServingKey
+from airflow_bitahub.emulator.state.state import State
+
+KEY = JobKey("bita-user", "j")
+SERVING = ServingKey("inference", "s", "v1")
+
+
+class Clock:
+    seconds = 1000.25
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def state(clock: Clock) -> State:
+    state = State(clock)
+    state.create_job("bita-user", job_spec())
+    state.create_serving("inference", serving_spec())
+    return state
+
+
+def job_spec(name: str = "j", tasks: int = 1) -> JobSpec:
+    return JobSpec(job_name=name, task_roles=[TaskRole(image="i", command="c", task_number=tasks)])
+
+
+def serving_spec(**fields: Any) -> ServingSpec:
+    model = ServingModel(path="/models/u/m", mount_path="/model")
+    least = {"name": "s", "model": model, "image": "i", "protocols": [ServingProtocol()], "commands": ["c"]}
+    return ServingSpec(**{**least, **fields})
+
+
+def test_job_that_succeeds(state: State, clock: Clock) -> None:
+    clock.seconds += 10
+    state.launch_job(KEY)
+    clock.seconds += 20
+    state.finish_task(KEY, "task1", 0, 0)
+    record = state.finish_job(KEY, 0, "")
+    assert record.status is JobStatus.SUCCEEDED
+    assert (record.created, record.launched, record.finished) == (1_000_250, 1_010_250, 1_030_250)
+    assert record.exit_code == 0
+    assert record.tasks[0].status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(("exit_code", "status"), [(0, JobStatus.SUCCEEDED), (3, JobStatus.FAILED)])
+def test_exit_code_decides(state: State, exit_code: int, status: JobStatus) -> None:
+    state.launch_job(KEY)
+    assert state.finish_job(KEY, exit_code, "").status is status
+
+
+def test_waiting_job_can_fail_without_exit_code(state: State) -> None:
+    record = state.finish_job(KEY, None, "no environment")
+    assert (record.status, record.exit_code, record.message) == (JobStatus.FAILED, None, "no environment")
+
+
+@pytest.mark.parametrize("launched", [True, False])
+def test_stopped_job_is_stopped_however_it_ended(state: State, launched: bool) -> None:
+    if launched:
+        state.launch_job(KEY)
+    assert state.stop_job(KEY)
+    assert state.job(KEY).status is JobStatus.STOPPING
+    assert not state.stop_job(KEY)
+    record = state.finish_job(KEY, 0, "")
+    assert (record.status, record.exit_code) == (JobStatus.STOPPED, 214)
+    assert not state.stop_job(KEY)
+
+
+def test_moves_not_in_the_table_are_defects(state: State) -> None:
+    state.launch_job(KEY)
+    with pytest.raises(IllegalTransitionError, match="cannot go from"):
+        state.launch_job(KEY)
+    state.finish_job(KEY, 0, "")
+    with pytest.raises(IllegalTransitionError):
+        state.finish_job(KEY, 1, "")
+
+
+def test_tasks_that_still_ran_are_stopped(state: State) -> None:
+    key = state.create_job("bita-user", job_spec("two", tasks=2)).key
+    state.launch_job(key)
+    state.finish_task(key, "task1", 1, 7)
+    record = state.finish_job(key, 7, "")
+    assert [task.status for task in record.tasks] == [JobStatus.STOPPED, JobStatus.FAILED]
+    assert record.tasks[1].exit_code == 7
+
+
+def test_name_is_taken_until_the_record_is_removed(state: State) -> None:
+    with pytest.raises(Conflict, match="'j'"):
+        state.create_job("bita-user", job_spec())
+    state.create_job("another", job_spec())
+    state.remove_job(KEY)
+    with pytest.raises(NotFound):
+        state.job(KEY)
+    state.create_job("bita-user", job_spec())
+
+
+def test_newest_first(state: State) -> None:
+    state.create_job("bita-user", job_spec("k"))
+    state.create_job("another", job_spec("l"))
+    assert [record.key.name for record in state.jobs("bita-user")] == ["k", "j"]
+    assert len(state.jobs()) == 3
+
+
+def test_ledger_remembers_the_removed(state: State) -> None:
+    state.log_request(KEY, "POST", "/j", 200, reached=True)
+    state.log_request(JobKey("bita-user", "never"), "GET", "/never", 404, reached=True)
+    state.finish_job(KEY, None, "")
+    state.remove_job(KEY)
+    state.log_request(KEY, "GET", "/j", 404, reached=True)
+    state.create_job("bita-user", job_spec())
+    state.log_request(KEY, "POST", "/j", 200, reached=True)
+    first, second = state.ledger()
+    assert [asked.status for asked in first.requests] == [200, 404]
+    assert first.removed
+    assert first.record.status is JobStatus.FAILED
+    assert [asked.method for asked in second.requests] == ["POST"]
+
+
+def test_serving_lives_and_stops(state: State, clock: Clock) -> None:
+    clock.seconds += 1.5
+    state.launch_replica(SERVING, 0, 1)
+    record = state.serving(SERVING)
+    assert record.status is ServingStatus.RUNNING
+    assert record.launched == 1_001_000  # floored to the second
+    assert state.stop_serving(SERVING)
+    assert not state.stop_serving(SERVING)
+    record = state.finish_serving(SERVING, "ended")
+    assert (record.status, record.finished) == (ServingStatus.STOPPED, 1_001_750)
+    assert [(one.status, one.message) for one in record.replicas] == [(ServingStatus.STOPPED, "")]
+
+
+def test_serving_that_ends_by_itself_failed(state: State) -> None:
+    state.launch_replica(SERVING, 0, 1)
+    state.fail_replica(SERVING, 0, "exit code 3")
+    assert state.serving(SERVING).status is ServingStatus.RUNNING, "until all of it is over"
+    record = state.finish_serving(SERVING, "")
+    assert record.status is ServingStatus.FAILED
+    assert [(one.status, one.message) for one in record.replicas] == [(ServingStatus.FAILED, "exit code 3")]
+
+
+def test_serving_that_cannot_run_failed_with_all_its_replicas(state: State) -> None:
+    record = state.finish_serving(SERVING, "no environment")
+    assert [(one.status, one.message) for one in record.replicas] == [(ServingStatus.FAILED, "no environment")]
+
+
+def test_serving_runs_while_one_of_its_replicas_does(state: State) -> None:
+    state.update_serving(SERVING, serving_spec(replicas=2))
+    seen = []
+    changes: list[Callable[[], None]] = [
+        lambda: state.launch_replica(SERVING, 0, 1),
+        lambda: state.launch_replica(SERVING, 1, 2),
+        lambda: state.restart_replica(SERVING, 0, 1, "again"),
+        lambda: state.restart_replica(SERVING, 1, 1, "again"),
+        lambda: state.fail_replica(SERVING, 0, "never again"),
+        lambda: state.launch_replica(SERVING, 1, 2),
+    ]
+    for change in changes:
+        change()
+        seen.append(state.serving(SERVING).status.value)
+    assert seen == ["RUNNING", "RUNNING", "RUNNING", "WAITING", "WAITING", "RUNNING"]
+
+
+def test_scaling_keeps_the_replicas_that_run(state: State) -> None:
+    state.update_serving(SERVING, serving_spec(replicas=3))
+    state.fail_replica(SERVING, 0, "exit code 3")
+    state.launch_replica(SERVING, 2, 1)
+    assert [one.number for one in state.update_serving(SERVING, serving_spec(replicas=1)).replicas] == [2]
+    assert [one.number for one in state.update_serving(SERVING, serving_spec(replicas=2)).replicas] == [2, 3]
+
+
+def test_updating_replaces_every_replica_and_late_news_of_the_old_ones_are_ignored(state: State) -> None:
+    state.launch_replica(SERVING, 0, 1)
+    record = state.update_serving(SERVING, serving_spec(image="another"))
+    assert (record.status, [one.number for one in record.replicas]) == (ServingStatus.WAITING, [1])
+    state.launch_replica(SERVING, 0, 1)
+    assert state.serving(SERVING) == record
+
+
+def test_updating_what_is_over_does_not_start_it(state: State) -> None:
+    state.finish_serving(SERVING, "")
+    assert state.update_serving(SERVING, serving_spec(image="another")).status is ServingStatus.FAILED
+    assert state.start_serving(SERVING)
+    assert not state.start_serving(SERVING)
+    record = state.serving(SERVING)
+    assert (record.status, record.finished, record.spec.image) == (ServingStatus.WAITING, 0, "another")
+
+
+def test_usage_is_that_of_the_replicas_that_run(state: State, clock: Clock) -> None:
+    def minutes(number: float) -> None:
+        clock.seconds += number * 60
+
+    def used() -> tuple[float, ...]:
+        usage = state.serving(SERVING).usage_at(state.now())
+        every = (usage.running, usage.cores, usage.memory_mb, *usage.accelerators.values())
+        return tuple(one / 60_000 for one in every)
+
+    minutes(10)
+    assert used() == (0, 0, 0)
+    state.launch_replica(SERVING, 0, 1)
+    minutes(1)
+    assert used() == (1, 2, 4096)
+    state.update_serving(SERVING, serving_spec(replicas=2))
+    minutes(1)
+    assert used() == (2, 4, 8192), "the second does not run yet"
+    state.launch_replica(SERVING, 1, 2)
+    minutes(1)
+    assert used() == (3, 8, 16384)
+    gpu = ServingResource(cpu=1, memory_mb=1, acc_device=Accelerator(device_type="rtx-3090", requests=3))
+    state.update_serving(SERVING, serving_spec(resource=gpu))
+    state.launch_replica(SERVING, 2, 1)
+    minutes(1)
+    assert used() == (4, 9, 16385, 3)
+    state.stop_serving(SERVING)
+    state.finish_serving(SERVING, "")
+    minutes(10)
+    state.start_serving(SERVING)
+    minutes(10)
+    assert used() == (4, 9, 16385, 3)
+
+
+def test_serving_token_is_not_in_its_repr(state: State) -> None:
+    record = state.serving(SERVING)
+    assert len(record.token) == 32
+    assert record.token.isalnum()
+    assert record.token not in repr(record)
+
+
+def test_only_one_thread_gets_a_name() -> None:
+    state, won = State(), []
+
+    def create() -> None:
+        with suppress(Conflict):
+            won.append(state.create_job("n", job_spec()))
+
+    threads = [threading.Thread(target=create) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1

@@ -1,1 +1,1 @@
-"""What watching jobs, parsing DAGs and the MNIST lifecycle cost, and what other providers cost: ``make bench``."""
+"""``make bench``: the cost of watching jobs, parsing DAGs and the MNIST lifecycle, compared with other providers."""

@@ -1,4 +1,4 @@
-"""``make bench``: measures, and prints tables, in about three quarters of an hour; listens on loopback only."""
+"""Measure, and print tables. It takes about 45 minutes, and listens on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from benchmarks.transport import transport_costs
 from benchmarks.watching import INTERVALS
 
 _REPOSITORY = Path(__file__).parents[1]
-_MINUTES = 3  # for one contestant
+_MINUTES = 3  # limit for one contestant
 _LEFT_OUT = {("sagemaker", 5000): "left out: 13 GB of memory"}
 
 _WATCHING: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -68,11 +68,11 @@ _OTHERS = ("parsing", "lifecycle", "transport")
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Measure what the command line selects."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file, as JSON")
     parser.add_argument("--only", action="append", choices=[*CONTESTANTS, *_OTHERS], help="measure only this")
-    parser.add_argument("--jobs", action="append", type=int, choices=[*INTERVALS], help="only with so many jobs")
+    parser.add_argument("--jobs", action="append", type=int, choices=[*INTERVALS], help="only this number of jobs")
     parser.add_argument(
         "--image-cache",
         type=Path,
@@ -84,7 +84,7 @@ def main() -> None:
     only = arguments.only or [*CONTESTANTS, *_OTHERS]
     with tempfile.TemporaryDirectory() as home:
         figures: dict[str, Any] = {"cores": os.cpu_count(), "python": sys.version.split()[0]}
-        if "lifecycle" in only:  # first: an image's packages come from where our certificate is not known
+        if "lifecycle" in only:  # first, because installing an image's packages needs the usual certificates
             print("measuring the lifecycle", file=sys.stderr, flush=True)
             figures["lifecycle"] = lifecycle_costs(Path(home) / "lifecycle", arguments.image_cache.resolve())
             _show(_LIFECYCLE, figures["lifecycle"])
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Make a certificate that everybody trusts, and a home for Airflow."""
+    """Make a certificate and a home for Airflow; return the environment in which all contestants use them."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(home / "ca.pem"))
     authority.issue_cert("localhost", "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(

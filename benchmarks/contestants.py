@@ -1,7 +1,7 @@
-"""Who is compared: this package's trigger in both modes, other providers' triggers as released, and bare loops.
+"""What is compared: this package's trigger in both modes, other providers' triggers as released, and bare loops.
 
-Each is a function of the number of jobs, the interval and the address of the server. It gives coroutines that wait
-until jobs are over, and tell `over` the number of each.
+Each contestant is a function. It takes the number of jobs, the seconds between two polls, the server's address and a
+callback. It yields coroutines that wait for the jobs and call the callback with the number of each finished job.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-Over = Callable[[int], None]
-Contestant = Callable[[int, float, str, Over], Iterator[Awaitable[None]]]
+OnFinished = Callable[[int], None]
+Contestant = Callable[[int, float, str, OnFinished], Iterator[Awaitable[None]]]
 
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
-FEW = 16  # connections of a bare loop that bounds them
-PAGE = 500  # of the list, as this package reads them
+FEW = 16  # connections of a bare loop that limits them
+PAGE = 500  # jobs on a page of the list, as in this package
 
 
 def _connect(name: str, **connection: Any) -> None:
     os.environ[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(connection)
 
 
-async def _event(trigger: Any, number: int, over: Over) -> None:
+async def _event(trigger: Any, number: int, on_finished: OnFinished) -> None:
     async for _ in trigger.run():
-        over(number)
+        on_finished(number)
         return
 
 
 def _bitahub(watch: str, *, by_aiohttp: bool = True) -> Contestant:
-    def start(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+    def start(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
         from airflow_bitahub import client
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
@@ -44,47 +44,47 @@ def _bitahub(watch: str, *, by_aiohttp: bool = True) -> Contestant:
             "bitahub", conn_type="bitahub", host=f"https://{address}", password="token-token", extra={"watch": watch}
         )
         for number in range(jobs):
-            yield _event(BitaHubJobTrigger("bitahub", f"job-{number}", interval), number, over)
+            yield _event(BitaHubJobTrigger("bitahub", f"job-{number}", interval), number, on_finished)
 
     return start
 
 
-def _databricks(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _databricks(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     from airflow.providers.databricks.triggers.databricks import DatabricksExecutionTrigger
 
     host, port = address.split(":")
     _connect("databricks", conn_type="databricks", host=host, port=int(port), password="token-token")
     for number in range(jobs):
         trigger = DatabricksExecutionTrigger(number, "databricks", polling_period_seconds=int(interval))
-        yield _event(trigger, number, over)
+        yield _event(trigger, number, on_finished)
 
 
-def _dbt_cloud(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _dbt_cloud(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger
 
     _connect("dbt", conn_type="dbt_cloud", host=address, login="1", password="token-token")
     for number in range(jobs):
         trigger = DbtCloudRunJobTrigger("dbt", number, time.time() + 3600, interval, 1)
-        yield _event(trigger, number, over)
+        yield _event(trigger, number, on_finished)
 
 
-def _livy(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _livy(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     from airflow.providers.apache.livy.triggers.livy import LivyTrigger
 
     _connect("livy", conn_type="livy", host=f"https://{address}")
     for number in range(jobs):
         trigger = LivyTrigger(number, {}, "livy", polling_interval=int(interval))
-        yield _event(trigger, number, over)
+        yield _event(trigger, number, on_finished)
 
 
-def _sagemaker(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _sagemaker(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     from airflow.providers.amazon.aws.triggers.sagemaker import SageMakerTrigger
 
     endpoint = {"endpoint_url": f"https://{address}", "region_name": "eu-central-1"}
     _connect("aws", conn_type="aws", login="access-key", password="secret-key", extra=endpoint)
     for number in range(jobs):
         trigger = SageMakerTrigger(f"job-{number}", "Training", waiter_delay=int(interval), aws_conn_id="aws")
-        yield _event(trigger, number, over)
+        yield _event(trigger, number, on_finished)
 
 
 # Bare loops -------------------------------------------------------------------------------------------------------
@@ -94,16 +94,16 @@ def _context() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-async def _poll(get: Callable[[int], Awaitable[bytes]], number: int, interval: float, over: Over) -> None:
+async def _poll(get: Callable[[int], Awaitable[bytes]], number: int, interval: float, on_finished: OnFinished) -> None:
     await asyncio.sleep(interval * random.random())
     due = time.monotonic()
     while json.loads(await get(number))["data"]["status"] != "SUCCEEDED":
         due += interval
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-    over(number)
+    on_finished(number)
 
 
-def _httpx(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _httpx(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     import httpx
 
     client = httpx.AsyncClient(verify=_context(), timeout=60)
@@ -111,10 +111,10 @@ def _httpx(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awa
     async def get(number: int) -> bytes:
         return (await client.get(f"https://{address}{JOBS}/job-{number}")).content
 
-    return (_poll(get, number, interval, over) for number in range(jobs))
+    return (_poll(get, number, interval, on_finished) for number in range(jobs))
 
 
-def _httpx_few(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _httpx_few(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     import httpx
 
     limits = httpx.Limits(max_connections=FEW, keepalive_expiry=60)
@@ -125,10 +125,10 @@ def _httpx_few(jobs: int, interval: float, address: str, over: Over) -> Iterator
         async with few:
             return (await client.get(f"https://{address}{JOBS}/job-{number}")).content
 
-    return (_poll(get, number, interval, over) for number in range(jobs))
+    return (_poll(get, number, interval, on_finished) for number in range(jobs))
 
 
-def _aiohttp(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _aiohttp(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     import aiohttp
 
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=_context(), limit=FEW))
@@ -137,10 +137,10 @@ def _aiohttp(jobs: int, interval: float, address: str, over: Over) -> Iterator[A
         async with session.get(f"https://{address}{JOBS}/job-{number}") as response:
             return await response.read()
 
-    return (_poll(get, number, interval, over) for number in range(jobs))
+    return (_poll(get, number, interval, on_finished) for number in range(jobs))
 
 
-def _sockets(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _sockets(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     host, port = address.split(":")
     context, few = _context(), asyncio.Semaphore(FEW)
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -154,10 +154,10 @@ def _sockets(jobs: int, interval: float, address: str, over: Over) -> Iterator[A
             idle.append((reader, writer))
             return body
 
-    return (_poll(get, number, interval, over) for number in range(jobs))
+    return (_poll(get, number, interval, on_finished) for number in range(jobs))
 
 
-def _one_list(jobs: int, interval: float, address: str, over: Over) -> Iterator[Awaitable[None]]:
+def _one_list(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
     async def poll() -> None:
         import httpx
 
@@ -168,11 +168,11 @@ def _one_list(jobs: int, interval: float, address: str, over: Over) -> Iterator[
                 for page in range(1, 1 + -(-jobs // PAGE)):
                     answer = await client.get(f"https://{address}{JOBS}", params={"page": page, "limit": PAGE})
                     for entry in json.loads(answer.content)["data"]["items"]:
-                        name, word = entry["name"], entry["status"]
-                        if known[name] != word:
-                            known[name] = word
-                            if word == "SUCCEEDED":
-                                over(int(name[4:]))
+                        name, state = entry["name"], entry["status"]
+                        if known[name] != state:
+                            known[name] = state
+                            if state == "SUCCEEDED":
+                                on_finished(int(name[4:]))
                 due += interval
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
 

@@ -1,4 +1,4 @@
-"""Measures what Airflow and this package add to the MNIST lifecycle: one run, deferrable as shipped, as in the demo."""
+"""Measures the time that Airflow and this package add to one run of the MNIST lifecycle, deferrable as in the demo."""
 
 from __future__ import annotations
 
@@ -21,41 +21,42 @@ _DAG = "mnist_lifecycle"
 _IMAGE = "tensorflow"
 _SECONDS = 600
 
-# What a task's time passes with, in this order: the seconds until ... Without a job, all of its own work is the last. A
-# service has no end: its start, until the triggerer reports that it answers, counts as the job's run.
+# The stages of a task in their order; each is measured in seconds until its title is reached. A task without a job does
+# all of its work in the last stage. A serving has no end: for it, "run" ends when the triggerer
+# reports it ready.
 STAGES = {
     "queued": "queued by the scheduler",
     "executed": "executed by a worker",
     "submitted": "job submitted",
     "launched": "job launched",
-    "run": "job over",
-    "noticed": "triggerer reports that",
+    "run": "job finished",
+    "noticed": "end reported by the triggerer",
     "resumed": "executed again",
-    "ended": "task over",
+    "ended": "task finished",
 }
-PLATFORM = {"launched", "run"}  # neither Airflow's doing nor this package's
+PLATFORM = {"launched", "run"}  # stages that depend on neither Airflow nor this package
 
 
 class _Requests(Match):
-    """Strikes none, and notes when each came; the ledger has only those about a job."""
+    """Matches no request, and records the time of each. The ledger has only the requests about a job."""
 
     _times: list[float] = PrivateAttr(default_factory=list)
 
     def covers(self, method: str, path: str) -> bool:  # noqa: ARG002
-        """Note a request."""
+        """Record a request."""
         self._times.append(time.time())
         return False
 
     def between(self, since: float, until: float) -> int:
-        """Count."""
+        """Return the number of requests between two times."""
         return sum(since <= at < until for at in self._times)
 
 
 def lifecycle_costs(home: Path, image_cache: Path) -> list[dict[str, Any]]:
-    """Give the seconds of each stage of each task, and its requests to the platform; the last row is the whole run.
+    """Return the seconds of each stage of each task, and its requests to the platform; the last row is the whole run.
 
-    The environment that stands for the image is built before, where it is missing. The tasks run one after the other:
-    the time of one begins with the end of the one before.
+    The environment for the image is built first, where it is missing. The tasks run one after the other: the time of
+    each begins at the end of the one before.
 
     :raises RuntimeError: the run fails
     """
@@ -75,12 +76,12 @@ def lifecycle_costs(home: Path, image_cache: Path) -> list[dict[str, Any]]:
         queued: dict[str, float] = {}
 
         def note(task: str, _: str, details: Mapping[str, Any]) -> None:
-            if details["queued_when"]:  # a resumed task is queued again, and only the last time is kept
+            if details["queued_when"]:  # a resumed task is queued again, and Airflow stores only the last time
                 queued.setdefault(task, _seconds(details["queued_when"]))
 
         run_id = airflow.trigger(_DAG)
         if (state := airflow.wait(_DAG, run_id, seconds=_SECONDS, on_change=note)) != "success":
-            raise RuntimeError(f"The run of {_DAG} has ended as {state}.")
+            raise RuntimeError(f"The run of {_DAG} ended in the state {state}.")
         rows: list[dict[str, Any]] = []
         run = airflow.call("GET", f"/dags/{_DAG}/dagRuns/{run_id}")
         start = before = _seconds(run["queued_at"])
@@ -99,7 +100,7 @@ def lifecycle_costs(home: Path, image_cache: Path) -> list[dict[str, Any]]:
 
 
 def _executions(airflow: LocalAirflow, run_id: str, task: str) -> dict[str, float]:
-    """Give when a task's code began, when its trigger reported, and when its code began again, from its log."""
+    """Return, from a task's log, when its code started, when its trigger fired, and when its code started again."""
     log = airflow.call("GET", f"/dags/{_DAG}/dagRuns/{run_id}/taskInstances/{task}/logs/1?full_content=true")
     lines = (line for line in log["content"] if line.get("timestamp"))
     marks: dict[str, float] = {}
@@ -116,7 +117,7 @@ def _executions(airflow: LocalAirflow, run_id: str, task: str) -> dict[str, floa
 
 
 def _add_job(marks: dict[str, float], emulator: Emulator, result: Mapping[str, Any]) -> None:
-    """Add the times of the job or service that a task has waited for; its result has the name."""
+    """Add the times of the job or serving that a task waited for; the task's result has its name."""
     if "serving_name" in result:
         serving = next(record for record in emulator.state.servings() if record.key.name == result["serving_name"])
         marks.update(submitted=serving.created / 1000, run=marks.pop("noticed"))

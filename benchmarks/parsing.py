@@ -1,4 +1,4 @@
-"""Measures what parsing a DAG costs, in fresh interpreters, above what importing ``airflow.sdk`` costs."""
+"""Measures the cost of parsing a DAG beyond the import of ``airflow.sdk``, in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ print((time.process_time() - cpu) * 1000, len(sys.modules) - modules, (resident(
 
 
 def import_costs() -> list[dict[str, Any]]:
-    """Give the cost of importing operators."""
+    """Return the cost of importing operators."""
     rows = []
     for name, modules in IMPORTS.items():
         cpu, loaded, memory = _measured(f"import {', '.join(modules)}")
@@ -52,7 +52,7 @@ def import_costs() -> list[dict[str, Any]]:
 
 
 def dag_costs(example: Path) -> list[dict[str, Any]]:
-    """Give the cost of a file with the example DAG, and with an equal one of EmptyOperators, imports included."""
+    """Return the cost of the example DAG's file, and of the same DAG with EmptyOperators, imports included."""
     source = example.read_text("utf-8")
     rows = []
     for name, dag in {"mnist_lifecycle": source, "the same of EmptyOperators": _emptied(source)}.items():
@@ -65,7 +65,7 @@ def dag_costs(example: Path) -> list[dict[str, Any]]:
 
 
 def _emptied(source: str) -> str:
-    """Give the same DAG, its arguments and the order of its tasks included, with all operators of other classes."""
+    """Return a DAG with the same arguments and the same order of tasks, in which every operator is an EmptyOperator."""
     file = ast.parse(source)
     empty = "from airflow.providers.standard.operators.empty import EmptyOperator"
     imports = ("airflow.providers", _OURS)
@@ -80,9 +80,9 @@ def _emptied(source: str) -> str:
 
 
 def _measured(work: str) -> list[float]:
-    """Give the medians of CPU ms, modules and MB over several runs."""
+    """Return the medians of CPU milliseconds, modules and megabytes over several runs."""
     program = _FRESH.replace("{work}", work)
-    # Compiled modules are kept, as they are where Airflow runs; whoever is imported first has compiled them.
+    # Let Python store compiled modules, as it does where Airflow runs. The first run compiles, and the median drops it.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     runs = [
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment)

@@ -1,9 +1,10 @@
-"""One server that plays the platforms of all contestants: over TLS, with 20 ms latency, on the loopback interface.
+"""A server that answers like the platforms of all contestants, over TLS on the loopback address, with 20 ms latency.
 
-It is told on its standard input what to play and what to count, and gives its counts as one line of JSON:
+It reads commands from its standard input, and answers each with one line of JSON:
 
-    begin NUMBER SINCE UNTIL END     so many jobs; count between the first two times; every tenth ends in what follows
-    report
+    begin JOBS SINCE UNTIL END    serve this number of jobs; count polls between the times SINCE and UNTIL; from UNTIL
+                                  to END, every tenth job finishes, one after the other
+    report                        return the counts
 """
 
 from __future__ import annotations
@@ -22,23 +23,23 @@ _JOB = re.compile(r"(?:job-|/runs/|/batches/|run_id\W{1,4})(\d+)")
 
 
 class Stage:
-    """The jobs, and what was asked about them."""
+    """The jobs, and the counts of requests and polls."""
 
     def __init__(self) -> None:
         self.begin(0, 0.0, 0.0, 0.0)
 
     def begin(self, jobs: int, since: float, until: float, end: float) -> None:
-        """Start to count."""
+        """Start with new jobs and new counts."""
         self.jobs, self.since, self.until, self.end = jobs, since, until, end
-        self.running = [_entry(number, over=False) for number in range(jobs)]
-        self.looks = [0] * jobs  # at each job, in the time that counts
-        self.first: dict[int, float] = {}  # when each was first looked at
+        self.running = [_entry(number, finished=False) for number in range(jobs)]
+        self.polls = [0] * jobs  # polls of each job, between `since` and `until`
+        self.first: dict[int, float] = {}  # the time of each job's first poll
         self.requests = 0
         self.per_second: Counter[int] = Counter()
         self.opened = self.open = self.peak = 0
 
-    def is_over(self, number: int) -> bool:
-        """Tell whether a job has ended by now: every tenth does, one after the other once all has been counted."""
+    def has_finished(self, number: int) -> bool:
+        """Return whether a job has finished. Every tenth job does, one after the other, once the counting has ended."""
         return number % 10 == 0 and time.time() >= end_of(number, self.jobs, self.until, self.end)
 
     def note_request(self) -> None:
@@ -47,17 +48,17 @@ class Stage:
         self.per_second[int(now)] += 1
         self.requests += self.since <= now < self.until
 
-    def note_look(self, number: int) -> None:
-        """Count a look at a job."""
+    def note_poll(self, number: int) -> None:
+        """Count a poll of a job."""
         now = time.time()
         self.first.setdefault(number, now)
-        self.looks[number] += self.since <= now < self.until
+        self.polls[number] += self.since <= now < self.until
 
     def report(self) -> dict[str, object]:
-        """Give the counts."""
+        """Return the counts."""
         return {
             "requests": self.requests,
-            "looks": self.looks,
+            "polls": self.polls,
             "first": self.first,
             "busiest_second": max(self.per_second.values(), default=0),
             "opened": self.opened,
@@ -66,11 +67,11 @@ class Stage:
 
 
 def end_of(number: int, jobs: int, first: float, last: float) -> float:
-    """Give the time at which a job ends."""
+    """Return the time at which a job finishes."""
     return first + (last - first) * number / jobs
 
 
-def _entry(number: int, *, over: bool) -> str:
+def _entry(number: int, *, finished: bool) -> str:
     return json.dumps(
         {
             "name": f"job-{number}",
@@ -80,64 +81,68 @@ def _entry(number: int, *, over: bool) -> str:
             "createdTime": 1663470891571,
             "launchedTime": 1663470892000,
             "updatedTime": 1663470892274,
-            "stopedTime": 1663474186000 if over else 0,
-            "status": "SUCCEEDED" if over else "RUNNING",
+            "stopedTime": 1663474186000 if finished else 0,
+            "status": "SUCCEEDED" if finished else "RUNNING",
         }
     )
 
 
 def _answer(stage: Stage, path: str, body: bytes) -> str:
-    """Give the JSON that a platform would answer with."""
+    """Return the JSON that the platform of this path would answer with."""
     url = urlsplit(path)
     if url.path.endswith("/jobs"):
         query = parse_qs(url.query)
         page, limit = int(query["page"][0]), int(query["limit"][0])
         numbers = range(stage.jobs)[(page - 1) * limit : page * limit]
         for number in numbers:
-            stage.note_look(number)
-        entries = (_entry(number, over=True) if stage.is_over(number) else stage.running[number] for number in numbers)
+            stage.note_poll(number)
+        entries = (
+            _entry(number, finished=True) if stage.has_finished(number) else stage.running[number] for number in numbers
+        )
         items = ",".join(entries)
         return f'{{"status":{{"code":0,"msg":"success"}},"data":{{"items":[{items}],"totalItems":{stage.jobs}}}}}'
     match = _JOB.search(path + body.decode("latin-1"))
-    if match is None or url.path.endswith(("/log", "/get-output")):  # not about a job's state
+    if match is None or url.path.endswith(("/log", "/get-output")):  # it does not ask for a job's state
         return '{"log": [], "metadata": {}}'
     number = int(match[1])
-    over = stage.is_over(number)
-    stage.note_look(number)
+    finished = stage.has_finished(number)
+    stage.note_poll(number)
     if "lapis" in path:
-        return f'{{"status":{{"code":0,"msg":"success"}},"data":{_entry(number, over=over)}}}'
+        return f'{{"status":{{"code":0,"msg":"success"}},"data":{_entry(number, finished=finished)}}}'
     if "/api/2." in path:
-        state = {"life_cycle_state": "TERMINATED" if over else "RUNNING", "state_message": ""}
-        if over:
+        state = {"life_cycle_state": "TERMINATED" if finished else "RUNNING", "state_message": ""}
+        if finished:
             state["result_state"] = "SUCCESS"
         return json.dumps({"run_id": number, "run_page_url": "", "state": state, "tasks": []})
     if "/api/v2" in path:
-        return json.dumps({"status": {"code": 200}, "data": {"id": number, "status": 10 if over else 3}})
+        return json.dumps({"status": {"code": 200}, "data": {"id": number, "status": 10 if finished else 3}})
     if "/batches" in path:
-        return json.dumps({"id": number, "state": "success" if over else "running"})
-    return json.dumps({"TrainingJobName": f"job-{number}", "TrainingJobStatus": "Completed" if over else "InProgress"})
+        return json.dumps({"id": number, "state": "success" if finished else "running"})
+    return json.dumps(
+        {"TrainingJobName": f"job-{number}", "TrainingJobStatus": "Completed" if finished else "InProgress"}
+    )
 
 
 class Connection(asyncio.Protocol):
-    """One connection, kept as long as the client likes."""
+    """One connection, open until the client closes it."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it."""
+        """Count an opened connection."""
         self._transport = transport
         self._stage.opened += 1
         self._stage.open += 1
         self._stage.peak = max(self._stage.peak, self._stage.open)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Count it."""
+        """Count a closed connection."""
         self._stage.open -= 1
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Answer every complete request."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].decode("latin-1")
@@ -157,7 +162,7 @@ class Connection(asyncio.Protocol):
 
 
 async def main(certificate: str) -> None:
-    """Serve until the standard input ends."""
+    """Serve until the standard input is closed."""
     stage = Stage()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)

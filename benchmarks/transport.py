@@ -1,4 +1,4 @@
-"""Measures where the time of one query goes, by asking through ever more layers: CPU time of this process alone."""
+"""Measures the CPU time of one query through each layer of the HTTP libraries, in the client's process alone."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _QUERIES = 3200
 
 
 async def _cost(get: Callable[[], Awaitable[Any]]) -> float:
-    """Give the CPU microseconds of one query, with a few under way at a time over connections that are kept."""
+    """Return the CPU microseconds of one query, with a few in flight over open connections."""
 
-    async def ask(times: int) -> None:
+    async def query(times: int) -> None:
         for _ in range(times):
             await get()
 
-    await asyncio.gather(*(ask(2) for _ in range(FEW)))
+    await asyncio.gather(*(query(2) for _ in range(FEW)))
     before = time.process_time()
-    await asyncio.gather(*(ask(_QUERIES // FEW) for _ in range(FEW)))
+    await asyncio.gather(*(query(_QUERIES // FEW) for _ in range(FEW)))
     return (time.process_time() - before) / _QUERIES * 1e6
 
 
@@ -54,14 +54,14 @@ async def _costs(address: str) -> list[dict[str, Any]]:
         async with session.get(url, headers=headers) as answer:
             return await answer.read()
 
-    look = get_job("job-1", await with_aiohttp.asend(get_job("job-1")))  # again, as a waiting task does
+    query_again = get_job("job-1", await with_aiohttp.asend(get_job("job-1")))  # as a waiting task does
     layers: dict[str, Callable[[], Awaitable[Any]]] = {
         "aiohttp": by_aiohttp,
-        "this package, with aiohttp": lambda: with_aiohttp.asend(look),
+        "this package, with aiohttp": lambda: with_aiohttp.asend(query_again),
         "httpcore": lambda: pool.request("GET", url, headers=headers),
         "httpx's transport, on httpcore": by_transport,
         "httpx's client, on its transport": lambda: client.get(url, headers=headers),
-        "this package, without aiohttp": lambda: with_httpx.asend(look),
+        "this package, without aiohttp": lambda: with_httpx.asend(query_again),
     }
     rows = [{"by": name, "cpu_us": await _cost(get)} for name, get in layers.items()]
     await session.close()
@@ -71,11 +71,11 @@ async def _costs(address: str) -> list[dict[str, Any]]:
 
 
 def transport_costs(certificate: str) -> list[dict[str, Any]]:
-    """Give the cost of a query for each layer."""
+    """Return the cost of a query through each layer."""
     server = Server(certificate)
     try:
         later = time.time() + 3600
-        server.ask(f"begin 2 {later} {later} {later}")
+        server.send(f"begin 2 {later} {later} {later}")
         return asyncio.run(_costs(server.address))
     finally:
         server.close()

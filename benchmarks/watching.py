@@ -1,7 +1,7 @@
 """Measures one contestant in a process of its own: ``python -m benchmarks.watching NAME JOBS CERTIFICATE RESULT``.
 
-First, while all jobs run, it counts what looking at them costs; then every tenth ends, and it notes how soon that is
-detected. Everybody logs at Airflow's own default level, and as in a triggerer: as JSON, which here goes nowhere.
+First, while all jobs run, it measures the cost of polling them. Then every tenth job finishes, and it measures how soon
+that is detected. All contestants log as in a triggerer: at Airflow's default level, as JSON, which is discarded here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.server import end_of
 
-INTERVALS = {100: 5.0, 1000: 5.0, 5000: 10.0}  # jobs -> seconds between two looks at each
-_TICK = 0.05  # seconds between two looks at the event loop's lag
+INTERVALS = {100: 5.0, 1000: 5.0, 5000: 10.0}  # number of jobs -> seconds between two polls of each
+_TICK = 0.05  # seconds between two measurements of the event loop's lag
 
 
 def _resident() -> int:
@@ -29,22 +29,22 @@ def _resident() -> int:
 
 
 class Server:
-    """The server, in a process of its own."""
+    """Runs the server in another process."""
 
     def __init__(self, certificate: str) -> None:
         command = [sys.executable, "-m", "benchmarks.server", certificate]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.address = f"localhost:{self._line()}"
 
-    def ask(self, line: str) -> Any:
-        """Give it a line, and give back what it says."""
+    def send(self, line: str) -> Any:
+        """Send a command, and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
         return self._line()
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._process.terminate()
         self._process.wait()
 
@@ -54,25 +54,25 @@ class Server:
 
 
 async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
-    """Let a contestant watch so many jobs, all of which it is given at once, and give what that costs."""
+    """Let a contestant watch a number of jobs, all from the same moment on, and return what that costs."""
     interval = INTERVALS[jobs]
-    cycles = 2 if interval >= 10 else 3  # to count
-    ended: dict[int, float] = {}
+    cycles = 2 if interval >= 10 else 3  # intervals to measure
+    finished_at: dict[int, float] = {}
 
-    def over(number: int) -> None:
-        ended[number] = time.time()
+    def on_finished(number: int) -> None:
+        finished_at[number] = time.time()
 
     lags: list[float] = []
 
-    async def feel() -> None:
+    async def measure_lag() -> None:
         while True:
             due = time.perf_counter() + _TICK
             await asyncio.sleep(_TICK)
             lags.append(time.perf_counter() - due)
 
-    # Whatever is imported and opened but once does not count as memory of each trigger.
+    # What is imported and opened only once must not count as memory of the triggers.
     warm = [asyncio.ensure_future(each) for each in CONTESTANTS[name](1, interval, server.address, lambda _: None)]
-    server.ask(f"begin 1 {time.time() + 3600} {time.time() + 7200} {time.time() + 7200}")
+    server.send(f"begin 1 {time.time() + 3600} {time.time() + 7200} {time.time() + 7200}")
     await asyncio.sleep(2)
     for task in warm:
         task.cancel()
@@ -83,19 +83,19 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     since = start + 1.5 * interval + (2 if jobs > 1000 else 0)
     until = since + cycles * interval
     end = until + interval
-    server.ask(f"begin {jobs} {since} {until} {end}")
+    server.send(f"begin {jobs} {since} {until} {end}")
     before = _resident()
-    tasks = [asyncio.ensure_future(each) for each in CONTESTANTS[name](jobs, interval, server.address, over)]
+    tasks = [asyncio.ensure_future(each) for each in CONTESTANTS[name](jobs, interval, server.address, on_finished)]
     await asyncio.sleep(since - time.time())
     gc.collect()
     memory = (_resident() - before) / jobs / 1024
-    feeling = asyncio.create_task(feel())
+    measuring_lag = asyncio.create_task(measure_lag())
     clock, cpu = time.perf_counter(), time.process_time()
     await asyncio.sleep(max(0.0, until - time.time()))
     seconds, cpu = time.perf_counter() - clock, time.process_time() - cpu
-    await asyncio.sleep(end + interval + 2 - time.time())  # for those that end last
-    feeling.cancel()
-    report = server.ask("report")
+    await asyncio.sleep(end + interval + 2 - time.time())  # for the jobs that finish last
+    measuring_lag.cancel()
+    report = server.send("report")
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks, timeout=10)
@@ -103,14 +103,14 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     if failed:
         print(f"{name}: {len(failed)} failed, such as {failed[0]!r}", file=sys.stderr)
     due = (until - since) / interval
-    delays = sorted(at - end_of(number, jobs, until, end) for number, at in ended.items())
-    looks = sum(report["looks"])
+    delays = sorted(at - end_of(number, jobs, until, end) for number, at in finished_at.items())
+    polls = sum(report["polls"])
     first = [at - start for at in report["first"].values()]
     return {
         "contestant": name,
         "jobs": jobs,
         "interval": interval,
-        "cpu_per_1000": cpu / max(1, looks) * 1000,
+        "cpu_per_1000": cpu / max(1, polls) * 1000,
         "cpu_share": cpu / seconds,
         "requests": report["requests"],
         "connections_opened": report["opened"],
@@ -121,7 +121,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
         "detection_p50": statistics.median(delays) if delays else float("nan"),
         "detection_p99": _percentile(delays, 99),
         "detected": len(delays) / max(1, len(range(0, jobs, 10))),
-        "polls_kept": sum(min(seen, due) for seen in report["looks"]) / (due * jobs),
+        "polls_kept": sum(min(seen, due) for seen in report["polls"]) / (due * jobs),
         "all_seen_after": max(first) if len(first) == jobs else float("nan"),
         "busiest_second": report["busiest_second"],
     }
@@ -133,7 +133,7 @@ def _percentile(values: list[float], percent: int) -> float:
 
 
 def main() -> None:
-    """Measure, and write what came out as JSON."""
+    """Measure, and write the figures as JSON."""
     name, jobs, certificate, result = sys.argv[1], int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     from airflow.sdk.log import configure_logging
 

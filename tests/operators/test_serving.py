@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
-import httpx
 import pytest
 from airflow.sdk import Variable
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
-from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.servings import (
-    ServingModel,
-    ServingProtocol,
-    ServingSpec,
-    create_serving,
     delete_serving,
     stop_serving,
 )
@@ -34,58 +25,23 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state.records import ServingKey, StoredServing
 from airflow_bitahub.exceptions import (
     BitaHubError,
-    InvokeError,
     ServingFailedError,
     ServingTimeoutError,
-    StorageError,
     TransportError,
 )
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
 from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.triggers.events import serving_subject
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
+from tests.operators.served_program import START, ask, foreign_serving, model_path, put_models
 
 _numbers = count(1)
-
-# Tells which model it serves, and what it was asked.
-PROGRAM = """
-import base64, http.server, json, os, pathlib
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.answer(503 if self.path == "/sick" else 200, pathlib.Path(__file__).with_name("weights").read_text())
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
-        kind = self.headers["content-type"]
-        data = {"predictions": [7], "path": self.path, "type": kind, "body": base64.b64encode(body).decode()}
-        code = {"/refuse": 1}.get(self.path, 0)
-        answer = {"data": data, "status": {"code": code, "msg": "not a picture" if code else "success"}}
-        self.answer(500 if self.path == "/broken" else 200, "hello" if self.path == "/text" else json.dumps(answer))
-
-    def answer(self, status, text):
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
-"""
-START = "exec python /model/{user_name}/served/serve.py"
-
-
-def model_path(version: str) -> str:
-    return f"/models/{FOLDERS.user_id}/served/{version}"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _models(platform: Emulator) -> None:
-    for version in ("v1", "v2"):
-        folder = platform.storage / model_path(version).lstrip("/")
-        folder.mkdir(parents=True)
-        (folder / "serve.py").write_text(PROGRAM)
-        (folder / "weights").write_text(version)
+    put_models(platform)
 
 
 @pytest.fixture
@@ -131,10 +87,6 @@ def defer(operator: BitaHubDeployServingOperator, run: TaskRun) -> BitaHubServin
 
 
 NOT_THERE = 404, {"status": {"code": 404, "msg": "there is no such serving"}, "data": None}
-
-
-def ask(url: str) -> str:
-    return httpx.get(url, trust_env=False, verify=False).text
 
 
 # Deploying -----------------------------------------------------------------------------------------------------
@@ -262,17 +214,6 @@ def test_another_model_is_refused_where_that_is_wished_for(name: str, record: Ca
     with pytest.raises(AirflowFailException, match="another specification, and if_exists='fail'"):
         deploy(name, model=model_path("v2"), if_exists="fail").execute(TaskRun().context())
     assert record() == untouched
-
-
-def foreign_serving(client: BitaHubClient, name: str) -> None:
-    """Create a serving as somebody else does, and wait until it runs."""
-    model = ServingModel(path=model_path("v1"), mount_path=FOLDERS.model("served")[1])
-    commands = [FOLDERS.fill(START)]
-    client.send(
-        create_serving(
-            ServingSpec(name=name, model=model, image=IMAGE, protocols=[ServingProtocol()], commands=commands)
-        )
-    )
 
 
 @deploying
@@ -666,156 +607,3 @@ def test_killed_deployment_that_was_refused_leaves_somebody_elses_serving_alone(
     task_state("failed")
     operator.on_kill()
     assert record().status.value in ("WAITING", "RUNNING")
-
-
-# Asking --------------------------------------------------------------------------------------------------------
-
-PICTURE = b"\x89PNG, more or less"
-
-
-@pytest.fixture(scope="module")
-def served(platform: Emulator) -> Iterator[str]:
-    """The name of a serving that answers."""
-    client = BitaHubClient(platform.url, auth=BearerToken(platform.token))
-    name = f"served-{next(_numbers)}"
-    foreign_serving(client, name)
-    url = until(lambda: platform.state.serving(ServingKey("inference", name, "v1")).url)
-
-    def answers() -> bool:
-        with suppress(httpx.HTTPError):
-            return ask(url) == "v1"
-        return False
-
-    until(answers)
-    yield name
-    client.send(delete_serving(name))
-    client.close()
-
-
-def invoke(name: str, **arguments: Any) -> BitaHubInvokeServingOperator:
-    return BitaHubInvokeServingOperator(**{"task_id": "task", "serving_name": name, **arguments})
-
-
-def form_of(answer: Any) -> dict[str, str]:
-    assert answer["type"] == "application/x-www-form-urlencoded"
-    return dict(parse_qsl(base64.b64decode(answer["body"]).decode()))
-
-
-@pytest.mark.usefixtures("connection")
-def test_picture_is_given_by_its_address(served: str, task_run: TaskRun) -> None:
-    answer = invoke(served, image_url="https://example.com/7.png?a=1&b=2").execute(task_run.context())
-    assert answer["path"] == "/image"
-    assert form_of(answer) == {"urls": "https://example.com/7.png?a=1&b=2"}
-
-
-@pytest.mark.usefixtures("connection")
-def test_picture_is_given_as_base64(served: str, task_run: TaskRun) -> None:
-    text = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
-    assert form_of(invoke(served, image_base64=text).execute(task_run.context())) == {"base64": text}
-
-
-@pytest.mark.usefixtures("connection")
-def test_base64_may_be_wrapped_as_the_command_of_that_name_does(served: str, task_run: TaskRun) -> None:
-    text = base64.encodebytes(PICTURE * 10).decode()
-    assert "\n" in text.strip()
-    answer = invoke(served, image_base64=text).execute(task_run.context())
-    assert form_of(answer) == {"base64": text.replace("\n", "")}
-
-
-@pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("where", ["on the platform", "on this worker", "behind an address"])
-def test_picture_is_given_as_a_file(
-    where: str, served: str, task_run: TaskRun, platform: Emulator, tmp_path: Path
-) -> None:
-    server_path = f"{FOLDERS.dataset('MNIST')[0]}/seven.png"
-    for file in (platform.storage / server_path.lstrip("/"), tmp_path / "seven.png"):
-        file.write_bytes(PICTURE)
-    picture = {
-        "on the platform": server_path.replace(FOLDERS.user_id, "{user_id}"),
-        "on this worker": str(tmp_path / "seven.png"),
-        "behind an address": f"file://{tmp_path}/seven.png",
-    }[where]
-    answer = invoke(served, image_file=picture).execute(task_run.context())
-    body = base64.b64decode(answer["body"])
-    assert answer["type"].startswith("multipart/form-data")
-    assert b'name="files"; filename="seven.png"' in body
-    assert PICTURE in body
-
-
-@pytest.mark.usefixtures("connection")
-def test_path_and_field_belong_to_the_program(served: str, task_run: TaskRun) -> None:
-    answer = invoke(served, image_url="u", path="v2/predict", field="picture").execute(task_run.context())
-    assert (answer["path"], form_of(answer)) == ("/v2/predict", {"picture": "u"})
-
-
-@pytest.mark.usefixtures("connection")
-def test_link_leads_to_the_serving(served: str, task_run: TaskRun, platform: Emulator) -> None:
-    invoke(served, image_url="u").execute(task_run.context())
-    url = platform.state.serving(ServingKey("inference", served, "v1")).url
-    assert task_run.xcoms == {"bitahub_serving_url": url}
-    assert invoke(served).operator_extra_links == (BitaHubServingLink(),)
-
-
-@pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("expected", [7, "7", None, ""])
-def test_answer_may_be_checked(expected: Any, served: str, task_run: TaskRun) -> None:
-    answer = invoke(served, image_url="u", expected_prediction=expected).execute(task_run.context())
-    assert answer["predictions"] == [7]
-
-
-@pytest.mark.usefixtures("connection")
-def test_wrong_prediction_fails(served: str, task_run: TaskRun) -> None:
-    with pytest.raises(InvokeError, match="answered 7; expected was 8"):
-        invoke(served, image_url="u", expected_prediction=8).execute(task_run.context())
-
-
-@pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize(
-    ("path", "says"),
-    [
-        ("/refuse", r"It said: not a picture \(code 1, HTTP 200\)"),
-        ("/broken", r"code 0, HTTP 500"),
-        ("/text", r"It said: hello \(code None, HTTP 200\)"),
-    ],
-)
-def test_programs_error_fails_the_task_even_inside_http_200(
-    path: str, says: str, served: str, task_run: TaskRun
-) -> None:
-    with pytest.raises(InvokeError, match=says):
-        invoke(served, image_url="u", path=path).execute(task_run.context())
-
-
-@pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize(
-    "pictures",
-    [{}, {"image_url": ""}, {"image_url": "u", "image_file": "f"}, {"image_url": "u", "image_base64": "Zg=="}],
-)
-def test_anything_but_exactly_one_picture_is_refused(pictures: dict[str, str], task_run: TaskRun) -> None:
-    with pytest.raises(AirflowFailException, match="exactly one of image_url, image_file and image_base64"):
-        invoke("never-asked", **pictures).execute(task_run.context())
-
-
-@pytest.mark.usefixtures("connection")
-def test_text_that_is_not_base64_is_refused(task_run: TaskRun) -> None:
-    with pytest.raises(AirflowFailException, match="image_base64 is not base64"):
-        invoke("never-asked", image_base64="seven!").execute(task_run.context())
-
-
-@pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("path", ["/datasets/{user_id}/MNIST/none.png", "/nowhere/none.png"])
-def test_missing_picture_is_told_in_a_sentence(path: str, task_run: TaskRun) -> None:
-    with pytest.raises(StorageError, match=r"none\.png (does not exist|cannot be read)"):
-        invoke("never-asked", image_file=path).execute(task_run.context())
-
-
-@pytest.mark.usefixtures("connection")
-def test_serving_that_does_not_exist_fails_at_once(task_run: TaskRun) -> None:
-    with pytest.raises(AirflowFailException, match="there is no serving 'never-created'"):
-        invoke("never-created", image_url="u").execute(task_run.context())
-
-
-def test_serving_without_an_address_is_told_clearly(gateway: Gateway, task_run: TaskRun) -> None:
-    serving = {"name": "x", "status": "WAITING", "hosts": ""}
-    gateway.answer = lambda _: (200, {"status": {"code": 0}, "data": serving})
-    with pytest.raises(ServingFailedError, match="'x' is WAITING: it has no address"):
-        invoke("x", image_url="u").execute(task_run.context())

@@ -154,10 +154,11 @@ class Watcher:
     async def _query_all_due(self) -> None:
         try:
             while self._schedule.due or self._schedule.due_by_name:
-                if self._schedule.due and self._is_list_worthwhile():
-                    await self._query_list()
-                else:
-                    self._schedule.require_all_names()
+                if self._schedule.due:
+                    if self._is_list_worthwhile():
+                        await self._query_list()
+                    else:
+                        self._schedule.require_all_names()
                 if self._schedule.due_by_name:
                     await self._slots.acquire()
                     await self._wait_for_budget()
@@ -186,9 +187,14 @@ class Watcher:
         self._note_for_all(answer)
         if waiter.is_done:
             return
-        is_worth_repeating = retry.concerns_one_query(answer) and self._unanswered < _UNREACHABLE
-        if not (is_worth_repeating and self._schedule.repeat(waiter, retry.WATCHER_RETRY)):
-            self._deliver(waiter, answer)
+        if isinstance(answer, Exception) and self._repeat(waiter, answer):
+            return
+        self._deliver(waiter, answer)
+
+    def _repeat(self, waiter: Waiter, error: Exception) -> bool:
+        """Plan a failed query once more, and return whether that is worthwhile."""
+        is_worthwhile = retry.concerns_one_query(error) and self._unanswered < _UNREACHABLE
+        return is_worthwhile and self._schedule.repeat(waiter, retry.WATCHER_RETRY)
 
     async def _perform(self, waiter: Waiter) -> None:
         """Perform a call that is no query."""

@@ -116,6 +116,25 @@ def test_list_without_pages_is_read_once(platform: Platform) -> None:
     simulate(main())
 
 
+def test_job_that_only_a_later_page_shows_readably_is_queried_by_name(platform: Platform) -> None:
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(2 * PAGE), "RUNNING")
+
+        def spoil(asked: httpx.Request) -> httpx.Response | None:
+            if asked.url.path != JOBS or asked.url.params["page"] != "1":
+                return None
+            entries = [platform.entry(name) for name in names_of(PAGE - 1)]
+            return platform.envelope({"items": [*entries, {"jobName": f"job-{2 * PAGE - 1}"}]})
+
+        platform.meet = spoil
+        async with Deferred(*map(trigger, platform.jobs)):
+            await asyncio.sleep(45)
+        assert len(platform.lists) <= 2 * 6  # two pages per interval
+        assert set(platform.by_name) == {f"job-{PAGE - 1}", f"job-{2 * PAGE - 1}"}
+
+    simulate(main())
+
+
 def test_list_full_of_other_jobs_is_not_used(platform: Platform) -> None:
     async def main() -> None:
         others = dict.fromkeys((f"other-{number}" for number in range(20_000)), "RUNNING")

@@ -25,7 +25,10 @@ import pytest
 
 # Read by Airflow when it is first imported: these tests need neither its database nor its home.
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
-os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parents[1] / ".pytest_cache" / "airflow"))
+# Airflow writes files into its home, so each process of pytest-xdist has its own.
+os.environ["AIRFLOW_HOME"] = str(
+    Path(__file__).parents[1] / ".pytest_cache" / "airflow" / os.environ.get("PYTEST_XDIST_WORKER", "single")
+)
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
@@ -42,6 +45,8 @@ from airflow_bitahub.hooks.bitahub import BitaHubHook
 
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
+# Each of these groups of tests runs in one process, because its tests share something expensive. The longest is first.
+SLOW_GROUPS = ("e2e", "chaos", "tensorflow", "tensorflow-2.3")
 _runs = count(1)
 
 T = TypeVar("T")
@@ -77,10 +82,20 @@ def restored(trigger: Any) -> Any:
     return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the fast tests first."""
-    slow = ["workloads", "e2e"]
-    items.sort(key=lambda item: max((slow.index(part) + 1 for part in item.path.parts if part in slow), default=0))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the slow groups where several processes share the tests; end with them in a single process."""
+    order = [*SLOW_GROUPS, ""] if hasattr(config, "workerinput") else ["", *SLOW_GROUPS]
+
+    def group_of(item: pytest.Item) -> str:
+        mark = item.get_closest_marker("xdist_group")
+        return str(mark.args[0]) if mark else ""
+
+    items.sort(key=lambda item: order.index(group_of(item)))
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes for ``-n auto``: two for each processor, since many tests wait for something."""
+    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

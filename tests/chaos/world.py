@@ -20,10 +20,11 @@ import httpx
 import psutil
 
 from airflow_bitahub.demo import platform
-from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow, free_port
+from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
 from airflow_bitahub.emulator.server import TOKEN_VARIABLE
 from tests.chaos.tasks import DAG, Job, Task, tasks_of
 from tests.leaks import ProcessArguments, leaks
+from tests.ports import free_port
 
 TRIGGERERS = ("triggerer", "triggerer-2")
 AIRFLOW = ("api-server", "scheduler", *TRIGGERERS, "dag-processor")
@@ -69,7 +70,9 @@ class World:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.storage = self.home / "emulator" / "storage"
-        self.airflow = LocalAirflow(self.home / "airflow", Path(__file__).parent / "dags", config=_CONFIG)
+        self.airflow = LocalAirflow(
+            self.home / "airflow", Path(__file__).parent / "dags", port=free_port(), config=_CONFIG
+        )
         self.processes = self.airflow.processes
         self._sessions: list[int] = []  # of every process ever started; killed ones may have left children
         self._stack = ExitStack()

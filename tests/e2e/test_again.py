@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.test_lifecycle import SECONDS, wait_until
+from tests.e2e.conftest import SECONDS, wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
 DAY = "2026-01-05T00:00:00Z"
 
 
 def backfill(world: World, reprocess: str) -> str:
-    """Backfill one day, and give its run once that is over."""
+    """Backfill one day, wait for the end, and return the id of the DAG run."""
     body = {"dag_id": "again", "from_date": DAY, "to_date": DAY, "reprocess_behavior": reprocess}
     made = world.airflow.call("POST", "/backfills", body)
-    wait_until(lambda: world.airflow.call("GET", f"/backfills/{made['id']}")["completed_at"], 120)
+    wait_until(lambda: world.airflow.call("GET", f"/backfills/{made['id']}")["completed_at"], SECONDS)
     runs = world.airflow.call("GET", "/dags/again/dagRuns?run_type=backfill")["dag_runs"]
     [run] = [run for run in runs if run["logical_date"] == DAY]
     assert world.airflow.wait("again", run["dag_run_id"], seconds=SECONDS) == "success"
@@ -49,10 +49,11 @@ def test_running_again_makes_new_jobs_and_takes_their_results(world: World) -> N
     assert len(ledger) == 6, "none was taken twice"
 
 
+@pytest.mark.dag_runs("endings")
 def test_endings_are_told_apart(world: World) -> None:
-    run_id = world.airflow.trigger("endings")
-    assert world.airflow.wait("endings", run_id, seconds=SECONDS) == "failed"
-    tasks: dict[str, Any] = world.airflow.tasks("endings", run_id)
+    dag, run_id, state = world.finish("endings")
+    assert state == "failed"
+    tasks: dict[str, Any] = world.airflow.tasks(dag, run_id)
     assert {name: (task["state"], task["try_number"]) for name, task in tasks.items()} == {
         "too-long-on-worker": ("failed", 1),
         "too-long-in-triggerer": ("failed", 1),

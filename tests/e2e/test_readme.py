@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.e2e.conftest import SECONDS
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
 
 def example(language: str, words: str) -> str:
-    """Give the README's one piece of code in this language that has these words."""
+    """Return the README's one piece of code in this language that has these words."""
     text = (REPOSITORY / "README.md").read_text("utf-8")
     [code] = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in code]
     return str(code)
@@ -36,7 +37,7 @@ def test_the_documents_own_requests_lead_from_training_to_an_answer(world: World
         env={**os.environ, **told},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

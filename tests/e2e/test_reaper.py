@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,13 +14,12 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.identity import deployment_marker, new_token
-from tests.e2e.conftest import DEPLOYMENT
-from tests.e2e.test_lifecycle import states, wait_until
+from tests.e2e.conftest import DEPLOYMENT, wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
 
 def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,9 +35,13 @@ def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.dag_runs("reaped")
 def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
-    run_id = world.airflow.trigger("both_ways")
-    wait_until(lambda: states(world, "both_ways", run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
+    dag, run_id = world.run("reaped")
+    wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
+    worker, triggerer = (
+        wait_until(partial(world.job, dag, run_id, task))["name"] for task in ("on-worker", "in-triggerer")
+    )
     marker = deployment_marker(f"{DEPLOYMENT} {world.airflow.url}")
     orphan, foreign = f"lost-20260101-{new_token(marker)}-1", "somebody-elses"
     client = BitaHubClient(world.emulator.url, auth=BearerToken(world.emulator.token))
@@ -49,10 +53,6 @@ def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
     listed = jobs(world, "list")
     assert listed.returncode == 0, listed.stderr
     verdicts = {line.split()[1]: line.split()[0] for line in listed.stdout.splitlines()}
-    [worker], [triggerer] = (
-        [job["name"] for job in world.ledger(task) if job["state"] == "RUNNING"]
-        for task in ("on-worker", "in-triggerer")
-    )
     known = {name: verdicts[name] for name in (worker, triggerer, orphan)}
     assert known == {worker: "wanted", triggerer: "wanted", orphan: "orphan"}
     assert foreign not in verdicts
@@ -70,6 +70,6 @@ def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
     assert not ended & {worker, triggerer, foreign}
 
     # A run that is deleted takes its jobs with it. Airflow deletes only what does not run.
-    world.airflow.call("PATCH", f"/dags/both_ways/dagRuns/{run_id}", {"state": "failed"})
-    world.airflow.call("DELETE", f"/dags/both_ways/dagRuns/{run_id}")
+    world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}", {"state": "failed"})
+    world.airflow.call("DELETE", f"/dags/{dag}/dagRuns/{run_id}")
     wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})

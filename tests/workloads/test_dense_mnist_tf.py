@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -24,6 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from airflow_bitahub.demo import dataset
+from tests.ports import free_port
+
+pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
 
 PROGRAMS = Path(__file__).parents[2] / "dags" / "workloads" / "dense-mnist-tf"
 
@@ -196,9 +198,7 @@ def test_evaluate_needs_no_tensorflow(broken: Workload) -> None:
 @pytest.fixture(scope="module")
 def serving(trained: Workload, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Return a client of the running service."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"MODEL_PATH": str(trained.model), "HOST": "127.0.0.1", "PORT": str(port)}
     log = tmp_path_factory.mktemp("serving") / "log"
     with log.open("w") as stream:

@@ -36,6 +36,7 @@ lint: .venv/ready ## check style and types
 
 clean: ## remove everything the other targets made
 	rm -rf .venv .venv-bench .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: pyproject.toml constraints.txt
 	@set -e; \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+from structlog.stdlib import ProcessorFormatter
 
 # Read by Airflow when it is first imported: these tests need neither its database nor its home.
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
@@ -46,7 +48,7 @@ from airflow_bitahub.hooks.bitahub import BitaHubHook
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
 # Each of these groups of tests runs in one process, because its tests share something expensive. The longest is first.
-SLOW_GROUPS = ("e2e", "chaos", "tensorflow", "tensorflow-2.3")
+SLOW_GROUPS = ("e2e", "chaos", "tensorflow", "tensorflow-2.3", "readme")
 _runs = count(1)
 
 T = TypeVar("T")
@@ -96,6 +98,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of processes for ``-n auto``: two for each processor, since many tests wait for something."""
     return 2 * (os.cpu_count() or 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _airflow_prints_no_logs() -> None:
+    """Remove the handler with which Airflow formats and prints every line: pytest captures the lines already."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler.formatter, ProcessorFormatter):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import chain, count, pairwise, repeat, takewhile
 from typing import Any, TypeVar
 
@@ -87,6 +87,23 @@ def serving(word: str, url: str = "http://mnist.example.com", created_at: float 
     )
 
 
+def fresh(error: BitaHubError) -> BitaHubError:
+    """Return an equal error: one that is raised again and again keeps all its tracebacks."""
+    return type(error)(*error.args)
+
+
+@lru_cache
+def stored_job(record: JobRecord) -> JobRecord | None:
+    """Return the record that another process reads after this one was stored."""
+    return JobRecord.from_json(record.to_json())
+
+
+@lru_cache
+def stored_serving(record: ServingRecord) -> ServingRecord | None:
+    """Return the record that another process reads after this one was stored."""
+    return ServingRecord.from_json(record.to_json())
+
+
 class Stage:
     """Performs procedures; sleeping lets its own time pass."""
 
@@ -144,7 +161,7 @@ class Script(Stage):
     def answer(self, call: Call[Any]) -> Any:  # noqa: ARG002
         answer = next(self._answers)
         if isinstance(answer, BitaHubError):
-            raise copy(answer)  # one that is raised again and again keeps all its tracebacks
+            raise fresh(answer)
         return answer
 
 
@@ -540,7 +557,7 @@ class Jobs(Stage):
     @property
     def record(self) -> JobRecord | None:
         """What a fresh worker finds: it survived as JSON."""
-        return JobRecord.from_json(self.saved[-1].to_json()) if self.saved else None
+        return stored_job(self.saved[-1]) if self.saved else None
 
     def alive(self) -> list[str]:
         return [name for name, job in self.jobs.items() if not job.status(self.now).is_terminal]
@@ -557,7 +574,7 @@ class Jobs(Stage):
         if operation == "submit_job":
             return self._submit(name, call.request.json_body)
         if found is None or self.now < found.created + self.lag:
-            raise copy(MISSING)
+            raise fresh(MISSING)
         status = found.status(self.now)
         if operation == "stop_job":
             assert not status.is_terminal, f"{name} is over, so DELETE would erase its record"
@@ -574,17 +591,17 @@ class Jobs(Stage):
         assert self.record.job_name == name
         self.attempts += 1
         if self.attempts in self.dropped:
-            raise copy(TIMEOUT)
+            raise fresh(TIMEOUT)
         if self.attempts in self.answers:
             self.now += 1  # which is when a late one may show
-            raise copy(self.answers[self.attempts])
+            raise fresh(self.answers[self.attempts])
         if name in self.jobs:
-            raise copy(CONFLICT)
+            raise fresh(CONFLICT)
         assert self.alive() == [], "two live jobs"
         self.create(name)
         self.submitted.append(name)
         if self.attempts in self.lost:
-            raise copy(self.loss)
+            raise fresh(self.loss)
 
     def perform(self, step: Call[Any] | Sleep) -> Any:
         self.steps += 1
@@ -1195,7 +1212,7 @@ class Servings(Stage):
 
     @property
     def record(self) -> ServingRecord | None:
-        return ServingRecord.from_json(self.saved[-1].to_json()) if self.saved else None
+        return stored_serving(self.saved[-1]) if self.saved else None
 
     def put(self, image: str, word: str = "RUNNING", *, is_ours: bool = True) -> None:
         self.current = FakeServing(self.now + self.skew, image, word, is_ours)
@@ -1207,7 +1224,7 @@ class Servings(Stage):
             return self._create(call.request.json_body["image"])
         assert (call.request.names, call.request.query) == ({"name": "mnist"}, {"version": "v1"})
         if self.current is None or self.now < self.current.created - self.skew + self.lag:
-            raise copy(MISSING)
+            raise fresh(MISSING)
         if call.request.operation == "delete_serving":
             assert self.current.is_ours, "a stranger's serving is removed"
             if self.current.delete_asked is None:
@@ -1221,16 +1238,16 @@ class Servings(Stage):
         assert self.record is not None, "nothing was written down before the creation"
         self.attempts += 1
         if self.attempts in self.dropped:
-            raise copy(TIMEOUT)
+            raise fresh(TIMEOUT)
         if self.attempts in self.answers:
             self.now += 1  # which is when a late one may show
-            raise copy(self.answers[self.attempts])
+            raise fresh(self.answers[self.attempts])
         if self.current is not None:
-            raise copy(CONFLICT)
+            raise fresh(CONFLICT)
         self.put(image)
         self.created.append(image)
         if self.attempts in self.lost:
-            raise copy(TIMEOUT)
+            raise fresh(TIMEOUT)
 
     def perform(self, step: Call[Any] | Sleep) -> Any:
         self.steps += 1

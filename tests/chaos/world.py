@@ -20,10 +20,11 @@ import httpx
 import psutil
 
 from airflow_bitahub.demo import platform
-from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
+from airflow_bitahub.demo.airflow import AirflowError
 from airflow_bitahub.emulator.server import TOKEN_VARIABLE
 from tests.chaos.tasks import DAG, Job, Task, tasks_of
 from tests.leaks import ProcessArguments, leaks
+from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 TRIGGERERS = ("triggerer", "triggerer-2")
@@ -70,7 +71,7 @@ class World:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.storage = self.home / "emulator" / "storage"
-        self.airflow = LocalAirflow(
+        self.airflow = PatientAirflow(
             self.home / "airflow", Path(__file__).parent / "dags", port=free_port(), config=_CONFIG
         )
         self.processes = self.airflow.processes
@@ -217,14 +218,7 @@ class World:
     # Airflow ---------------------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask Airflow about the DAG, again where its database (SQLite) is busy."""
-        for _ in range(5):
-            try:
-                return self.airflow.call(method, f"/dags/{DAG}{path}", body)
-            except AirflowError as error:
-                if "HTTP 5" not in str(error):
-                    raise
-                time.sleep(1)
+        """Return the answer of Airflow's REST API to a request about the DAG."""
         return self.airflow.call(method, f"/dags/{DAG}{path}", body)
 
     def reap(self) -> None:

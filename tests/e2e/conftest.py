@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import psutil
 import pytest
 
 from airflow_bitahub.demo import dataset, platform
-from airflow_bitahub.demo.airflow import LocalAirflow
 from airflow_bitahub.emulator.server import Emulator
-from tests.e2e.dag_runs import DAG_RUNS, Manual
+from tests.e2e.dag_runs import BACKFILLS, MANUAL
 from tests.leaks import ProcessArguments
+from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
+DAGS = ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again")
 DEPLOYMENT = "the tests'"
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
@@ -42,23 +44,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class World:
     """Both sides."""
 
-    airflow: LocalAirflow
+    airflow: PatientAirflow
     emulator: Emulator
     arguments: ProcessArguments
-    started: dict[str, str] = field(default_factory=dict)  # ids by names of `DAG_RUNS`
-
-    def start(self, name: str) -> None:
-        """Start one of `DAG_RUNS`."""
-        self.started[name] = DAG_RUNS[name].start(self.airflow)
+    started: dict[str, str] = field(default_factory=dict)  # ids of runs and backfills, by their names in `dag_runs`
 
     def run(self, name: str) -> tuple[str, str]:
-        """Return the DAG's id and the run's id of one of `DAG_RUNS`."""
-        run = DAG_RUNS[name]
-        assert isinstance(run, Manual)
-        return run.dag_id, self.started[name]
+        """Return the DAG's id and the run's id of one of `MANUAL`."""
+        return MANUAL[name].dag_id, self.started[name]
 
     def finish(self, name: str) -> tuple[str, str, str]:
-        """Wait for the end of one of `DAG_RUNS`. Return the DAG's id, the run's id and the run's state."""
+        """Wait for the end of one of `MANUAL`. Return the DAG's id, the run's id and the run's state."""
         dag_id, run_id = self.run(name)
         return dag_id, run_id, self.airflow.wait(dag_id, run_id, seconds=SECONDS)
 
@@ -92,8 +88,9 @@ class World:
         found = []
         scheduler = psutil.Process(self.airflow.processes["scheduler"].pid)
         for process in scheduler.children(recursive=True):
-            if " ".join(process.cmdline()).split()[-1:] == [task_instance_id]:
-                found += [process, *process.children(recursive=True)]
+            with suppress(psutil.NoSuchProcess):
+                if process.cmdline() and process.cmdline()[-1].split()[-1:] == [task_instance_id]:
+                    found += [process, *process.children(recursive=True)]
         assert len(found) >= 2, "no worker runs this task"
         return found
 
@@ -116,14 +113,15 @@ def world(
     shutil.copytree(REPOSITORY / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
     config = {
-        "core.parallelism": "12",
+        "core.parallelism": "6",
+        "workers.execution_api_timeout": "60",
         "scheduler.task_instance_heartbeat_timeout": "20",
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
     }
     with (
         ProcessArguments() as arguments,
         Emulator(root / "emulator", image_cache=image_cache, max_running=40) as emulator,
-        LocalAirflow(root / "airflow", dags, port=free_port(), config=config) as airflow,
+        PatientAirflow(root / "airflow", dags, port=free_port(), config=config) as airflow,
     ):
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
@@ -131,13 +129,17 @@ def world(
         connection = platform.connection(emulator.url, emulator.token, emulator.storage)
         extra = {**json.loads(str(connection["extra"])), "deployment": DEPLOYMENT}
         airflow.set_connection({**connection, "extra": json.dumps(extra)})
-        for dag in ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again"):
-            airflow.await_dag(dag, seconds=300)
         world = World(airflow, emulator, arguments)
-        wanted = {
+        wanted = [
             name for item in request.session.items for mark in item.iter_markers("dag_runs") for name in mark.args
-        }
-        for name in DAG_RUNS:
+        ]
+        for name, backfill in BACKFILLS.items():
             if name in wanted:
-                world.start(name)
+                airflow.await_dag(backfill.dag_id, seconds=SECONDS)
+                world.started[name] = backfill.start(airflow)
+        for dag_id in DAGS:
+            airflow.await_dag(dag_id, seconds=SECONDS)
+        for name, run in MANUAL.items():
+            if name in wanted:
+                world.started[name] = run.start(airflow)
         yield world

@@ -58,7 +58,7 @@ def test_a_closed_gate_closes_whatever_its_downstream_wants(world: World) -> Non
     assert after["clean_up"] == "success"
 
 
-@pytest.mark.dag_runs("backfill")
+@pytest.mark.dag_runs("three days")
 def test_a_backfill_runs_side_by_side_and_deploys_once_at_most(world: World) -> None:
     def runs() -> list[dict[str, Any]]:
         path = f"/dags/{LIFECYCLE}/dagRuns?run_type=backfill"
@@ -95,14 +95,13 @@ def test_a_retry_after_the_worker_was_killed_finds_its_job(world: World) -> None
     assert (output / "result.txt").read_text() == "done\n"
 
 
-@pytest.mark.dag_runs("marked")
 def test_marking_tasks_as_failed_stops_their_jobs(world: World) -> None:
-    dag, run_id = world.run("marked")
+    dag, run_id = "both_ways", world.airflow.trigger("both_ways")
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
     # Airflow tells nobody about a trigger that no triggerer has begun yet, which takes one a moment.
     wait_until(lambda: world.airflow.tasks(dag, run_id)["in-triggerer"]["triggerer_job"])
-    before = len(queries(world, run_id))
-    wait_until(lambda: len(queries(world, run_id)) > before + 4)
+    before = len(queries(world, dag, run_id))
+    wait_until(lambda: len(queries(world, dag, run_id)) > before + 4)
 
     for task in ("on-worker", "in-triggerer"):
         world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}/taskInstances/{task}", {"new_state": "failed"})
@@ -113,7 +112,7 @@ def test_marking_tasks_as_failed_stops_their_jobs(world: World) -> None:
     wait_until(lambda: job_states() == {"STOPPED"})
 
 
-def queries(world: World, run_id: str) -> list[Any]:
+def queries(world: World, dag: str, run_id: str) -> list[Any]:
     """Return the requests that asked about the job of the task that waits on its worker."""
-    job = world.job("both_ways", run_id, "on-worker")
+    job = world.job(dag, run_id, "on-worker")
     return [request for request in job["requests"] if request["method"] == "GET"] if job else []

@@ -18,7 +18,7 @@ from tests.e2e.conftest import SECONDS
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 
 
 def example(language: str, words: str) -> str:
@@ -28,6 +28,7 @@ def example(language: str, words: str) -> str:
     return str(code)
 
 
+@pytest.mark.xdist_group("e2e")
 def test_the_documents_own_requests_lead_from_training_to_an_answer(world: World) -> None:
     emulator = world.emulator
     told = {"EMULATOR": emulator.url, "TOKEN": emulator.token, "STORAGE": str(emulator.storage)}
@@ -46,6 +47,7 @@ def test_the_documents_own_requests_lead_from_training_to_an_answer(world: World
     assert "mnist-serving-demo-1234" in world.servings()
 
 
+@pytest.mark.xdist_group("readme")
 def test_the_example_of_a_users_own_test_passes(tmp_path: Path) -> None:
     (tmp_path / "test_checked.py").write_text(example("python", "def test_"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {

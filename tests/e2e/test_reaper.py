@@ -35,9 +35,8 @@ def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.dag_runs("reaped")
 def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
-    dag, run_id = world.run("reaped")
+    dag, run_id = "both_ways", world.airflow.trigger("both_ways")
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
     worker, triggerer = (
         wait_until(partial(world.job, dag, run_id, task))["name"] for task in ("on-worker", "in-triggerer")

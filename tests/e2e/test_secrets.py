@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
 
-@pytest.mark.dag_runs("gate opens", "searched for secrets")
+@pytest.mark.dag_runs("gate opens")
 def test_no_secret_is_in_database_logs_or_process_arguments(world: World) -> None:
     airflow = world.airflow
     world.finish("gate opens")  # with a serving, which has a token
-    dag, run_id = world.run("searched for secrets")
+    dag, run_id = "both_ways", airflow.trigger("both_ways")
     # A trigger is only in the database while its task is deferred.
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
     servings = world.emulator.state.servings()

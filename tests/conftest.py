@@ -19,11 +19,10 @@ from importlib import import_module
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from structlog.stdlib import ProcessorFormatter
 
 # Read by Airflow when it is first imported: these tests need neither its database nor its home.
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
@@ -32,18 +31,14 @@ os.environ["AIRFLOW_HOME"] = str(
     Path(__file__).parents[1] / ".pytest_cache" / "airflow" / os.environ.get("PYTEST_XDIST_WORKER", "single")
 )
 
-from airflow.sdk.exceptions import AirflowTaskTimeout
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import JobStatus, stop_job
-from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
-from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state import JobKey, JobRecord
-from airflow_bitahub.exceptions import BitaHubError
-from airflow_bitahub.hooks.bitahub import BitaHubHook
+# What takes long to import is imported where it is used: with pytest-xdist, the process that shares out the tests reads
+# this file too, and only then starts the others.
+if TYPE_CHECKING:
+    from airflow_bitahub.api.jobs import JobStatus
+    from airflow_bitahub.client import BitaHubClient
+    from airflow_bitahub.emulator.server import Emulator
+    from airflow_bitahub.emulator.state import JobRecord
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
 
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
@@ -103,6 +98,9 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(scope="session", autouse=True)
 def _airflow_prints_no_logs() -> None:
     """Remove the handler with which Airflow formats and prints every line: pytest captures the lines already."""
+    import airflow.sdk  # noqa: F401  which adds the handler
+    from structlog.stdlib import ProcessorFormatter
+
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if isinstance(handler.formatter, ProcessorFormatter):
@@ -118,7 +116,7 @@ def image_cache() -> Path:
 @pytest.fixture(scope="session")
 def tensorflow_python(image_cache: Path) -> Path:
     """An interpreter with today's TensorFlow, Flask and Pillow: the one the emulator runs the demo's image with."""
-    import asyncio
+    from airflow_bitahub.emulator.images import DEFAULT_IMAGES, Images, load_images
 
     images = Images(load_images(DEFAULT_IMAGES), image_cache)
     return asyncio.run(images.prepare(images.find(IMAGE)))
@@ -127,6 +125,9 @@ def tensorflow_python(image_cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """An emulator in which every image stands for this interpreter, so that a job starts within milliseconds."""
+    from airflow_bitahub.demo.platform import FOLDERS
+    from airflow_bitahub.emulator.server import Emulator
+
     folder = tmp_path_factory.mktemp("platform with spaces")
     images = folder / "images.toml"
     images.write_text(f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n')
@@ -140,6 +141,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 @pytest.fixture
 def client(platform: Emulator) -> Iterator[BitaHubClient]:
     """A client that may change things on the emulator."""
+    from airflow_bitahub.api.auth import BearerToken
+    from airflow_bitahub.client import BitaHubClient
+
     client = BitaHubClient(platform.url, auth=BearerToken(platform.token))
     yield client
     client.close()
@@ -148,6 +152,8 @@ def client(platform: Emulator) -> Iterator[BitaHubClient]:
 @pytest.fixture
 def connection(platform: Emulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The Airflow connection `bitahub_default` to the emulator, under the document's user."""
+    from airflow_bitahub.demo.platform import FOLDERS
+
     connection = {
         "conn_type": "bitahub",
         "host": platform.url,
@@ -166,6 +172,8 @@ def connection(platform: Emulator, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 @pytest.fixture
 def hook(connection: dict[str, Any]) -> Iterator[BitaHubHook]:  # noqa: ARG001
     """A hook on the emulator."""
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
+
     hook = BitaHubHook()
     yield hook
     hook.client.close()
@@ -175,6 +183,8 @@ class StateStore(dict[str, Any]):
     """Stands for Airflow's task state store: what it is given survives only as JSON."""
 
     def set(self, key: str, value: Any, *, retention: Any) -> None:
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
         assert retention is NEVER_EXPIRE
         self[key] = json.loads(json.dumps(value))
 
@@ -261,6 +271,8 @@ class Submitted:
 
     def status(self, name: str) -> JobStatus:
         """Give a job's status."""
+        from airflow_bitahub.emulator.state import JobKey
+
         return self._state.job(JobKey("bita-user", name)).status
 
     def wait(self, name: str, *statuses: str) -> None:
@@ -271,6 +283,9 @@ class Submitted:
 @pytest.fixture
 def submitted(platform: Emulator, client: BitaHubClient) -> Iterator[Submitted]:
     """What this test submitted; whatever of it still runs at the end is stopped."""
+    from airflow_bitahub.api.jobs import stop_job
+    from airflow_bitahub.exceptions import BitaHubError
+
     submitted = Submitted(platform)
     yield submitted
     for job in submitted():
@@ -317,6 +332,8 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.fixture
 def time_runs_out() -> Iterator[Callable[..., object]]:
     """Lets Airflow's execution timeout strike a moment after it is called, as Airflow itself does: by a signal."""
+
+    from airflow.sdk.exceptions import AirflowTaskTimeout
 
     def strike(*_: Any) -> None:
         raise AirflowTaskTimeout

@@ -4,8 +4,8 @@ PYTHON := .venv/bin/python
 PORT := 8080
 EMULATOR_PORT := 8770
 FAULTS := 200
-# Several processes; tests that share something expensive stay in one, and the longest of these groups begin.
-PYTEST = $(PYTHON) -m pytest -n auto --dist loadgroup --no-loadscope-reorder
+# In several processes; tests/conftest.py says how the tests are shared out.
+PYTEST = $(PYTHON) -m pytest -n auto
 
 .PHONY: help demo test unit chaos bench lint clean
 .DEFAULT_GOAL := help

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
-# Each of these groups of tests runs in one process, because its tests share something expensive. The longest is first.
-SLOW_GROUPS = ("e2e", "chaos", "tensorflow", "tensorflow-2.3", "readme")
+# The tests of each group share something expensive, so they run in one process. The longest group is first.
+SLOW_GROUPS = ("e2e", "test_chaos", "test_dense_mnist_tf", "test_python_3_8", "test_readme_example")
 _runs = count(1)
 
 T = TypeVar("T")
@@ -79,17 +79,32 @@ def restored(trigger: Any) -> Any:
     return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
 
 
+def slow_group(nodeid: str) -> str:
+    """Return a test's group, one of `SLOW_GROUPS`; "" for a test that can run in any process."""
+    file = PurePosixPath(nodeid.partition("::")[0])
+    return file.stem if file.stem in SLOW_GROUPS else "e2e" if file.parts[1] == "e2e" else ""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the slow groups where several processes share the tests; end with them in a single process."""
     order = [*SLOW_GROUPS, ""] if hasattr(config, "workerinput") else ["", *SLOW_GROUPS]
-
-    def group_of(item: pytest.Item) -> str:
-        mark = item.get_closest_marker("xdist_group")
-        return str(mark.args[0]) if mark else ""
-
-    items.sort(key=lambda item: order.index(group_of(item)))
+    items.sort(key=lambda item: order.index(slow_group(item.nodeid)))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return the scheduler of pytest-xdist that keeps a slow group in one process and the order of the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return slow_group(nodeid) or nodeid
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Return the number of processes for ``-n auto``: two for each processor, since many tests wait for something."""
     return 2 * (os.cpu_count() or 1)

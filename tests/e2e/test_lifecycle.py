@@ -15,7 +15,7 @@ from tests.e2e.dag_runs import LIFECYCLE
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.dag_runs("gate opens")

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +26,6 @@ def example(language: str, words: str) -> str:
     return str(code)
 
 
-@pytest.mark.xdist_group("e2e")
 def test_the_documents_own_requests_lead_from_training_to_an_answer(world: World) -> None:
     emulator = world.emulator
     told = {"EMULATOR": emulator.url, "TOKEN": emulator.token, "STORAGE": str(emulator.storage)}
@@ -45,23 +42,3 @@ def test_the_documents_own_requests_lead_from_training_to_an_answer(world: World
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["data"]["predictions"] == [7], done.stdout
     assert "mnist-serving-demo-1234" in world.servings()
-
-
-@pytest.mark.xdist_group("readme")
-def test_the_example_of_a_users_own_test_passes(tmp_path: Path) -> None:
-    (tmp_path / "test_checked.py").write_text(example("python", "def test_"))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
-        "AIRFLOW_HOME": str(tmp_path / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-    }
-
-    def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run("airflow", "db", "migrate")
-    assert "2 passed" in run("pytest", "-q", "test_checked.py")

@@ -19,7 +19,7 @@ from tests.e2e.conftest import DEPLOYMENT, wait_until
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 
 
 def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:

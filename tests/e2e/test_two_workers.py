@@ -17,7 +17,7 @@ from tests.golden_jobs import run_job
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture

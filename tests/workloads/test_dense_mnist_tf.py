@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 from airflow_bitahub.demo import dataset
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow")]
+pytestmark = pytest.mark.tensorflow
 
 PROGRAMS = Path(__file__).parents[2] / "dags" / "workloads" / "dense-mnist-tf"
 

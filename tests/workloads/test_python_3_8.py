@@ -22,7 +22,7 @@ from airflow_bitahub.emulator.server import Emulator
 from tests.emulator.conftest import SERVINGS
 from tests.golden_jobs import body_of, run_job
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.xdist_group("tensorflow-2.3")]
+pytestmark = pytest.mark.tensorflow
 
 IMAGE = """
 [[image]]

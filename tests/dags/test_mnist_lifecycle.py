@@ -1,4 +1,4 @@
-"""The example DAG is one that Airflow takes as it is, and so is every operator in it, mapped or not."""
+"""Airflow accepts the example DAG and each of its operators, mapped or not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.conftest import REPOSITORY
 
 dag: DAG = runpy.run_path(str(REPOSITORY / "dags" / "mnist_lifecycle.py"))["dag"]
 
-# What each operator cannot do without, and one more argument that a mapped one is expanded over.
+# The required arguments of each operator, and one more argument to expand a mapped operator over.
 OPERATORS: list[tuple[type[Any], dict[str, Any], str]] = [
     (BitaHubJobOperator, {"project": "demo"}, "command"),
     (BitaHubTrainOperator, {"project": "demo"}, "command"),
@@ -43,7 +43,7 @@ WITH_NAMED_OUTPUTS = OPERATORS[:6]
 
 
 def serialized(dag: DAG) -> dict[str, Any]:
-    """Give the DAG as Airflow stores it and reads it back."""
+    """Return the DAG as Airflow stores it, after checking that Airflow can read it."""
     stored: dict[str, Any] = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     DagSerialization.from_dict(stored)
     return stored

@@ -1,4 +1,4 @@
-"""The demo says in one sentence why it cannot run. That it runs is shown end to end."""
+"""The demo explains in one sentence why it cannot run. The end-to-end tests show that it runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.ports import free_port
 
 
 def demo(home: Path, *arguments: str) -> str:
-    """Run the demo, which must fail, and give what it said."""
+    """Run the demo, which must fail, and return its message."""
     done = subprocess.run(
         [sys.executable, "-m", "airflow_bitahub.cli", "demo", "--home", str(home), *arguments],
         stdin=subprocess.DEVNULL,

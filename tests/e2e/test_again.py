@@ -43,7 +43,7 @@ def test_running_again_makes_new_jobs_and_takes_their_results(world: World) -> N
 
     ledger = {job["name"]: job["state"] for job in world.ledger("again-20260105-")}
     assert ledger == dict.fromkeys([*first, *second, *third], "SUCCEEDED")
-    assert len(ledger) == 6, "none was taken twice"
+    assert len(ledger) == 6, "a job was used twice"
 
 
 @pytest.mark.dag_runs("endings")

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands there."""
+"""The requests in the README work exactly as written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 
 def example(language: str, words: str) -> str:
-    """Return the README's one piece of code in this language that has these words."""
+    """Return the README's one piece of code in this language that contains these words."""
     text = (REPOSITORY / "README.md").read_text("utf-8")
     [code] = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in code]
     return str(code)

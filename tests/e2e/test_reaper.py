@@ -1,4 +1,4 @@
-"""Finding jobs that nobody waits for, by a real Airflow's database."""
+"""The reaper finds jobs that no task waits for in a real Airflow's database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 
 def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``airflow-bitahub jobs`` beside Airflow; the connection ``unnamed`` tells no deployment."""
+    """Run ``airflow-bitahub jobs`` beside Airflow; the connection ``unnamed`` names no deployment."""
     connection = {"conn_type": "bitahub", "host": world.emulator.url, "password": world.emulator.token}
     program = "import sys; from airflow_bitahub.cli import main; sys.exit(main())"
     return subprocess.run(
@@ -68,7 +68,7 @@ def test_only_what_no_task_waits_for_is_reaped(world: World) -> None:
     assert orphan in ended
     assert not ended & {worker, triggerer, foreign}
 
-    # A run that is deleted takes its jobs with it. Airflow deletes only what does not run.
+    # Deleting a run stops its jobs. Airflow only deletes a run that has ended.
     world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}", {"state": "failed"})
     world.airflow.call("DELETE", f"/dags/{dag}/dagRuns/{run_id}")
     wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})

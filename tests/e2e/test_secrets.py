@@ -1,4 +1,4 @@
-"""No secret leaves its place: this looks at what all that ran before it has left behind."""
+"""No secret appears where it must not be. This test searches what all earlier tests left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_no_secret_is_in_database_logs_or_process_arguments(world: World) -> Non
     assert leaks(airflow.home, secrets) == []
     assert [line for line in world.arguments.seen for secret in secrets.values() if secret in line] == []
 
-    # What is no secret is found in all these places, so a secret would be.
+    # The search works: it finds other values in all these places.
     job = airflow.xcom(dag, run_id, "in-triggerer", "bitahub_job_url").rpartition("/")[2]
     found = leaks(airflow.home, {"the job": job, "the command": "sleep 3000"})
     for place in ("logs/", "xcom", "task_state_store", "trigger", "rendered_task_instance_fields"):

@@ -105,7 +105,7 @@ def test_rerun_over_the_same_folders_gives_the_same(trained: Workload) -> None:
 
 @pytest.fixture
 def broken(tensorflow_python: str | Path, prepared: dataset.Dataset, tmp_path: Path) -> Workload:
-    """Return a workload whose files the test breaks; complaints come before TensorFlow is loaded."""
+    """Return a workload whose files the test breaks. The programs report errors before they load TensorFlow."""
     workload = Workload(tensorflow_python, prepared, tmp_path)
     workload.data = tmp_path / "mnist"
     workload.data.mkdir()
@@ -180,7 +180,7 @@ def test_evaluate_reports_odd_predictions(broken: Workload, predictions: NDArray
 
 
 def test_evaluate_needs_no_tensorflow(broken: Workload) -> None:
-    """A perfect prediction, judged by a Python told to refuse TensorFlow."""
+    """Evaluate a perfect prediction in a Python that cannot import TensorFlow."""
     content = gzip.decompress((broken.data / "t10k-labels-idx1-ubyte.gz").read_bytes())
     broken.output.mkdir()
     np.save(broken.predictions, np.eye(10, dtype=np.float32)[np.frombuffer(content, np.uint8, offset=8)])
@@ -242,7 +242,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def predictions(response: httpx.Response, count: int = 1) -> list[int]:
-    """Check the answer's form, as in the platform's document, and return the digits."""
+    """Check that the answer has the form in the platform's document, and return the digits."""
     assert response.status_code == 200
     body = response.json()
     assert body["status"] == {"code": 0, "msg": "success"}

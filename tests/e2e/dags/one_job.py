@@ -1,4 +1,4 @@
-"""One job that lasts a while, waited for on the worker."""
+"""One job that takes 40 seconds; its task waits on the worker."""
 
 from __future__ import annotations
 

@@ -42,8 +42,17 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
-# The tests of each group share something expensive, so they run in one process. The longest group is first.
-SLOW_GROUPS = ("e2e", "test_chaos", "test_dense_mnist_tf", "test_python_3_8", "test_readme_example")
+# The tests of each group share something expensive, such as an Airflow or what they import, so they run in one process:
+# those in tests/e2e, and those of some files. The slowest group is first.
+SLOW_GROUPS = (
+    "e2e",
+    "test_chaos",
+    "test_dense_mnist_tf",
+    "test_python_3_8",
+    "test_readme_example",
+    "test_description",
+    "test_dataset",
+)
 _runs = count(1)
 
 T = TypeVar("T")

@@ -89,7 +89,7 @@ class World:
         scheduler = psutil.Process(self.airflow.processes["scheduler"].pid)
         for process in scheduler.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
-                if " ".join(process.cmdline()).split()[-1:] == [task_instance_id]:
+                if " ".join(process.cmdline()).split()[-2:] == ["LocalExecutor:", task_instance_id]:
                     found += [process, *process.children(recursive=True)]
         assert len(found) >= 2, "no worker runs this task"
         return found

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from airflow_bitahub.demo import dataset, platform
+from airflow_bitahub.demo.airflow import LocalAirflow
 from airflow_bitahub.emulator.server import Emulator
 from tests.e2e.dag_runs import BACKFILLS, MANUAL
 from tests.leaks import ProcessArguments
@@ -44,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class World:
     """Both sides."""
 
-    airflow: PatientAirflow
+    airflow: LocalAirflow
     emulator: Emulator
     arguments: ProcessArguments
     started: dict[str, str] = field(default_factory=dict)  # ids of runs and backfills, by their names in `dag_runs`

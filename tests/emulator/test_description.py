@@ -74,7 +74,7 @@ class Description:
             ),
             given_kwargs=None,
         )
-        _, test = found.ok()
+        _, test = cast(Any, found).ok()
         test()
 
 

@@ -62,7 +62,7 @@ class WorkerDied(BaseException):
     """Stands for SIGKILL: raised inside an operator, it leaves without any except clause of ours seeing it."""
 
 
-def until(look: Callable[[], T], is_done: Callable[[T], bool] = bool, seconds: float = 20) -> T:
+def until(look: Callable[[], T], is_done: Callable[[T], bool] = bool, seconds: float = 60) -> T:
     """Look again and again until it is so; give what was seen."""
     deadline = time.monotonic() + seconds
     while not is_done(seen := look()):

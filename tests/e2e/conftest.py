@@ -70,13 +70,13 @@ class World:
 
     def ledger(self, prefix: str) -> list[dict[str, Any]]:
         """Return every job that ever existed whose name begins with the prefix."""
-        jobs = httpx.get(f"{self.emulator.url}/emulator/ledger", trust_env=False).json()["data"]
+        jobs = httpx.get(f"{self.emulator.url}/emulator/ledger", trust_env=False, timeout=60).json()["data"]
         return [job for job in jobs if job["name"].startswith(prefix)]
 
     def servings(self) -> list[str]:
         """Return the names of all servings."""
         address = "/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving"
-        items = httpx.get(self.emulator.url + address, trust_env=False).json()["data"]["items"]
+        items = httpx.get(self.emulator.url + address, trust_env=False, timeout=60).json()["data"]["items"]
         return [serving["name"] for serving in items]
 
     def model_versions(self) -> set[str]:

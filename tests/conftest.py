@@ -91,7 +91,7 @@ def restored(trigger: Any) -> Any:
 def slow_group(nodeid: str) -> str:
     """Return a test's group, one of `SLOW_GROUPS`; "" for a test that can run in any process."""
     file = PurePosixPath(nodeid.partition("::")[0])
-    return file.stem if file.stem in SLOW_GROUPS else "e2e" if file.parts[1] == "e2e" else ""
+    return file.stem if file.stem in SLOW_GROUPS else "e2e" if "e2e" in file.parts else ""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,8 +4,10 @@ PYTHON := .venv/bin/python
 PORT := 8080
 EMULATOR_PORT := 8770
 FAULTS := 200
+# In several processes; tests/conftest.py says how the tests are shared out.
+PYTEST = $(PYTHON) -m pytest -n auto
 
-.PHONY: help demo test chaos bench lint clean
+.PHONY: help demo test unit chaos bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -16,7 +18,10 @@ demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [P
 		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)")
 
 test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow included
-	@$(PYTHON) -m pytest
+	@$(PYTEST)
+
+unit: .venv/ready ## run the tests that need neither a running Airflow nor TensorFlow
+	@$(PYTEST) -m "not e2e and not tensorflow"
 
 chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
@@ -31,6 +36,7 @@ lint: .venv/ready ## check style and types
 
 clean: ## remove everything the other targets made
 	rm -rf .venv .venv-bench .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: pyproject.toml constraints.txt
 	@set -e; \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -16,33 +17,42 @@ from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 # Read by Airflow when it is first imported: these tests need neither its database nor its home.
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
-os.environ.setdefault("AIRFLOW_HOME", str(Path(__file__).parents[1] / ".pytest_cache" / "airflow"))
+# Airflow writes files into its home, so each process of pytest-xdist has its own.
+os.environ["AIRFLOW_HOME"] = str(
+    Path(__file__).parents[1] / ".pytest_cache" / "airflow" / os.environ.get("PYTEST_XDIST_WORKER", "single")
+)
 
-from airflow.sdk.exceptions import AirflowTaskTimeout
-from airflow.sdk.execution_time.context import NEVER_EXPIRE
-
-from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import stop_job
-from airflow_bitahub.api.platform import JobStatus
-from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
-from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state.records import JobKey, StoredJob
-from airflow_bitahub.exceptions import BitaHubError
-from airflow_bitahub.hooks.bitahub import BitaHubHook
+# Slow modules are imported where they are used: with pytest-xdist, the process that distributes the tests reads
+# this file too, and starts the other processes only then.
+if TYPE_CHECKING:
+    from airflow_bitahub.api.platform import JobStatus
+    from airflow_bitahub.client import BitaHubClient
+    from airflow_bitahub.emulator.server import Emulator
+    from airflow_bitahub.emulator.state.records import StoredJob
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
 
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
+# The tests of each group share something expensive, such as an Airflow or what they import, so they run in one process:
+# those in tests/e2e, and those of some files. The slowest group is first.
+SLOW_GROUPS = (
+    "e2e",
+    "test_chaos",
+    "test_dense_mnist_tf",
+    "test_python_3_8",
+    "test_readme_example",
+    "test_openapi",
+    "test_dataset",
+)
 _runs = count(1)
 
 T = TypeVar("T")
@@ -52,7 +62,7 @@ class WorkerDied(BaseException):
     """Stands for SIGKILL: raised inside an operator, it leaves without any except clause of ours seeing it."""
 
 
-def until(look: Callable[[], T], is_done: Callable[[T], bool] = bool, seconds: float = 20) -> T:
+def until(look: Callable[[], T], is_done: Callable[[T], bool] = bool, seconds: float = 60) -> T:
     """Look again and again until it is so; give what was seen."""
     deadline = time.monotonic() + seconds
     while not is_done(seen := look()):
@@ -78,10 +88,47 @@ def restored(trigger: Any) -> Any:
     return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the fast tests first."""
-    slow = ["workloads", "e2e"]
-    items.sort(key=lambda item: max((slow.index(part) + 1 for part in item.path.parts if part in slow), default=0))
+def slow_group(nodeid: str) -> str:
+    """Return a test's group, one of `SLOW_GROUPS`; "" for a test that can run in any process."""
+    file = PurePosixPath(nodeid.partition("::")[0])
+    return file.stem if file.stem in SLOW_GROUPS else "e2e" if "e2e" in file.parts else ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the slow groups where several processes share the tests; end with them in a single process."""
+    order = [*SLOW_GROUPS, ""] if hasattr(config, "workerinput") else ["", *SLOW_GROUPS]
+    items.sort(key=lambda item: order.index(slow_group(item.nodeid)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return the scheduler of pytest-xdist that keeps a slow group in one process and the order of the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return slow_group(nodeid) or nodeid
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return the number of processes for ``-n auto``: at least four, because the slow groups mostly wait."""
+    return max(4, os.cpu_count() or 1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _airflow_prints_no_logs() -> None:
+    """Remove the handler with which Airflow formats and prints every line: pytest captures the lines already."""
+    import airflow.sdk  # noqa: F401  which adds the handler
+    from structlog.stdlib import ProcessorFormatter
+
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler.formatter, ProcessorFormatter):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +140,7 @@ def image_cache() -> Path:
 @pytest.fixture(scope="session")
 def tensorflow_python(image_cache: Path) -> Path:
     """An interpreter with today's TensorFlow, Flask and Pillow: the one the emulator runs the demo's image with."""
-    import asyncio
+    from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
 
     images = Images(load_images(DEFAULT_IMAGES), image_cache)
     return asyncio.run(images.prepare(images.find(IMAGE)))
@@ -102,6 +149,9 @@ def tensorflow_python(image_cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """An emulator in which every image stands for this interpreter, so that a job starts within milliseconds."""
+    from airflow_bitahub.demo.platform import FOLDERS
+    from airflow_bitahub.emulator.server import Emulator
+
     folder = tmp_path_factory.mktemp("platform with spaces")
     images = folder / "images.toml"
     images.write_text(f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n')
@@ -115,6 +165,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 @pytest.fixture
 def client(platform: Emulator) -> Iterator[BitaHubClient]:
     """A client that may change things on the emulator."""
+    from airflow_bitahub.api.auth import BearerToken
+    from airflow_bitahub.client import BitaHubClient
+
     client = BitaHubClient(platform.url, auth=BearerToken(platform.token))
     yield client
     client.close()
@@ -123,6 +176,8 @@ def client(platform: Emulator) -> Iterator[BitaHubClient]:
 @pytest.fixture
 def connection(platform: Emulator, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The Airflow connection `bitahub_default` to the emulator, under the document's user."""
+    from airflow_bitahub.demo.platform import FOLDERS
+
     connection = platform.connection(login=FOLDERS.user_name, user_id=FOLDERS.user_id, default_image=IMAGE)
     monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
     return connection
@@ -131,6 +186,8 @@ def connection(platform: Emulator, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 @pytest.fixture
 def hook(connection: dict[str, Any]) -> Iterator[BitaHubHook]:  # noqa: ARG001
     """A hook on the emulator."""
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
+
     hook = BitaHubHook()
     yield hook
     hook.client.close()
@@ -140,6 +197,8 @@ class StateStore(dict[str, Any]):
     """Stands for Airflow's task state store: what it is given survives only as JSON."""
 
     def set(self, key: str, value: Any, *, retention: Any) -> None:
+        from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
         assert retention is NEVER_EXPIRE
         self[key] = json.loads(json.dumps(value))
 
@@ -226,6 +285,8 @@ class Submitted:
 
     def status(self, name: str) -> JobStatus:
         """Give a job's status."""
+        from airflow_bitahub.emulator.state.records import JobKey
+
         return self._state.job(JobKey("bita-user", name)).status
 
     def wait(self, name: str, *statuses: str) -> None:
@@ -236,6 +297,9 @@ class Submitted:
 @pytest.fixture
 def submitted(platform: Emulator, client: BitaHubClient) -> Iterator[Submitted]:
     """What this test submitted; whatever of it still runs at the end is stopped."""
+    from airflow_bitahub.api.jobs import stop_job
+    from airflow_bitahub.exceptions import BitaHubError
+
     submitted = Submitted(platform)
     yield submitted
     for job in submitted():
@@ -282,6 +346,8 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 @pytest.fixture
 def time_runs_out() -> Iterator[Callable[..., object]]:
     """Lets Airflow's execution timeout strike a moment after it is called, as Airflow itself does: by a signal."""
+
+    from airflow.sdk.exceptions import AirflowTaskTimeout
 
     def strike(*_: Any) -> None:
         raise AirflowTaskTimeout

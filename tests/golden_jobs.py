@@ -1,4 +1,4 @@
-"""The document's own jobs, run with small changes."""
+"""Runs the jobs of the platform's document with small changes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def body_of(name: str) -> dict[str, Any]:
-    """Give the body of one of the document's requests."""
+    """Return the body of one of the document's requests."""
     body: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())["request"]["json"]
     return body
 
 
 def run_job(client: BitaHubClient, golden: str, name: str, output: str, replaced: dict[str, str], **role: Any) -> Job:
-    """Run one of the document's jobs to its success, under another name.
+    """Run one of the document's jobs under another name, and check that it succeeds.
 
     :param output: server path of its output folder
     :param replaced: texts in its body, and what to write in their place

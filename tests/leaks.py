@@ -1,4 +1,4 @@
-"""Looks for secrets where none may be: in whatever Airflow has written, and in the arguments of processes."""
+"""Searches for secrets in everything that Airflow wrote, and in the arguments of processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 
 def leaks(home: Path, secrets: Mapping[str, str]) -> list[str]:
-    """Give each place in an Airflow home that holds one of these secrets: a log, a table of the database.
+    """Return each place in an Airflow home that holds one of these secrets: a log, or a table of the database.
 
     :param secrets: what each is, and the secret
     """
@@ -29,8 +29,8 @@ def _contents(home: Path) -> Iterator[tuple[str, bytes]]:
     for file in home.rglob("*"):
         if file.is_file() and not file.name.startswith("airflow.db"):
             yield str(file.relative_to(home)), file.read_bytes()
-    # As text, since a value may be spread over several of the file's pages. XComs, rendered fields, the task state
-    # store, triggers, connections, variables and audit log are tables.
+    # Read by SQL, because a value may be split over several pages of the file. XComs, rendered fields, the task state
+    # store, triggers, connections, variables and the audit log are tables.
     with closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
         for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             rows = database.execute(f'SELECT * FROM "{table}"').fetchall()
@@ -42,7 +42,7 @@ def _bytes(value: object) -> bytes:
 
 
 class ProcessArguments:
-    """Collects the arguments of every process that shows up while the block lasts."""
+    """Collects the arguments of every process that runs while the ``with`` block lasts."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -61,5 +61,5 @@ class ProcessArguments:
 
     def _look(self) -> None:
         while not self._over.wait(0.5):
-            # They are kept as a whole: a secret may be part of one.
+            # Whole command lines: a secret may be part of an argument.
             self.seen |= {" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}

@@ -64,19 +64,21 @@ def test_a_job_that_no_task_has_on_record_is_an_orphan() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_ours"),
+    ("pattern", "is_ours"),
     [
-        (f"mnist-20260101-{new_token(MARKER)}-1", True),
-        (f"a-b-c-20260101-{new_token(MARKER)}-12", True),
-        (f"mnist-20260101-{new_token(deployment_marker('theirs'))}-1", False),
-        (f"mnist-2026-{new_token(MARKER)}-1", False),
-        (f"{new_token(MARKER)}-1", False),
-        (f"mnist-20260101-{MARKER}-1", False),
-        (f"mnist-20260101-{new_token(MARKER)}", False),
+        ("mnist-20260101-{ours}-1", True),
+        ("a-b-c-20260101-{ours}-12", True),
+        ("mnist-20260101-{theirs}-1", False),
+        ("mnist-2026-{ours}-1", False),
+        ("{ours}-1", False),
+        ("mnist-20260101-{marker}-1", False),
+        ("mnist-20260101-{ours}", False),
         ("a-name-of-their-own", False),
     ],
 )
-def test_a_job_is_ours_if_its_name_has_the_marker_where_we_put_it(name: str, is_ours: bool) -> None:
+def test_a_job_is_ours_if_its_name_has_the_marker_where_we_put_it(pattern: str, is_ours: bool) -> None:
+    tokens = {"ours": new_token(MARKER), "theirs": new_token(deployment_marker("theirs")), "marker": MARKER}
+    name = pattern.format(**tokens)
     assert is_marked(name, MARKER) is is_ours
 
 

@@ -30,6 +30,7 @@ COMPONENTS = {
     "triggerer": ["--skip-serve-logs"],
 }
 _FINAL_STATES = ("success", "failed")
+_START_SECONDS = 300  # on a busy machine; usually it is about 20
 
 
 class AirflowError(BitaHubError):
@@ -120,7 +121,7 @@ class LocalAirflow:
             raise AirflowError(f"Airflow could not create its database; see {self._log('db-migrate')}.")
         for component in COMPONENTS:
             self.start_component(component)
-        self._wait_until("answer", self._is_healthy, 120)
+        self._wait_until("answer", self._is_healthy, _START_SECONDS)
 
     def start_component(self, component: str, name: str = "") -> None:
         """Start one component, in its own process group, so Ctrl-C does not reach it.

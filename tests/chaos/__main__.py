@@ -1,4 +1,4 @@
-"""A real Airflow and the emulator, with everything going wrong that can, until so many faults have struck."""
+"""Run a real Airflow and the emulator, and let everything go wrong until enough faults have struck."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.world import ChaosError, World
 
 
 def main() -> int:
-    """Play rounds until enough has gone wrong; 1 when a promise was broken, 2 when that could not be told."""
+    """Play rounds until enough faults have struck. Return 1 if a promise was broken, 2 if no check was possible."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, help="draw the same faults again (default: a random one)")
     parser.add_argument("--faults", type=int, default=200, help="that strike before it ends (default: %(default)s)")
@@ -35,7 +35,7 @@ def main() -> int:
                 print(report, flush=True)
                 reports.append(report)
     except (AirflowError, ChaosError) as error:
-        print(f"Nothing more can be said: {error}. Logs are in {args.home}.")
+        print(f"The test cannot go on: {error}. Logs are in {args.home}.")
         return 2
     print(summary(reports))
     broken = sum(len(report.violations) for report in reports)
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def summary(reports: list[Report]) -> str:
-    """Give what all rounds came to."""
+    """Return a summary of all rounds."""
     kinds = Counter(act.kind for report in reports for act in report.acts)
     reasons = Counter(orphan.why for report in reports for orphan in report.orphans)
     outcomes = [outcome for report in reports for outcome in report.outcomes.values()]
@@ -53,7 +53,7 @@ def summary(reports: list[Report]) -> str:
         *(f"{number:6}  {kind}" for kind, number in kinds.most_common()),
         f"{len(outcomes)} task instances, {sum(len(report.jobs) for report in reports)} jobs; "
         f"{sum(outcome.result is not None for outcome in outcomes)} results compared with their jobs.",
-        f"{reasons.total()} orphans, each for a reason that the README tells:",
+        f"{reasons.total()} orphans, each for a reason that the README names:",
         *(f"{number:6}  {why}" for why, number in reasons.most_common()),
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What must hold once everything has settled. No I/O: the ledger, what Airflow says, and what was done to whom."""
+"""What must be true after a round. No I/O: it compares the ledger, Airflow's states and the strikes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.chaos.strikes import Act
 from tests.chaos.tasks import Job, Task
 
 _MARKS = ("mark failed", "mark success", "delete run")
-# Seconds before and after the end of a task within which a strike may be why nobody could stop its job. Airflow takes
-# that long to notice (see the heartbeat settings in world.py), and what is down is started again only later.
+# A strike so many seconds before or after the end of a task may be the reason why its job was not stopped: Airflow
+# takes that long to notice (see the heartbeat settings in world.py), and stopped parts start again only later.
 _BEFORE, _AFTER = 40, 20
 
 
@@ -38,14 +38,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A job that is alive although nobody waits for it, for a reason the README tells."""
+    """A job that is alive although no task waits for it, for a reason that the README names."""
 
     job: str
     why: str
 
 
 def violations(outcomes: Mapping[Task, Outcome], jobs: Sequence[Job], acts: Sequence[Act]) -> Iterator[str]:
-    """Give every broken promise of a round but those about orphans."""
+    """Return every broken promise of a round except those about orphans."""
     by_owner = _by_owner(jobs)
     known = {task.owner for task in outcomes}
     yield from (f"{owner}: its jobs belong to no task instance" for owner in by_owner.keys() - known)
@@ -57,7 +57,7 @@ def violations(outcomes: Mapping[Task, Outcome], jobs: Sequence[Job], acts: Sequ
 
 
 def orphans(outcomes: Mapping[Task, Outcome], jobs: Sequence[Job], acts: Sequence[Act]) -> Iterator[Orphan | str]:
-    """Give every job that is alive although its task instance is over: an Orphan if the README says so, else words."""
+    """Return every job that outlives its task instance: an Orphan if the README names the reason, else a sentence."""
     owners = {task.owner: task for task in outcomes}
     for job in jobs:
         task = owners.get(job.owner)
@@ -75,14 +75,14 @@ def _by_owner(jobs: Iterable[Job]) -> dict[str, list[Job]]:
 
 
 def _one_at_a_time(jobs: Sequence[Job]) -> Iterator[str]:
-    """A generation's next job begins when the one before is over; so does the next generation's."""
+    """Check that each job of a task begins only after the job before has ended."""
     for earlier, later in pairwise(jobs):
         if earlier.is_alive or earlier.ended > later.created:
             yield f"{earlier.name} was still alive when {later.name} was submitted"
 
 
 def _attempts(jobs: Sequence[Job]) -> Iterator[str]:
-    """Attempts count from 1, and move on only past a job that failed or was stopped."""
+    """Check that attempts count from 1, and that a next one follows only a job that failed or was stopped."""
     by_token: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         by_token[job.token].append(job)
@@ -112,7 +112,7 @@ def _result(task: Task, outcome: Outcome, jobs: Sequence[Job], acts: Sequence[Ac
 
 
 def _was_cleared(act: Act, task: Task, outcome: Outcome) -> bool:
-    """Tell whether Airflow took a clear for one; one whose worker is already dead looks like a retry to it."""
+    """Return whether Airflow treated a clear as one; if the worker is already dead, it treats it as a retry."""
     return act.kind == "clear" and outcome.max_tries > act.tasks[task]["max_tries"]
 
 
@@ -137,7 +137,7 @@ def _right_job(
 
 
 def _excuse(task: Task, acts: Sequence[Act]) -> str:
-    """Give the reason for an orphan that the README tells; "" when there is none."""
+    """Return the reason that the README names for an orphan; "" if there is none."""
     marks = [act for act in acts if act.kind in _MARKS and task in act.tasks]
     before = marks[-1].tasks[task] if marks else {}
     if marks and marks[-1].calm:

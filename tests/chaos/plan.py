@@ -1,4 +1,4 @@
-"""What goes wrong when: drawn from a seed before a round begins, so that the same seed draws the same again."""
+"""The plan of what goes wrong, and when. It is drawn before a round begins: the same seed gives the same plan."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PLATFORM = {
     "stop: 503": 2,
 }
 KINDS = {**WORKERS, **PARTS, MACHINE: 1, **PEOPLE, **PLATFORM}
-_PAUSE = 1.3  # seconds between two strikes, on the average
+_PAUSE = 1.3  # seconds between two strikes, on average
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Strike:
 
     :param at: seconds since the round began
     :param choice: chooses the victim among those there are then, from 0 to 1
-    :param lasts: seconds until what was ended is started again, or what was frozen goes on
+    :param lasts: seconds until a killed part is started again, or a frozen one continues
     """
 
     at: float
@@ -65,7 +65,7 @@ class Strike:
 
 
 def draw_round(seed: int, number: int, size: int, pace: float = 1) -> list[Strike]:
-    """Give the strikes of a round, in the order of time.
+    """Return the strikes of a round, ordered by time.
 
     :param pace: factor to the time between two
     """

@@ -22,7 +22,7 @@ from tests.chaos.strikes import Act, Striker
 from tests.chaos.tasks import OVER, Job, Task, tasks_of
 from tests.chaos.world import AIRFLOW, ChaosError, World
 
-_TO_BEGIN = 5  # seconds that a living triggerer may take to begin a trigger that is its own
+_TO_BEGIN = 5  # seconds that a running triggerer may take to start a trigger that is assigned to it
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Report:
 
 
 def clock(moment: float) -> str:
-    """Give the time of day."""
+    """Return the time of day."""
     return time.strftime("%H:%M:%S", time.localtime(moment))
 
 
@@ -70,13 +70,13 @@ def play(world: World, seed: int, number: int, size: int, runs: int, pace: float
     striker.perform(draw_round(seed, number, size, pace))
     recover(world)
     calm_since = time.time()
-    until(world, "every short task is over", lambda: not _unfinished(world, names, endless=False))
+    until(world, "every short task has ended", lambda: not _unfinished(world, names, endless=False))
     settled = {task: outcome for task, outcome in _outcomes(world, names).items() if not task.is_endless}
     _end_the_endless(world, striker, names, calm_since)
-    until(world, "every task is over", lambda: not _unfinished(world, names, endless=True))
+    until(world, "every task has ended", lambda: not _unfinished(world, names, endless=True))
     world.remove_leftovers()
     report = Report(number, sorted(striker.acts, key=lambda act: act.time), striker.missed)
-    # What was over before its run was deleted is checked, too.
+    # Tasks that ended before their run was deleted are checked, too.
     deleted = {task: Outcome(None) for run in names for task in tasks_of(run)}
     report.outcomes = deleted | settled | _outcomes(world, names)
     _check(world, names, report)
@@ -91,9 +91,9 @@ def recover(world: World) -> None:
 
 
 def until(world: World, what: str, condition: Callable[[], Any], seconds: float = 300) -> None:
-    """Wait until a condition holds, and keep everything up meanwhile, as systemd or Kubernetes do.
+    """Wait until a condition is true. Restart what ends meanwhile, as systemd or Kubernetes do.
 
-    :raises ChaosError: it does not hold after so many seconds
+    :raises ChaosError: the condition is still false after so many seconds
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -116,9 +116,9 @@ def _unfinished(world: World, runs: Sequence[str], *, endless: bool) -> list[Tas
 
 
 def _end_the_endless(world: World, striker: Striker, runs: Sequence[str], calm_since: float) -> None:
-    """Now that all is well, clear, mark and delete what never ends: no excuse counts here."""
+    """Clear, mark and delete the endless tasks while nothing else goes wrong: here every job must be stopped."""
     left = _await_endless(world, runs, calm_since)
-    world.reap()  # which must leave alone what is waited for
+    world.reap()  # it must not stop a job that a task waits for
     calm_since = time.time()
     for task in left[::3]:
         striker.by_a_person("clear", task, calm=True)
@@ -130,14 +130,14 @@ def _end_the_endless(world: World, striker: Striker, runs: Sequence[str], calm_s
 
 
 def _await_endless(world: World, runs: Sequence[str], since: float) -> list[Task]:
-    """Wait until each endless job left is waited for again; give their task instances, in order."""
+    """Wait until a task waits for each endless job again. Return the task instances, in order."""
     found: list[Task] = []
     begun: dict[tuple[Task, int], float] = {}
 
     def is_watched(task: Task, ti: dict[str, Any], jobs: dict[str, Job]) -> bool:
         if ti["state"] == "running":
             return task.owner in jobs and jobs[task.owner].looks(since) >= 3
-        # A triggerer may ask for the list of jobs, and so for none of them: what counts is that it lives.
+        # A triggerer may query the list instead of single jobs, so what counts is that the triggerer runs.
         if ti["state"] != "deferred" or not ti["triggerer_job"]:
             return False
         if datetime.fromisoformat(ti["triggerer_job"]["latest_heartbeat"]).timestamp() < since:
@@ -148,10 +148,12 @@ def _await_endless(world: World, runs: Sequence[str], since: float) -> list[Task
         jobs = {job.owner: job for job in world.jobs(runs)}
         seen = {task: ti for run in runs for task, ti in world.look(run).items() if ti["state"] not in OVER}
         found[:] = sorted(seen)
-        watched = [is_watched(task, ti, jobs) for task, ti in seen.items()]  # every one: it notes when it has begun
+        watched = [
+            is_watched(task, ti, jobs) for task, ti in seen.items()
+        ]  # not a generator: each call records when the trigger began
         return all(watched)
 
-    until(world, "every endless job is waited for", all_are_watched)
+    until(world, "a task waits for every endless job", all_are_watched)
     return found
 
 
@@ -160,7 +162,7 @@ def _outcomes(world: World, runs: Sequence[str]) -> dict[Task, Outcome]:
 
 
 def _check(world: World, runs: Sequence[str], report: Report) -> None:
-    # What is asked to stop may take a moment; what is not will still be there.
+    # A job that is being stopped may take a moment; a forgotten one will still be alive.
     start = time.monotonic()
     while True:
         report.jobs = world.jobs(runs)
@@ -173,7 +175,7 @@ def _check(world: World, runs: Sequence[str], report: Report) -> None:
     report.violations = [item for item in left if isinstance(item, str)]
     if left:
         world.reap()
-    report.violations += [f"{job.name}: it is alive after it was reaped" for job in world.jobs(runs) if job.is_alive]
+    report.violations += [f"{job.name}: it is alive after the reaper ran" for job in world.jobs(runs) if job.is_alive]
     report.violations += checks.violations(report.outcomes, report.jobs, report.acts)
     report.violations += world.leaks()
 

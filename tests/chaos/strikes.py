@@ -1,4 +1,4 @@
-"""Makes a planned strike happen, and writes down what it met."""
+"""Performs the planned strikes and records what each one hit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EXPIRED = {
 }
 _PAGE = {"status": 200, "headers": {"Content-Type": "text/html"}, "body": "<html>Please sign in</html>"}
 _UNKNOWN = {"state": "PERPLEXED", "jobStatus": {"state": "PERPLEXED"}}
-# The emulator's own words for its faults; see airflow_bitahub.emulator.faults.faults.
+# The faults as the emulator's API describes them; see airflow_bitahub.emulator.faults.faults.
 FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "submission: answer lost": ({**_SUBMIT, "times": 2}, {"after": "close"}),
     "submission: refused connection": ({**_SUBMIT, "times": 2}, {"before": "close"}),
@@ -58,8 +58,8 @@ class Act:
     """A strike that happened.
 
     :param time: just before it, seconds since the epoch
-    :param victim: what it met, in words
-    :param tasks: the task instances it aimed at, if any, with what Airflow said of them just before
+    :param victim: a description of what it hit
+    :param tasks: the task instances it aimed at, if any, with what Airflow reported about them just before
     :param calm: nothing else was going wrong
     """
 
@@ -87,7 +87,7 @@ class Striker:
         self._armed: list[tuple[float, str]] = []  # emulator faults in force, in the order of their addition
 
     def perform(self, strikes: Sequence[Strike]) -> None:
-        """Let everything happen in its time, and bring everything back up."""
+        """Perform each strike at its time, and restart everything afterwards."""
         start = time.monotonic()
         for strike in strikes:
             self._push(start + strike.at, partial(self._strike, strike))
@@ -100,7 +100,7 @@ class Striker:
             self._world.ask_emulator("DELETE", "/emulator/faults")
 
     def harvest(self) -> None:
-        """Note which of the emulator's faults struck; they and their count end with its life."""
+        """Record which of the emulator's faults struck; the emulator forgets them when it ends."""
         try:
             armed = self._world.ask_emulator("GET", "/emulator/faults")
         except httpx.HTTPError:
@@ -126,7 +126,7 @@ class Striker:
         try:
             struck = perform_by_kind[strike.kind](strike)
         except AirflowError:
-            struck = False  # its own API is away
+            struck = False  # Airflow's API is down
         self.missed += not struck
 
     def _add_fault(self, strike: Strike) -> bool:
@@ -141,7 +141,7 @@ class Striker:
     # People ----------------------------------------------------------------------------------------------------
 
     def by_a_person(self, kind: str, task: Task, *, calm: bool = False) -> bool:
-        """Clear or mark a task instance or delete its run, as people do it in the UI; tell whether Airflow let them.
+        """Clear or mark a task instance or delete its run, as people do in the UI. Return whether Airflow accepted it.
 
         :param calm: everything is up, so that whatever waits for the job can stop it
         """
@@ -152,7 +152,7 @@ class Striker:
         try:
             self._request(kind, task)
         except AirflowError as error:
-            # Refused: it is in that state by now. Anything else may have happened all the same.
+            # HTTP 4xx: it is in that state already. After any other error, the change may have happened.
             if "HTTP 4" in str(error):
                 return False
         self.acts.append(Act(when, kind, in_words(aimed_at), aimed_at, calm))
@@ -185,7 +185,7 @@ class Striker:
     def _worker(self, strike: Strike) -> bool:
         when = time.time()
         running = {ti["id"]: (task, ti) for run in self._runs for task, ti in self._world.look(run).items()}
-        # Of a task that was started anew, an old worker may still go on.
+        # If a task was started again, its old worker may still run.
         workers = [(process, running[ti]) for process, ti in self._world.workers() if ti in running]
         if not workers:
             return False
@@ -254,7 +254,7 @@ class Striker:
         if family or self._world.is_up(name):
             self._world.kill(name, family=family)
         if name == "emulator":
-            self.missed += len(self._armed)  # added while it was ending
+            self.missed += len(self._armed)  # added while the emulator was shutting down
             self._armed.clear()
         self._world.start(name)
         self._away.discard(name)
@@ -264,7 +264,7 @@ class Striker:
 
 
 def in_words(tasks: Mapping[Task, Mapping[str, Any]]) -> str:
-    """Name task instances, with the state each was in; a whole run's in short."""
+    """Return the names and states of task instances; for a whole run only their number."""
     if len(tasks) > 1:
         return f"{len(tasks)} tasks of {next(iter(tasks)).run}"
     return ", ".join(f"{task} ({ti['state']})" for task, ti in tasks.items())

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from airflow_bitahub.identity import slug
 
 DAG = "chaos"
-# Of each run. Those whose job never ends by itself are to be ended by somebody.
+# The tasks of each run whose job never ends by itself.
 ENDLESS = ("we", "de", "wl", "dl")
 OVER = ("success", "failed", "skipped")
 NAMES = (*(f"{way}{number}" for way in "wd" for number in "123f"), *ENDLESS)
@@ -27,7 +27,7 @@ class Task(NamedTuple):
 
     @property
     def owner(self) -> str:
-        """What the names of its jobs begin with."""
+        """The beginning of the names of its jobs."""
         return slug(f"{self.run}-{self.name}-{self.map_index}")
 
     def __str__(self) -> str:
@@ -40,14 +40,14 @@ class Task(NamedTuple):
 
 
 def tasks_of(run: str) -> list[Task]:
-    """Give every task instance of a run, in a fixed order."""
+    """Return every task instance of a run, in a fixed order."""
     plain = [Task(run, name) for name in NAMES]
     return plain + [Task(run, name, index) for name, size in MAPPED for index in range(size)]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of the emulator's ledger. Times are seconds since the epoch; 0: not yet."""
+    """A job of the emulator's ledger. Times are seconds since the epoch; 0 means not yet."""
 
     name: str
     owner: str
@@ -62,7 +62,7 @@ class Job:
     def of(cls, entry: Mapping[str, Any]) -> Job:
         """Read an entry of the ledger."""
         match = _JOB_NAME.fullmatch(entry["name"])
-        assert match, f"{entry['name']!r} is not a name this package gives"
+        assert match, f"{entry['name']!r} is not a name that this package makes"
         return cls(
             entry["name"],
             match["owner"],
@@ -76,15 +76,15 @@ class Job:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is not over."""
+        """Whether it has not ended."""
         return self.ended == 0
 
     def looks(self, since: float) -> int:
-        """Give how often somebody asked about it since then while it runs; 0 when it does not."""
+        """Return how many queries about it arrived since then; 0 if it does not run."""
         asked = [request for request in self.requests if request["method"] == "GET" and request["time"] / 1000 > since]
         return len(asked) if self.state == "RUNNING" else 0
 
     @property
     def was_asked_to_stop(self) -> bool:
-        """Whether somebody stopped it through the platform's API."""
+        """Whether it was stopped through the platform's API."""
         return any(asked["method"] == "DELETE" and asked["reached"] for asked in self.requests)

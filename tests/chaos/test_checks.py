@@ -1,4 +1,4 @@
-"""The checks find what they are there to find, and the plan is the same for the same seed."""
+"""The checks find every broken promise, and the same seed gives the same plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real Airflow with two triggerers, and an emulator of its own process: all can be killed and started again."""
+"""A real Airflow with two triggerers, and an emulator in a separate process. Each part can be killed and restarted."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ import httpx
 import psutil
 
 from airflow_bitahub.demo import platform
-from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow, free_port
+from airflow_bitahub.demo.airflow import AirflowError
 from airflow_bitahub.emulator.credentials import TOKEN_VARIABLE
 from airflow_bitahub.emulator.server import Emulator
 from tests.chaos.tasks import DAG, Job, Task, tasks_of
 from tests.leaks import ProcessArguments, leaks
+from tests.patient_airflow import PatientAirflow
+from tests.ports import free_port
 
 TRIGGERERS = ("triggerer", "triggerer-2")
 AIRFLOW = ("api-server", "scheduler", *TRIGGERERS, "dag-processor")
@@ -43,11 +45,11 @@ _CONFIG = {
 
 
 class ChaosError(Exception):
-    """The world itself does not do what it should, so that nothing can be said about what was tested."""
+    """The test environment failed, so the result says nothing about the package."""
 
 
 def until(what: str, condition: Callable[[], Any], seconds: float) -> Any:
-    """Wait until a condition holds, and give its value. Raises ChaosError when it does not."""
+    """Wait until a condition is true and return its value. Raise ChaosError after so many seconds."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -57,7 +59,7 @@ def until(what: str, condition: Callable[[], Any], seconds: float) -> Any:
 
 
 class World:
-    """Runs it all for as long as the block lasts.
+    """Runs all parts while the ``with`` block lasts.
 
     :param home: for everything; emptied first
     """
@@ -70,9 +72,11 @@ class World:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.storage = self.home / "emulator" / "storage"
-        self.airflow = LocalAirflow(self.home / "airflow", Path(__file__).parent / "dags", config=_CONFIG)
+        self.airflow = PatientAirflow(
+            self.home / "airflow", Path(__file__).parent / "dags", port=free_port(), config=_CONFIG
+        )
         self.processes = self.airflow.processes
-        self._sessions: list[int] = []  # of every process ever started; killed ones may have left children
+        self._sessions: list[int] = []  # of every part ever started; killed ones may have left children
         self._stack = ExitStack()
         self.arguments = ProcessArguments()
         self._http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
@@ -99,14 +103,14 @@ class World:
         self.airflow.start()
         self.start("triggerer-2")
         connection = platform.connection(Emulator(self.home / "emulator", port=self.port, token=self.token))
-        # Jobs are only reaped where no other Airflow can have the same marker.
+        # The reaper only works where no other Airflow can have the same marker.
         extra = {**json.loads(str(connection["extra"])), "deployment": "chaos"}
         self.airflow.set_connection({**connection, "extra": json.dumps(extra)})
         self.airflow.await_dag(DAG)
         self._sessions += [process.pid for process in self.processes.values()]
 
     def close(self) -> None:
-        """End everything, what killed processes have left included."""
+        """End everything, including what killed parts left running."""
         emulator = self.processes.pop("emulator", None)
         if emulator is not None:
             emulator.send_signal(signal.SIGCONT)
@@ -125,7 +129,7 @@ class World:
     # Processes -------------------------------------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Start one of the parts."""
+        """Start one part."""
         if name == "emulator":
             self.processes[name] = self._start_emulator()
             until("the emulator answers", self._emulator_answers, 60)
@@ -148,32 +152,32 @@ class World:
 
     def _emulator_answers(self) -> bool:
         if self.processes["emulator"].poll() is not None:
-            raise ChaosError(f"the emulator ended by itself; see {self.home / 'emulator.log'}")
+            raise ChaosError(f"the emulator ended unexpectedly; see {self.home / 'emulator.log'}")
         with suppress(httpx.HTTPError):
             return self._http.get("/healthz").status_code == 200
         return False
 
     def is_up(self, name: str) -> bool:
-        """Tell whether a part runs."""
+        """Return whether a part runs."""
         return self.processes[name].poll() is None
 
     def kill(self, name: str, *, family: bool = False) -> None:
-        """SIGKILL a part; and its family: all processes that descend from it."""
+        """Kill a part with SIGKILL; with `family`, also all its descendants."""
         pid = self.processes[name].pid
         self._kill([pid, *(self.members([pid]) if family else [])])
         self.processes[name].wait()
 
     def members(self, sessions: Iterable[int]) -> list[int]:
-        """Give the processes that were started by those parts, and by whatever they started."""
-        wanted, found = set(sessions), []
+        """Return the processes of those sessions: the parts and their descendants."""
+        chosen, found = set(sessions), []
         for pid in psutil.pids():
             with suppress(ProcessLookupError, PermissionError):
-                if os.getsid(pid) in wanted:
+                if os.getsid(pid) in chosen:
                     found.append(pid)
         return found
 
     def workers(self) -> list[tuple[psutil.Process, str]]:
-        """Give the processes that supervise a task, each with the id of its task instance; the task is its child."""
+        """Return the processes that supervise a task, with the task instance's id; the task runs in their child."""
         found = []
         for pid in self.members(self._sessions):
             with suppress(psutil.Error):
@@ -184,7 +188,7 @@ class World:
         return sorted(found, key=lambda worker: (worker[0].create_time(), worker[0].pid))
 
     def remove_leftovers(self) -> None:
-        """End what killed parts have left."""
+        """Kill what killed parts left running."""
         current = {process.pid for process in self.processes.values()}
         self._kill(self.members(set(self._sessions) - current))
 
@@ -197,36 +201,29 @@ class World:
     # The emulator ----------------------------------------------------------------------------------------------
 
     def ask_emulator(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask the emulator itself."""
+        """Send a request to the emulator and return the data of its answer."""
         answer = self._http.request(method, path, json=body, headers={"Authorization": f"Bearer {self.token}"})
         return answer.raise_for_status().json()["data"]
 
     def jobs(self, runs: Iterable[str]) -> list[Job]:
-        """Give every job of these runs that ever existed, oldest first."""
+        """Return every job of these runs that ever existed, oldest first."""
         prefixes = tuple(f"{run}-" for run in runs)
         ledger = self.ask_emulator("GET", "/emulator/ledger")
         return [Job.of(entry) for entry in ledger if entry["name"].startswith(prefixes)]
 
     def leaks(self) -> list[str]:
-        """Give each place in which the platform's token is found although it has no business there."""
+        """Return each place where the platform's token must not be but is."""
         found = [f"the token is an argument of {line}" for line in self.arguments.seen if self.token in line]
         return found + leaks(self.airflow.home, {"the token": self.token})
 
     # Airflow ---------------------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Ask Airflow about the DAG, again where its database (SQLite) is busy."""
-        for _ in range(5):
-            try:
-                return self.airflow.call(method, f"/dags/{DAG}{path}", body)
-            except AirflowError as error:
-                if "HTTP 5" not in str(error):
-                    raise
-                time.sleep(1)
+        """Return the answer of Airflow's REST API to a request about the DAG."""
         return self.airflow.call(method, f"/dags/{DAG}{path}", body)
 
     def reap(self) -> None:
-        """Have the jobs stopped that nobody waits for, as whoever runs Airflow does it."""
+        """Stop the jobs that no task waits for, with the command for administrators."""
         reaped = subprocess.run(
             [sys.executable, "-m", "airflow_bitahub.cli", "jobs", "reap", "--no-dry-run"],
             env=self.airflow.environment,
@@ -236,10 +233,10 @@ class World:
             check=False,
         )
         if reaped.returncode:
-            raise ChaosError(f"jobs could not be reaped: {reaped.stderr}")
+            raise ChaosError(f"the reaper failed: {reaped.stderr}")
 
     def look(self, run: str) -> dict[Task, dict[str, Any]]:
-        """Give what Airflow says of each task instance of a run; nothing when the run was deleted."""
+        """Return what Airflow reports about each task instance of a run; nothing if the run was deleted."""
         try:
             found = self.call("GET", f"/dagRuns/{run}/taskInstances?limit=200")["task_instances"]
         except AirflowError as error:

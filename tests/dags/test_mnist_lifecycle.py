@@ -1,4 +1,4 @@
-"""Airflow accepts the example DAG and every operator in it, mapped or not."""
+"""Airflow accepts the example DAG and each of its operators, mapped or not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 
 dag: DAG = runpy.run_path(str(REPOSITORY / "dags" / "mnist_lifecycle.py"))["dag"]
 
-# The required arguments of each operator, and one more over which a mapped operator is expanded.
+# The required arguments of each operator, and one more argument to expand a mapped operator over.
 OPERATORS: list[tuple[type[Any], dict[str, Any], str]] = [
     (BitaHubJobOperator, {"project": "demo"}, "command"),
     (BitaHubTrainOperator, {"project": "demo"}, "command"),
@@ -44,7 +44,7 @@ WITH_NAMED_OUTPUTS = OPERATORS[:6]
 
 
 def serialized(dag: DAG) -> dict[str, Any]:
-    """Return the DAG as Airflow stores it, after checking that Airflow can read it back."""
+    """Return the DAG as Airflow stores it, after checking that Airflow can read it."""
     stored: dict[str, Any] = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     DagSerialization.from_dict(stored)
     return stored

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 
 def demo(home: Path, *arguments: str) -> str:
     """Run the demo, which must fail, and return its error message."""
@@ -35,11 +37,14 @@ def test_a_port_in_use_is_reported_before_anything_is_prepared(option: str, owne
     assert not (tmp_path / "home").exists()
 
 
-def free_ports() -> list[str]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return ["--port", str(one.getsockname()[1]), "--emulator-port", str(other.getsockname()[1])]
-
-
 def test_a_folder_without_mnist_is_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert str(tmp_path / "empty") in demo(tmp_path / "home", "--mnist", str(tmp_path / "empty"), *free_ports())
+    assert str(tmp_path / "empty") in demo(
+        tmp_path / "home",
+        "--mnist",
+        str(tmp_path / "empty"),
+        "--port",
+        str(free_port()),
+        "--emulator-port",
+        str(free_port()),
+    )

@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
 from airflow_bitahub.emulator.server import Emulator
+from tests.e2e.dag_runs import BACKFILLS, MANUAL
 from tests.leaks import ProcessArguments
+from tests.patient_airflow import PatientAirflow
+from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
+DAGS = ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again")
 DEPLOYMENT = "the tests'"
+SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that only wait for DAG runs last, and after them the search in what all others left."""
+
+    def order(item: pytest.Item) -> int:
+        if item.path.parent != Path(__file__).parent:
+            return 0
+        return 1 + (item.get_closest_marker("dag_runs") is not None) + (item.path.stem == "test_secrets")
+
+    items.sort(key=order)
 
 
 @dataclass
@@ -28,38 +48,81 @@ class World:
     airflow: LocalAirflow
     emulator: Emulator
     arguments: ProcessArguments
+    started: dict[str, str] = field(default_factory=dict)  # ids of runs and backfills, by their names in `dag_runs`
+
+    def run(self, name: str) -> tuple[str, str]:
+        """Return the DAG's id and the run's id of one of `MANUAL`."""
+        return MANUAL[name].dag_id, self.started[name]
+
+    def finish(self, name: str) -> tuple[str, str, str]:
+        """Wait for the end of one of `MANUAL`. Return the DAG's id, the run's id and the run's state."""
+        dag_id, run_id = self.run(name)
+        return dag_id, run_id, self.airflow.wait(dag_id, run_id, seconds=SECONDS)
+
+    def states(self, dag_id: str, run_id: str) -> dict[str, str]:
+        """Return the state of each task of a run."""
+        return {name: ti["state"] for name, ti in self.airflow.tasks(dag_id, run_id).items()}
+
+    def job(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any] | None:
+        """Return the ledger's entry of the job that a task shows in Airflow; None if it shows none yet."""
+        url = self.airflow.xcom(dag_id, run_id, task_id, "bitahub_job_url")
+        return next((job for job in self.ledger("") if url and job["name"] == url.rpartition("/")[2]), None)
 
     def ledger(self, prefix: str) -> list[dict[str, Any]]:
-        """Give every job that ever existed whose name begins so."""
-        jobs = httpx.get(f"{self.emulator.url}/emulator/ledger", trust_env=False).json()["data"]
+        """Return every job that ever existed whose name begins with the prefix."""
+        jobs = httpx.get(f"{self.emulator.url}/emulator/ledger", trust_env=False, timeout=60).json()["data"]
         return [job for job in jobs if job["name"].startswith(prefix)]
 
     def servings(self) -> list[str]:
-        """Give the names of all servings."""
+        """Return the names of all servings."""
         address = "/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving"
-        items = httpx.get(self.emulator.url + address, trust_env=False).json()["data"]["items"]
+        items = httpx.get(self.emulator.url + address, trust_env=False, timeout=60).json()["data"]["items"]
         return [serving["name"] for serving in items]
 
     def model_versions(self) -> set[str]:
-        """Give the versions of the demo's model, half-copied ones included."""
+        """Return the versions of the demo's model, half-copied ones included."""
         folder = platform.server_folder(self.emulator.storage, platform.FOLDERS.model("dense-mnist-tf")[0])
         return {version.name for version in folder.iterdir()} if folder.exists() else set()
 
+    def worker_processes(self, task_instance_id: str) -> list[psutil.Process]:
+        """Return the process that supervises a task instance, and the one that runs it."""
+        found = []
+        scheduler = psutil.Process(self.airflow.processes["scheduler"].pid)
+        for process in scheduler.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).split()[-2:] == ["LocalExecutor:", task_instance_id]:
+                    found += [process, *process.children(recursive=True)]
+        assert len(found) >= 2, "no worker runs this task"
+        return found
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+    """Wait until a condition is true and return its value."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)
+    return answer
+
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory, image_cache: Path, tensorflow_python: Path) -> Iterator[World]:  # noqa: ARG001
+def world(
+    tmp_path_factory: pytest.TempPathFactory, image_cache: Path, request: pytest.FixtureRequest
+) -> Iterator[World]:
     root = tmp_path_factory.mktemp("e2e")
     dags = root / "dags"
     shutil.copytree(REPOSITORY / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
     config = {
-        "scheduler.task_instance_heartbeat_timeout": "10",
+        "core.parallelism": "6",
+        "workers.execution_api_timeout": "60",
+        "scheduler.task_instance_heartbeat_timeout": "20",
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
     }
     with (
         ProcessArguments() as arguments,
-        Emulator(root / "emulator", image_cache=image_cache) as emulator,
-        LocalAirflow(root / "airflow", dags, config=config) as airflow,
+        Emulator(root / "emulator", image_cache=image_cache, max_running=40) as emulator,
+        PatientAirflow(root / "airflow", dags, port=free_port(), config=config) as airflow,
     ):
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
@@ -67,6 +130,17 @@ def world(tmp_path_factory: pytest.TempPathFactory, image_cache: Path, tensorflo
         connection = platform.connection(emulator)
         extra = {**json.loads(str(connection["extra"])), "deployment": DEPLOYMENT}
         airflow.set_connection({**connection, "extra": json.dumps(extra)})
-        for dag in ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again"):
-            airflow.await_dag(dag)
-        yield World(airflow, emulator, arguments)
+        world = World(airflow, emulator, arguments)
+        wanted = [
+            name for item in request.session.items for mark in item.iter_markers("dag_runs") for name in mark.args
+        ]
+        for name, backfill in BACKFILLS.items():
+            if name in wanted:
+                airflow.await_dag(backfill.dag_id, seconds=SECONDS)
+                world.started[name] = backfill.start(airflow)
+        for dag_id in DAGS:
+            airflow.await_dag(dag_id, seconds=SECONDS)
+        for name, run in MANUAL.items():
+            if name in wanted:
+                world.started[name] = run.start(airflow)
+        yield world

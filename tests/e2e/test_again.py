@@ -6,23 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.test_lifecycle import SECONDS, wait_until
+from tests.e2e.conftest import SECONDS, wait_until
+from tests.e2e.dag_runs import BACKFILLS
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
 pytestmark = pytest.mark.e2e
 
-DAY = "2026-01-05T00:00:00Z"
 
-
-def backfill(world: World, reprocess: str) -> str:
-    """Backfill one day, and give its run once that is over."""
-    body = {"dag_id": "again", "from_date": DAY, "to_date": DAY, "reprocess_behavior": reprocess}
-    made = world.airflow.call("POST", "/backfills", body)
-    wait_until(lambda: world.airflow.call("GET", f"/backfills/{made['id']}")["completed_at"], 120)
-    runs = world.airflow.call("GET", "/dags/again/dagRuns?run_type=backfill")["dag_runs"]
-    [run] = [run for run in runs if run["logical_date"] == DAY]
+def finish(world: World, backfill_id: str) -> str:
+    """Wait for the end of a backfill of one day and return the id of its DAG run."""
+    wait_until(lambda: world.airflow.call("GET", f"/backfills/{backfill_id}")["completed_at"], SECONDS)
+    [run] = world.airflow.call("GET", "/dags/again/dagRuns?run_type=backfill")["dag_runs"]
     assert world.airflow.wait("again", run["dag_run_id"], seconds=SECONDS) == "success"
     return str(run["dag_run_id"])
 
@@ -31,11 +27,12 @@ def results(world: World, run_id: str) -> list[str]:
     return [str(world.airflow.xcom("again", run_id, "job", map_index=index)["job_name"]) for index in (0, 1)]
 
 
+@pytest.mark.dag_runs("one day")
 def test_running_again_makes_new_jobs_and_takes_their_results(world: World) -> None:
-    run_id = backfill(world, "none")
+    run_id = finish(world, world.started["one day"])
     first = results(world, run_id)
 
-    assert backfill(world, "completed") == run_id
+    assert finish(world, BACKFILLS["one day"].start(world.airflow, "completed")) == run_id
     second = results(world, run_id)
 
     body = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "reset_dag_runs": True}
@@ -46,13 +43,14 @@ def test_running_again_makes_new_jobs_and_takes_their_results(world: World) -> N
 
     ledger = {job["name"]: job["state"] for job in world.ledger("again-20260105-")}
     assert ledger == dict.fromkeys([*first, *second, *third], "SUCCEEDED")
-    assert len(ledger) == 6, "none was taken twice"
+    assert len(ledger) == 6, "a job was used twice"
 
 
+@pytest.mark.dag_runs("endings")
 def test_endings_are_told_apart(world: World) -> None:
-    run_id = world.airflow.trigger("endings")
-    assert world.airflow.wait("endings", run_id, seconds=SECONDS) == "failed"
-    tasks: dict[str, Any] = world.airflow.tasks("endings", run_id)
+    dag, run_id, state = world.finish("endings")
+    assert state == "failed"
+    tasks: dict[str, Any] = world.airflow.tasks(dag, run_id)
     assert {name: (task["state"], task["try_number"]) for name, task in tasks.items()} == {
         "too-long-on-worker": ("failed", 1),
         "too-long-in-triggerer": ("failed", 1),

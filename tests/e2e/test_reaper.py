@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +14,7 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.identity import deployment_marker, new_token
-from tests.e2e.conftest import DEPLOYMENT
-from tests.e2e.test_lifecycle import states, wait_until
+from tests.e2e.conftest import DEPLOYMENT, wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -36,8 +36,11 @@ def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_only_orphans_are_reaped(world: World) -> None:
-    run_id = world.airflow.trigger("both_ways")
-    wait_until(lambda: states(world, "both_ways", run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
+    dag, run_id = "both_ways", world.airflow.trigger("both_ways")
+    wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
+    worker, triggerer = (
+        wait_until(partial(world.job, dag, run_id, task))["name"] for task in ("on-worker", "in-triggerer")
+    )
     marker = deployment_marker(f"{DEPLOYMENT} {world.airflow.url}")
     orphan, foreign = f"lost-20260101-{new_token(marker)}-1", "somebody-elses"
     client = BitaHubClient(world.emulator.url, auth=BearerToken(world.emulator.token))
@@ -49,10 +52,6 @@ def test_only_orphans_are_reaped(world: World) -> None:
     listed = jobs(world, "list")
     assert listed.returncode == 0, listed.stderr
     ownership = {line.split()[1]: line.split()[0] for line in listed.stdout.splitlines()}
-    [worker], [triggerer] = (
-        [job["name"] for job in world.ledger(task) if job["state"] == "RUNNING"]
-        for task in ("on-worker", "in-triggerer")
-    )
     known = {name: ownership[name] for name in (worker, triggerer, orphan)}
     assert known == {worker: "owned", triggerer: "owned", orphan: "orphan"}
     assert foreign not in ownership
@@ -69,7 +68,7 @@ def test_only_orphans_are_reaped(world: World) -> None:
     assert orphan in ended
     assert not ended & {worker, triggerer, foreign}
 
-    # Deleting a run stops its jobs. Airflow deletes only runs that have ended.
-    world.airflow.call("PATCH", f"/dags/both_ways/dagRuns/{run_id}", {"state": "failed"})
-    world.airflow.call("DELETE", f"/dags/both_ways/dagRuns/{run_id}")
+    # Deleting a run stops its jobs. Airflow only deletes a run that has ended.
+    world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}", {"state": "failed"})
+    world.airflow.call("DELETE", f"/dags/{dag}/dagRuns/{run_id}")
     wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})

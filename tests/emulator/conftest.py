@@ -47,7 +47,7 @@ class Api:
             verify=False,  # there is no TLS here, and reading the certificates takes longer than most tests
         )
 
-    def until(self, look: Callable[[], T], is_done: Callable[[T], bool], seconds: float = 20) -> T:
+    def until(self, look: Callable[[], T], is_done: Callable[[T], bool], seconds: float = 60) -> T:
         deadline = time.monotonic() + seconds
         while not is_done(seen := look()):
             if time.monotonic() > deadline:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from itertools import chain, count, repeat
 from typing import Any, TypeVar
 
@@ -56,6 +55,11 @@ def serving(word: str, url: str = "http://mnist.example.com", created_at: float 
     return Serving(
         name="mnist", status=Platform().serving_status(word), raw_state=word, url=url, created_at=created_at, replicas=1
     )
+
+
+def fresh(error: BitaHubError) -> BitaHubError:
+    """Return an equal error: one that is raised again and again keeps all its tracebacks."""
+    return type(error)(*error.args)
 
 
 class Stage:
@@ -115,7 +119,7 @@ class Script(Stage):
     def answer(self, call: Call[Any]) -> Any:  # noqa: ARG002
         answer = next(self._answers)
         if isinstance(answer, BitaHubError):
-            raise copy(answer)  # one that is raised again and again keeps all its tracebacks
+            raise fresh(answer)
         return answer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from copy import copy
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import count, takewhile
 from typing import Any
 
@@ -42,6 +42,7 @@ from tests.procedures.stage import (
     Died,
     Stage,
     every_death,
+    fresh,
     refusal,
     serving,
 )
@@ -58,6 +59,12 @@ def serving_spec(image: str = "flask:1") -> ServingSpec:
 
 
 WANTED, OTHER = serving_spec("flask:1"), serving_spec("flask:2")
+
+
+@lru_cache
+def stored(record: ServingRecord) -> ServingRecord:
+    """Return the record that another process reads after this one was stored."""
+    return ServingRecord(**json.loads(json.dumps(asdict(record))))
 
 
 @dataclass
@@ -93,7 +100,7 @@ class Servings(Stage):
 
     @property
     def record(self) -> ServingRecord | None:
-        return ServingRecord(**json.loads(json.dumps(asdict(self.saved[-1])))) if self.saved else None
+        return stored(self.saved[-1]) if self.saved else None
 
     def put(self, image: str, raw_state: str = "RUNNING", *, is_ours: bool = True) -> None:
         self.current = FakeServing(self.now + self.skew, image, raw_state, is_ours)
@@ -105,7 +112,7 @@ class Servings(Stage):
             return self._create(call.request.json_body["image"])
         assert (call.request.names, call.request.query) == ({"name": "mnist"}, {"version": "v1"})
         if self.current is None or self.now < self.current.created - self.skew + self.lag:
-            raise copy(MISSING)
+            raise fresh(MISSING)
         if call.request.operation == "delete_serving":
             assert self.current.is_ours, "a stranger's serving is removed"
             if self.current.delete_asked is None:
@@ -119,16 +126,16 @@ class Servings(Stage):
         assert self.record is not None, "nothing was written down before the creation"
         self.attempts += 1
         if self.attempts in self.dropped:
-            raise copy(TIMEOUT)
+            raise fresh(TIMEOUT)
         if self.attempts in self.answers:
             self.now += 1  # which is when a late one may show
-            raise copy(self.answers[self.attempts])
+            raise fresh(self.answers[self.attempts])
         if self.current is not None:
-            raise copy(CONFLICT)
+            raise fresh(CONFLICT)
         self.put(image)
         self.created.append(image)
         if self.attempts in self.lost:
-            raise copy(TIMEOUT)
+            raise fresh(TIMEOUT)
 
     def perform(self, step: Call[Any] | Sleep) -> Any:
         self.steps += 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -50,9 +50,16 @@ from tests.procedures.stage import (
     Script,
     Stage,
     every_death,
+    fresh,
     job,
     refusal,
 )
+
+
+@lru_cache
+def stored(record: JobRecord) -> JobRecord:
+    """Return the record that another process reads after this one was stored."""
+    return JobRecord(**json.loads(json.dumps(asdict(record))))
 
 
 @dataclass
@@ -103,7 +110,7 @@ class Jobs(Stage):
     @property
     def record(self) -> JobRecord | None:
         """What a fresh worker finds: it survived as JSON."""
-        return JobRecord(**json.loads(json.dumps(asdict(self.saved[-1])))) if self.saved else None
+        return stored(self.saved[-1]) if self.saved else None
 
     def alive(self) -> list[str]:
         return [name for name, job in self.jobs.items() if not job.status(self.now).is_terminal]
@@ -120,7 +127,7 @@ class Jobs(Stage):
         if operation == "submit_job":
             return self._submit(name, call.request.json_body)
         if found is None or self.now < found.created + self.lag:
-            raise copy(MISSING)
+            raise fresh(MISSING)
         status = found.status(self.now)
         if operation == "stop_job":
             assert not status.is_terminal, f"{name} is over, so DELETE would erase its record"
@@ -137,17 +144,17 @@ class Jobs(Stage):
         assert self.record.job_name == name
         self.attempts += 1
         if self.attempts in self.dropped:
-            raise copy(TIMEOUT)
+            raise fresh(TIMEOUT)
         if self.attempts in self.answers:
             self.now += 1  # which is when a late one may show
-            raise copy(self.answers[self.attempts])
+            raise fresh(self.answers[self.attempts])
         if name in self.jobs:
-            raise copy(CONFLICT)
+            raise fresh(CONFLICT)
         assert self.alive() == [], "two live jobs"
         self.create(name)
         self.submitted.append(name)
         if self.attempts in self.lost:
-            raise copy(self.loss)
+            raise fresh(self.loss)
 
     def perform(self, step: Call[Any] | Sleep) -> Any:
         self.steps += 1

@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -24,6 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from airflow_bitahub.demo import dataset
+from tests.ports import free_port
+
+pytestmark = pytest.mark.tensorflow
 
 PROGRAMS = Path(__file__).parents[2] / "dags" / "workloads" / "dense-mnist-tf"
 
@@ -103,7 +105,7 @@ def test_rerun_over_the_same_folders_gives_the_same(trained: Workload) -> None:
 
 @pytest.fixture
 def broken(tensorflow_python: str | Path, prepared: dataset.Dataset, tmp_path: Path) -> Workload:
-    """Return a workload whose files the test breaks; complaints come before TensorFlow is loaded."""
+    """Return a workload whose files the test breaks. The programs report errors before they load TensorFlow."""
     workload = Workload(tensorflow_python, prepared, tmp_path)
     workload.data = tmp_path / "mnist"
     workload.data.mkdir()
@@ -178,7 +180,7 @@ def test_evaluate_reports_odd_predictions(broken: Workload, predictions: NDArray
 
 
 def test_evaluate_needs_no_tensorflow(broken: Workload) -> None:
-    """A perfect prediction, judged by a Python told to refuse TensorFlow."""
+    """Evaluate a perfect prediction in a Python that cannot import TensorFlow."""
     content = gzip.decompress((broken.data / "t10k-labels-idx1-ubyte.gz").read_bytes())
     broken.output.mkdir()
     np.save(broken.predictions, np.eye(10, dtype=np.float32)[np.frombuffer(content, np.uint8, offset=8)])
@@ -196,9 +198,7 @@ def test_evaluate_needs_no_tensorflow(broken: Workload) -> None:
 @pytest.fixture(scope="module")
 def serving(trained: Workload, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """Return a client of the running service."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {"MODEL_PATH": str(trained.model), "HOST": "127.0.0.1", "PORT": str(port)}
     log = tmp_path_factory.mktemp("serving") / "log"
     with log.open("w") as stream:
@@ -242,7 +242,7 @@ def png(picture: Image.Image) -> bytes:
 
 
 def predictions(response: httpx.Response, count: int = 1) -> list[int]:
-    """Check the answer's form, as in the platform's document, and return the digits."""
+    """Check that the answer has the form in the platform's document, and return the digits."""
     assert response.status_code == 200
     body = response.json()
     assert body["status"] == {"code": 0, "msg": "success"}

@@ -1,4 +1,4 @@
-"""The document's image has TensorFlow 2.3, which needs Python 3.8: the same programs run there, too."""
+"""The same programs run with TensorFlow 2.3, which is in the document's image and needs Python 3.8."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from airflow_bitahub.emulator.server import Emulator
 from tests.emulator.conftest import SERVINGS
 from tests.golden_jobs import body_of, run_job
 
+pytestmark = pytest.mark.tensorflow
+
 IMAGE = """
 [[image]]
 pattern = "*"
@@ -33,7 +35,7 @@ requirements = ["tensorflow-cpu==2.3.4", "protobuf<3.21", "flask==3.0.3", "pillo
 
 
 def find_python() -> str:
-    """Give an interpreter that really is Python 3.8; "" when there is none."""
+    """Return an interpreter that works and is Python 3.8; "" if there is none."""
     versions = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"
     for found in (shutil.which("python3.8"), *map(str, versions.glob("3.8.*/bin/python3.8"))):
         if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:

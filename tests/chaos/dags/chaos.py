@@ -1,7 +1,7 @@
-"""Dozens of cheap jobs at once: waited for on the worker and in the triggerer, mapped and not, short and endless.
+"""Many cheap jobs at the same time: on workers and in the triggerer, mapped and plain, short and endless.
 
-A job's name begins with its task instance, since the project does; and a job writes down whose it is, so that a result
-can be told from another's.
+A job's name begins with its task instance, because the project does. Each job writes its owner into its result, so a
+test notices a result of another job.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENDLESS = "sleep 3000"
 
 
 def lasting(seconds: int) -> str:
-    """Give a job's command."""
+    """Return the command of a job that lasts so long."""
     return f"sleep {{{{ {seconds} * dag_run.conf['pace'] }}}}; {RESULT}"
 
 
@@ -41,7 +41,7 @@ with DAG(dag_id="chaos", schedule=None, max_active_tasks=200, default_args=DEFAU
         BitaHubJobOperator(task_id=f"{prefix}3", command=lasting(35), resubmit_stopped=True, **waiting)
         BitaHubJobOperator(task_id=f"{prefix}f", command=FLAKY, resubmit_stopped=True, **waiting)
         BitaHubJobOperator(task_id=f"{prefix}e", command=ENDLESS, resubmit_stopped=True, **waiting)
-        # Of one try, so that it is the last one's worker that is killed.
+        # With a single try, so a killed worker is always the last one.
         BitaHubJobOperator(task_id=f"{prefix}l", command=ENDLESS, retries=0, **waiting)
         seconds = (4, 12, 25) if deferrable else (10, 20)
         BitaHubJobOperator.partial(task_id=f"{prefix}m", resubmit_stopped=True, **waiting).expand(

@@ -1,4 +1,4 @@
-"""A short job of every day, in the triggerer and mapped, to be run again."""
+"""Two short mapped jobs a day, for tests that run them again."""
 
 from __future__ import annotations
 

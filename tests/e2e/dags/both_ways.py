@@ -1,4 +1,4 @@
-"""Two jobs that nobody waits for to the end: one waited for on the worker, one in the triggerer."""
+"""Two jobs that never end by themselves: one task waits on its worker, the other in the triggerer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ with DAG(dag_id="both_ways", schedule=None):
             project=task_id,
             image="python:3",
             code_path=None,
-            command="sleep 300",
+            command="sleep 3000",
             deferrable=deferrable,
             poll_interval=1,
         )

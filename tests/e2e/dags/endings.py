@@ -1,4 +1,4 @@
-"""Tasks that end in other ways than their jobs' success."""
+"""Tasks that fail, each in its own way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gates whose downstream wants to run whatever happens, mapped in a group and not mapped."""
+"""Gates before tasks whose trigger rules ignore failures, in a mapped group and plain."""
 
 from __future__ import annotations
 

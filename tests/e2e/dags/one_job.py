@@ -1,4 +1,4 @@
-"""One job that lasts a while, waited for on the worker."""
+"""One job that takes 40 seconds; its task waits on the worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ with DAG(dag_id="one_job", schedule=None):
         project="one-job",
         image="python:3",
         code_path=None,
-        command="sleep 25; echo done > /output/result.txt",
+        command="sleep 40; echo done > /output/result.txt",
         deferrable=False,
         poll_interval=1,
         retries=1,

@@ -41,12 +41,23 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def guarded(images_file: Path, tmp_path: Path, clock: Clock) -> Iterator[Emulator]:
-    """An emulator at which users sign in."""
-    with Emulator(tmp_path / "home", images=images_file, sign_in=SignIn(USERS, clock=clock)) as emulator:
+@pytest.fixture(scope="module")
+def shared(images_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Emulator, SignIn]]:
+    """An emulator for all tests, because only its sign-in has a state that matters here."""
+    sign_in = SignIn(USERS)
+    with Emulator(tmp_path_factory.mktemp("home"), images=images_file, sign_in=sign_in) as emulator:
         (emulator.storage / "models/u/dense").mkdir(parents=True)
-        yield emulator
+        yield emulator, sign_in
+
+
+@pytest.fixture
+def guarded(shared: tuple[Emulator, SignIn], clock: Clock) -> Iterator[Emulator]:
+    """An emulator at which users sign in, and at which none has signed in yet."""
+    emulator, sign_in = shared
+    vars(sign_in).update(vars(SignIn(USERS, clock=clock)))
+    yield emulator
+    emulator.clear()
+    emulator.faults.clear()
 
 
 @pytest.fixture
@@ -342,8 +353,8 @@ def test_the_ledger_tells_who_submitted_a_job(
 ) -> None:
     make_client(tokens_of(sign_in(http))["access_token"]).send(submit_job(spec("mine")))
     make_client(guarded.token).send(submit_job(spec("nobodys")))
-    ledger = own.http.get("/emulator/ledger").json()["data"]
-    assert [(entry["name"], entry["user"]) for entry in ledger] == [("mine", "you"), ("nobodys", "")]
+    *_, first, second = own.http.get("/emulator/ledger").json()["data"]
+    assert [(entry["name"], entry["user"]) for entry in (first, second)] == [("mine", "you"), ("nobodys", "")]
 
 
 def test_who_signed_in_may_look_at_the_faults_but_not_change_them(http: httpx.Client) -> None:

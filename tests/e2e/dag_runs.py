@@ -1,0 +1,69 @@
+"""The DAG runs that tests wait for. All are started before the first test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow_bitahub.demo.airflow import LocalAirflow
+
+LIFECYCLE = "mnist_lifecycle"
+
+
+@dataclass(frozen=True)
+class Manual:
+    """One run of a DAG, triggered by hand."""
+
+    dag_id: str
+    conf: Mapping[str, Any] = field(default_factory=dict)
+
+    def start(self, airflow: LocalAirflow) -> str:
+        """Start the run and return its id."""
+        return airflow.trigger(self.dag_id, self.conf)
+
+
+@dataclass(frozen=True)
+class Backfill:
+    """One run for each of some days, all of them side by side."""
+
+    dag_id: str
+    first_day: datetime
+    last_day: datetime
+    conf: Mapping[str, Any] = field(default_factory=dict)
+
+    def start(self, airflow: LocalAirflow, reprocess: str = "none") -> str:
+        """Start the backfill and return its id.
+
+        :param reprocess: which earlier runs of these days run again: ``none`` or ``completed`` ones
+        """
+        body = {
+            "dag_id": self.dag_id,
+            "from_date": self.first_day.isoformat(),
+            "to_date": self.last_day.isoformat(),
+            "max_active_runs": 3,
+            "reprocess_behavior": reprocess,
+            "dag_run_conf": self.conf,
+        }
+        return str(airflow.call("POST", "/backfills", body)["id"])
+
+
+_TODAY = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
+_ONE_DAY = datetime(2026, 1, 5, tzinfo=timezone.utc)
+
+# Started first, while the scheduler has nothing to do: if SQLite refuses a write because the scheduler writes too,
+# Airflow removes the runs that it has created already, which ends the scheduler if it has seen them.
+BACKFILLS = {
+    "three days": Backfill(
+        LIFECYCLE, _TODAY - timedelta(days=2), _TODAY, {"epochs": 1, "threshold": 0.5, "serving_name": "backfilled"}
+    ),
+    "one day": Backfill("again", _ONE_DAY, _ONE_DAY),
+}
+# In the order in which they are started: the longest first.
+MANUAL = {
+    "gate opens": Manual(LIFECYCLE, {"serving_name": "opened"}),
+    "gate closes": Manual(LIFECYCLE, {"threshold": 1, "epochs": 1, "serving_name": "closed"}),
+    "gates": Manual("gates"),
+    "endings": Manual("endings"),
+}

@@ -100,8 +100,9 @@ class World:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Function, nextitem: pytest.Function | None) -> None:
     """End Airflow and the emulator after their last test, so they take no time from the tests that follow."""
-    if "world" in item.funcargs and (nextitem is None or "world" not in nextitem.fixturenames):
-        item.funcargs["world"].close()
+    world = item.funcargs.get("world")
+    if isinstance(world, World) and (nextitem is None or "world" not in nextitem.fixturenames):
+        world.close()
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class World:
     airflow: LocalAirflow
     emulator: Emulator
     arguments: ProcessArguments
+    close: Callable[[], None]
     started: dict[str, str] = field(default_factory=dict)  # ids of runs and backfills, by their names in `dag_runs`
 
     def run(self, name: str) -> tuple[str, str]:
@@ -96,6 +97,14 @@ class World:
         return found
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Function, nextitem: pytest.Function | None) -> None:
+    """End Airflow and the emulator after their last test, so they take no time from the tests that follow."""
+    world = item.funcargs.get("world")
+    if isinstance(world, World) and (nextitem is None or "world" not in nextitem.fixturenames):
+        world.close()
+
+
 def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Wait until a condition is true and return its value."""
     deadline = time.monotonic() + seconds
@@ -119,18 +128,17 @@ def world(
         "scheduler.task_instance_heartbeat_timeout": "20",
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
     }
-    with (
-        ProcessArguments() as arguments,
-        Emulator(root / "emulator", image_cache=image_cache, max_running=40) as emulator,
-        PatientAirflow(root / "airflow", dags, port=free_port(), config=config) as airflow,
-    ):
+    with ExitStack() as stack:
+        arguments = stack.enter_context(ProcessArguments())
+        emulator = stack.enter_context(Emulator(root / "emulator", image_cache=image_cache, max_running=40))
+        airflow = stack.enter_context(PatientAirflow(root / "airflow", dags, port=free_port(), config=config))
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
         connection = platform.connection(emulator)
         extra = {**json.loads(str(connection["extra"])), "deployment": DEPLOYMENT}
         airflow.set_connection({**connection, "extra": json.dumps(extra)})
-        world = World(airflow, emulator, arguments)
+        world = World(airflow, emulator, arguments, stack.close)
         wanted = [
             name for item in request.session.items for mark in item.iter_markers("dag_runs") for name in mark.args
         ]

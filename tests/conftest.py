@@ -123,11 +123,10 @@ def pytest_xdist_auto_num_workers() -> int:
 def _airflow_prints_no_logs() -> None:
     """Remove the handler with which Airflow formats and prints every line: pytest captures the lines already."""
     import airflow.sdk  # noqa: F401  which adds the handler
-    from structlog.stdlib import ProcessorFormatter
 
     root = logging.getLogger()
     for handler in root.handlers[:]:
-        if isinstance(handler.formatter, ProcessorFormatter):
+        if type(handler.formatter).__name__ == "ProcessorFormatter":  # structlog's
             root.removeHandler(handler)
 
 

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -177,11 +178,21 @@ def test_one_emulator_per_home(images_file: Path, tmp_path: Path) -> None:
         pass
 
 
+@contextmanager
+def started(argv: list[str], env: dict[str, str], stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Start a program, and kill it if the test fails before the program has ended."""
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_from_the_shell(images_file: Path, tmp_path: Path, environment: dict[str, str], number: signal.Signals) -> None:
     home = tmp_path / "home"
     argv = [*COMMAND, "--port", "0", "--home", str(home), "--images", str(images_file), "--mounts", "links"]
-    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with started(argv, environment) as process:
         text = read_greeting(process)
         token = (home / "token").read_text().strip()
         assert f"token             {token}" in text
@@ -205,9 +216,9 @@ def test_signing_in_from_the_shell(images_file: Path, tmp_path: Path, environmen
     argv = [*COMMAND, "--port", "0", "--home", str(tmp_path), "--images", str(images_file)]
     argv += ["--sign-in", "you", "--expires-in", "60"]
     env = {**environment, "BITAHUB_EMULATOR_PASSWORD": "s3cret"}
-    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with started(argv, env, stderr=subprocess.STDOUT) as process:
         text = read_greeting(process)
-        address = re.search(r"signing in        you at (http://127.0.0.1:\d+/oauth/token)", text)
+        address = re.search(r"sign-in           you at (http://127.0.0.1:\d+/oauth/token)", text)
         assert address
         form = {"grant_type": "password", "username": "you", "password": "s3cret"}
         assert httpx.post(address[1], data=form, trust_env=False).json()["expires_in"] == 60

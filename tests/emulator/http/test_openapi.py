@@ -215,7 +215,7 @@ def test_bodies_are_spelled_as_the_document_does() -> None:
     schemas = DOCUMENT["components"]["schemas"]
     assert {"jobName", "taskRoles", "retryCount"} <= schemas["JobSpec"]["properties"].keys()
     assert {"memoryMB", "shmMB", "accDevice"} <= schemas["TaskRole"]["properties"].keys()
-    assert {"mountPath"} <= schemas["Model"]["properties"].keys()
+    assert {"mountPath"} <= schemas["ServingModel"]["properties"].keys()
     assert schemas["JobSpec"]["required"] == ["jobName", "taskRoles"]
 
 

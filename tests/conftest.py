@@ -121,9 +121,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def _airflow_prints_no_logs() -> None:
-    """Remove the handler with which Airflow formats and prints every line: pytest captures the lines already."""
-    import airflow.sdk  # noqa: F401  which adds the handler
-
+    """Remove the handler with which an imported Airflow formats and prints every line, since pytest captures them."""
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if type(handler.formatter).__name__ == "ProcessorFormatter":  # structlog's

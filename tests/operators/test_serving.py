@@ -564,7 +564,7 @@ def test_killed_deployment_leaves_its_serving_where_it_is_still_wanted(
     state: str, cancel_on_kill: bool, name: str, task_run: TaskRun, record: Callable[[], StoredServing],
     task_state: Callable[[str | None], None],
 ) -> None:  # fmt: skip
-    operator = deploy(name, deferrable=True, cancel_on_kill=cancel_on_kill)
+    operator = deploy(name, deferrable=True, cancel_on_kill=cancel_on_kill, readiness_path="/sick")  # never ready
     defer(operator, task_run)
     if state != "no answer":
         task_state(state)

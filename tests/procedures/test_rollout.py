@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import count, takewhile
 from typing import Any
@@ -64,7 +64,7 @@ WANTED, OTHER = serving_spec("flask:1"), serving_spec("flask:2")
 @lru_cache
 def stored(record: ServingRecord) -> ServingRecord:
     """Return the record that another process reads after this one was stored."""
-    return ServingRecord(**json.loads(json.dumps(asdict(record))))
+    return ServingRecord(**json.loads(json.dumps(vars(record))))
 
 
 @dataclass

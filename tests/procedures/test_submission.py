@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -59,7 +59,7 @@ from tests.procedures.stage import (
 @lru_cache
 def stored(record: JobRecord) -> JobRecord:
     """Return the record that another process reads after this one was stored."""
-    return JobRecord(**json.loads(json.dumps(asdict(record))))
+    return JobRecord(**json.loads(json.dumps(vars(record))))
 
 
 @dataclass

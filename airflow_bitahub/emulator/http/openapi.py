@@ -6,6 +6,7 @@ address, and `complete_openapi` adds it to all routes.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -111,6 +112,7 @@ _PARAMETERS = {
 }
 
 
+@functools.cache  # each emulator adds all routes, twice
 def request_body(model: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
     """Return a route's ``openapi_extra`` that describes its body, with the field names of JSON."""
     schema = model.model_json_schema(by_alias=True, ref_template=_SCHEMAS + "{model}")

@@ -4,6 +4,8 @@ PYTHON := .venv/bin/python
 PORT := 8080
 EMULATOR_PORT := 8770
 FAULTS := 200
+# The tests start hundreds of processes, which compile the package anew where Python may not keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
 # In several processes; tests/conftest.py says how the tests are shared out.
 PYTEST = $(PYTHON) -m pytest -n auto
 # The tests of these parts import Airflow, which takes each process seconds.

@@ -33,7 +33,7 @@ def test_two_workers_train_one_model(world: World, client: BitaHubClient) -> Non
     run_job(client, "train_job", "two-train", f"{outputs}/1", together, taskRoleName="worker", taskNumber=2)
     log = client.send(read_job_log("two-train"))
     assert log.count("Epoch 2, 2 replicas") == 2
-    assert log.count("Model saved") == 1
+    assert log.count("Model written to") == 1
 
     model = FOLDERS.model("two-workers")[0]
     server_folder(storage, model).parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
 import httpx
 
 from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingSpec, create_serving
@@ -33,11 +40,28 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()
 """
-START = "exec python /model/{user_name}/served/serve.py"
+START = (
+    "while [ -e /model/{user_name}/served/hold ]; do sleep 0.02; done; exec python /model/{user_name}/served/serve.py"
+)
 
 
 def model_path(version: str) -> str:
     return f"/models/{FOLDERS.user_id}/served/{version}"
+
+
+@contextmanager
+def no_serving_ready() -> Iterator[None]:
+    """Keep the programs of new servings from starting inside the block, so that none of them is ready."""
+    uri = json.loads(os.environ["AIRFLOW_CONN_BITAHUB_DEFAULT"])["extra"]["storage_uri"]
+    storage = Path(unquote(urlsplit(uri).path))
+    holds = [storage / model_path(version).lstrip("/") / "hold" for version in ("v1", "v2")]
+    for hold in holds:
+        hold.touch()
+    try:
+        yield
+    finally:
+        for hold in holds:
+            hold.unlink()
 
 
 def put_models(platform: Emulator) -> None:

@@ -34,7 +34,7 @@ from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.triggers.events import serving_subject
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
-from tests.operators.served_program import START, ask, foreign_serving, model_path, put_models
+from tests.operators.served_program import START, ask, foreign_serving, model_path, no_serving_ready, put_models
 
 _numbers = count(1)
 
@@ -75,7 +75,7 @@ def deploy(name: str, **arguments: Any) -> BitaHubDeployServingOperator:
 
 
 def defer(operator: BitaHubDeployServingOperator, run: TaskRun) -> BitaHubServingTrigger:
-    with pytest.raises(TaskDeferred) as deferred:
+    with pytest.raises(TaskDeferred) as deferred, no_serving_ready():
         operator.execute(run.context())
     assert deferred.value.method_name == "execute_complete"
     trigger = deferred.value.trigger
@@ -363,7 +363,7 @@ def test_deferred_deployment_gives_the_same_result(
     name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
     context = task_run.context()
-    with pytest.raises(TaskDeferred) as deferred:
+    with pytest.raises(TaskDeferred) as deferred, no_serving_ready():
         deploy(name, deferrable=True, launch_timeout=20, readiness_path="/health", cancel_on_kill=False).execute(
             context
         )
@@ -564,7 +564,7 @@ def test_killed_deployment_leaves_its_serving_where_it_is_still_wanted(
     state: str, cancel_on_kill: bool, name: str, task_run: TaskRun, record: Callable[[], StoredServing],
     task_state: Callable[[str | None], None],
 ) -> None:  # fmt: skip
-    operator = deploy(name, deferrable=True, cancel_on_kill=cancel_on_kill, readiness_path="/sick")  # never ready
+    operator = deploy(name, deferrable=True, cancel_on_kill=cancel_on_kill)
     defer(operator, task_run)
     if state != "no answer":
         task_state(state)

@@ -46,7 +46,7 @@ class Description:
         )
 
         # Hypothesis stores some things even without a database.
-        set_hypothesis_home_dir(Path(__file__).parents[2] / ".pytest_cache" / "hypothesis")
+        set_hypothesis_home_dir(Path(__file__).parents[3] / ".pytest_cache" / "hypothesis")
         # Methods that are not described are tried elsewhere.
         config = schemathesis.Config.from_dict({"seed": 1, "phases": {"coverage": {"unexpected-methods": []}}})
         self.schema = schemathesis.openapi.from_dict(document, config=config)

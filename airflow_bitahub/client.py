@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
-from urllib.request import getproxies
 
 import httpx
 
+from airflow_bitahub import proxies
 from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
@@ -25,6 +24,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.procedures.retry import Retry, retrying
+from airflow_bitahub.tls import tls_context, tls_failure
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class BitaHubClient:
         if not self._ahttp:
             self._idle.append(self._open_client())
             if _aiohttp_is_usable():
-                self._queries = _AiohttpQueries(_tls(self._verify), self._timeout)
+                self._queries = _AiohttpQueries(tls_context(self._verify), self._timeout)
 
     def close(self) -> None:
         """Close the connections of `send` and `run`."""
@@ -117,7 +117,7 @@ class BitaHubClient:
 
     def _exchange(self, call: Call[T]) -> T:
         if self._http is None:
-            self._http = httpx.Client(**self._options())
+            self._http = self._open(httpx.Client)
         try:
             answer = self._http.request(**self._arguments(call.request))
         except _REQUEST_ERRORS as error:
@@ -125,9 +125,9 @@ class BitaHubClient:
         return call.read(_response(answer), self.platform)
 
     async def _aexchange(self, call: Call[T]) -> T:
-        arguments = self._arguments(call.request)
         self.prepare()
         try:
+            arguments = self._arguments(call.request)
             if arguments["method"] == "GET" and self._queries is not None:
                 del arguments["method"]
                 answer = await self._queries.get(**arguments)
@@ -151,11 +151,16 @@ class BitaHubClient:
                 self._idle.append(http)
 
     def _open_client(self) -> httpx.AsyncClient:
-        self._ahttp.append(httpx.AsyncClient(**self._options()))
+        self._ahttp.append(self._open(httpx.AsyncClient))
         return self._ahttp[-1]
 
-    def _options(self) -> dict[str, Any]:
-        return {"timeout": self._timeout, "verify": _tls(self._verify), "limits": _LIMITS}
+    def _open(self, kind: Callable[..., T]) -> T:
+        context = tls_context(self._verify)
+        try:
+            return kind(timeout=self._timeout, verify=context, limits=_LIMITS)
+        except (httpx.InvalidURL, ImportError, ValueError):
+            # Without its cause, which may show a proxy's password.
+            raise proxies.mistake() from None
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.is_foreign:
@@ -164,8 +169,9 @@ class BitaHubClient:
         else:
             method, path = self.platform.locate(request.operation, request.names)
             url, auth = self.base_url + path, self._auth
+        if request.query:  # added to the query that the endpoint itself may have, which `params` would replace
+            url = str(httpx.URL(url).copy_merge_params(request.query))
         optional = {
-            "params": request.query or None,
             "json": request.json_body,
             "data": request.form,
             "files": request.files,
@@ -173,17 +179,6 @@ class BitaHubClient:
         }
         given = {key: value for key, value in optional.items() if value is not None}
         return {"method": method, "url": url, "headers": auth.headers(), **given}
-
-
-@functools.cache
-def _tls(verify: bool | str) -> ssl.SSLContext:
-    """Return the TLS context that all clients share. Making one takes tens of milliseconds."""
-    try:
-        return httpx.create_ssl_context(
-            ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify
-        )
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(f"Cannot read the CA bundle {verify!r} of the Airflow connection: {error}") from error
 
 
 class _AiohttpQueries:
@@ -201,7 +196,6 @@ class _AiohttpQueries:
         self,
         url: str,
         headers: Mapping[str, str],
-        params: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> Response:
         """Return the answer. Raises the same errors as httpx."""
@@ -209,11 +203,8 @@ class _AiohttpQueries:
         from yarl import URL
 
         try:
-            address = URL(url, encoded=True)
-            if params:
-                address = address.update_query(params)
             async with self._open_session().get(
-                address,
+                URL(url, encoded=True),
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(connect=timeout or self._timeout, sock_read=timeout or self._timeout),
                 allow_redirects=False,
@@ -247,7 +238,7 @@ class _AiohttpQueries:
 
 def _aiohttp_is_usable() -> bool:
     """Return whether aiohttp is installed and no proxy is set; proxies are left to httpx."""
-    return find_spec("aiohttp") is not None and not getproxies().keys() - {"no"}
+    return find_spec("aiohttp") is not None and not proxies.are_set()
 
 
 def _drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
@@ -299,14 +290,24 @@ def _raise_transport(request: Request, base_url: str, error: Exception) -> NoRet
         raise ConfigurationError(
             f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
         ) from error
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        advice = "Check that it is up and that the Airflow connection's host is right."
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            advice = "Set 'verify' in the Airflow connection's extra to the path of a CA bundle, or to false."
-        raise ConnectFailedError(f"{tried}: no connection ({error}). {advice}") from error
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        raise ConnectFailedError(f"{tried}: {_connect_failure(request, where, error)}") from error
     if isinstance(error, httpx.TimeoutException):
         raise RequestTimeoutError(
             f"{tried}: no answer in time ({type(error).__name__}). Raise request_timeout in the Airflow connection if "
             f"the platform is slow."
         ) from error
     raise TransportError(f"{tried}: {str(error).rstrip('.') or type(error).__name__}.") from error
+
+
+def _connect_failure(request: Request, where: str, error: Exception) -> str:
+    if failure := tls_failure(error):
+        return failure
+    if proxy := proxies.proxy_of(where):
+        if isinstance(error, httpx.ProxyError):
+            return (
+                f"the proxy {proxy} refused the connection ({error}). Check what it allows, and its user and password."
+            )
+        return f"no connection to the proxy {proxy} ({error}). Check that it is up and that the variable is right."
+    what = "the serving's address" if request.is_foreign else "the Airflow connection's host"
+    return f"no connection ({error}). Check that it is up and that {what} is right."

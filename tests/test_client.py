@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import pickle
 import ssl
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import pytest
@@ -64,6 +66,7 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.procedures.jobs import wait_for_job
 from airflow_bitahub.procedures.retry import Retry
 from airflow_bitahub.procedures.servings import wait_for_serving
+from airflow_bitahub.tls import tls_context
 
 T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
@@ -347,6 +350,19 @@ def test_addresses_follow_the_platform(way: Way, server: ScriptedServer, make_cl
     assert client.url_of("get_job", {"name": "x"}) == f"{server.url}{JOBS}/x"
 
 
+def test_an_endpoint_keeps_its_own_query(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers(answer(b"[]"))
+    endpoints = {**ENDPOINTS, "list_jobs": "GET /jobs?y=1&limit=7", "stop_job": "PUT /jobs?name={name}&y=a%2Fb"}
+    client = make_client(server.url, platform=Platform(endpoints=endpoints))
+    way.send(client, list_jobs(page=2, page_size=5))
+    way.send(client, stop_job("a&b"))
+    asked = [urlsplit(each.path) for each in server.asked]
+    assert [(each.path, parse_qs(each.query)) for each in asked] == [
+        ("/jobs", {"y": ["1"], "page": ["2"], "limit": ["5"]}),
+        ("/jobs", {"name": ["a&b"], "y": ["a/b"]}),
+    ]
+
+
 def test_a_redirect_is_not_followed_with_the_token(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
     server.answers((302, {"location": "/elsewhere"}, b""))
     with pytest.raises(UnexpectedResponseError, match="HTTP 302"):
@@ -516,36 +532,41 @@ def test_an_error_a_procedure_does_not_want_is_the_callers(
 # TLS ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    file = tmp_path_factory.mktemp("tls") / "both.pem"
-    file.write_bytes(
-        certificate.public_bytes(pem)
-        + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return file
-
-
 @pytest.fixture
-def secure_server(certificate: Path, make_server: Callable[[ssl.SSLContext | None], ScriptedServer]) -> ScriptedServer:
-    """A scripted server with a certificate that nobody vouches for."""
+def certify(tmp_path: Path) -> Callable[..., Path]:
+    """Give a function that makes a self-signed certificate, with its key in the same file."""
+
+    def certify(address: str = "127.0.0.1", begins: int = -1, ends: int = 1) -> Path:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
+        now = datetime.now(timezone.utc)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + timedelta(days=begins))
+            .not_valid_after(now + timedelta(days=ends))
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        file = tmp_path / "both.pem"
+        file.write_bytes(
+            certificate.public_bytes(pem)
+            + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+        return file
+
+    return certify
+
+
+MakeServer = Callable[[ssl.SSLContext | None], ScriptedServer]
+
+
+def secure_server(certificate: Path, make_server: MakeServer) -> ScriptedServer:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     server = make_server(tls)
@@ -553,18 +574,56 @@ def secure_server(certificate: Path, make_server: Callable[[ssl.SSLContext | Non
     return server
 
 
-def test_a_self_signed_certificate_is_refused(way: Way, secure_server: ScriptedServer, make_client: MakeClient) -> None:
-    client = make_client(secure_server.url, verify=True, auth=BearerToken(TOKEN), retry=ONCE)
-    with pytest.raises(ConnectFailedError, match=r"CERTIFICATE_VERIFY_FAILED.*Set 'verify'"):
+@pytest.mark.parametrize(
+    ("options", "trusted", "advice"),
+    [
+        ({}, False, "self-signed certificate.*Set 'verify' .* CA bundle"),
+        ({"address": "127.0.0.2"}, True, "mismatch.*host to a name that the certificate is made for"),
+        ({"begins": -2, "ends": -1}, True, "expired.*renewed"),
+        ({"begins": 1, "ends": 2}, True, "not yet valid.*clock"),
+    ],
+)
+def test_a_refused_certificate_is_explained(
+    way: Way,
+    certify: Callable[..., Path],
+    make_server: MakeServer,
+    make_client: MakeClient,
+    options: dict[str, Any],
+    trusted: bool,
+    advice: str,
+) -> None:
+    file = certify(**options)
+    server = secure_server(file, make_server)
+    client = make_client(server.url, verify=str(file) if trusted else True, auth=BearerToken(TOKEN), retry=ONCE)
+    with pytest.raises(ConnectFailedError, match=f"Could not list jobs .*certificate is refused .*{advice}") as caught:
         way.send(client, list_jobs())
-    assert secure_server.asked == []
+    assert "false" not in str(caught.value)
+    assert server.asked == []
+
+
+def test_a_server_without_tls_is_told_apart(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    with pytest.raises(ConnectFailedError, match=r"TLS failed .* https is spoken there"):
+        way.send(make_client(server.url.replace("http:", "https:"), retry=ONCE), list_jobs())
+
+
+def test_clients_share_what_costs_much_to_make() -> None:
+    assert tls_context(True) is tls_context(True)
+
+
+def test_a_bundle_that_the_environment_names_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    tls_context.cache_clear()
+    monkeypatch.setenv("SSL_CERT_FILE", "/none.pem")
+    with pytest.raises(ConfigurationError, match="CA bundle that SSL_CERT_FILE names"):
+        BitaHubClient("https://127.0.0.1:1").send(list_jobs())
 
 
 def test_a_self_signed_certificate_is_taken_if_so_told(
-    way: Way, secure_server: ScriptedServer, certificate: Path, make_client: MakeClient
+    way: Way, certify: Callable[..., Path], make_server: MakeServer, make_client: MakeClient
 ) -> None:
-    for verify in (False, str(certificate)):
-        assert way.send(make_client(secure_server.url, verify=verify), list_jobs()).jobs == {}
+    file = certify()
+    server = secure_server(file, make_server)
+    for verify in (False, str(file)):
+        assert way.send(make_client(server.url, verify=verify), list_jobs()).jobs == {}
 
 
 def test_a_bundle_that_cannot_be_read_is_named(way: Way, tmp_path: Path, make_client: MakeClient) -> None:
@@ -573,6 +632,76 @@ def test_a_bundle_that_cannot_be_read_is_named(way: Way, tmp_path: Path, make_cl
     for file in (tmp_path / "none.pem", empty, tmp_path):
         with pytest.raises(ConfigurationError, match=f"CA bundle '{file}'"):
             way.send(make_client("https://127.0.0.1:1", verify=str(file)), list_jobs())
+
+
+# Proxies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxies(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give a function that sets the proxy variables, and no others than these."""
+
+    def proxies(**variables: str) -> None:
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return proxies
+
+
+@pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        ({"NO_PROXY": "127.0.0.1, [::1]"}, "^NO_PROXY has entries that cannot be read: ' \\[::1\\]'"),
+        ({"no_proxy": "fd00::/8,x", "HTTP_PROXY": "gw:1"}, "^no_proxy has entries that cannot be read: 'fd00::/8'"),
+        ({"ALL_PROXY": "socks5://u:s3cret-token@gw:1080"}, r"^ALL_PROXY names a SOCKS proxy.*httpx\[socks\]"),
+        ({"http_proxy": "socks4://u:s3cret-token@gw"}, "^http_proxy is not the address of a proxy"),
+        ({"HTTPS_PROXY": "http://u:s3cret-token/@gw"}, "^HTTPS_PROXY is not the address of a proxy"),
+    ],
+)
+def test_a_wrong_proxy_variable_is_named(
+    way: Way, proxies: Callable[..., None], make_client: MakeClient, variables: dict[str, str], complaint: str
+) -> None:
+    proxies(**variables)
+    with pytest.raises(ConfigurationError, match=complaint) as caught:
+        way.send(make_client("http://127.0.0.1:1"), list_jobs())
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "variable"), [("http", "all_proxy"), ("https", "ALL_PROXY"), ("https", "HTTPS_PROXY")]
+)
+def test_a_proxy_that_is_down_is_named(
+    way: Way, proxies: Callable[..., None], make_client: MakeClient, scheme: str, variable: str
+) -> None:
+    proxies(**{variable: f"http://user:{TOKEN}@127.0.0.1:1"})
+    with pytest.raises(
+        ConnectFailedError, match=f"no connection to the proxy http://127.0.0.1:1/? of {variable}"
+    ) as caught:
+        way.send(make_client(f"{scheme}://platform.invalid", retry=ONCE), list_jobs())
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_proxy_that_refuses_is_named(
+    way: Way, proxies: Callable[..., None], server: ScriptedServer, make_client: MakeClient
+) -> None:
+    proxies(HTTPS_PROXY=server.url)
+    with pytest.raises(
+        ConnectFailedError, match=f"the proxy {server.url}/? of HTTPS_PROXY refused the connection .501"
+    ):
+        way.send(make_client("https://platform.invalid", retry=ONCE), submit_job(spec("x")))
+
+
+def test_requests_go_through_a_proxy_or_past_it(
+    way: Way, proxies: Callable[..., None], server: ScriptedServer, make_client: MakeClient
+) -> None:
+    server.answers(answer(b"[]"))
+    proxies(HTTP_PROXY=server.url, NO_PROXY="127.0.0.1")
+    way.send(make_client("http://platform.invalid"), list_jobs())
+    assert server.asked[0].path.startswith("http://platform.invalid/")
+    with pytest.raises(ConnectFailedError, match=r"no connection \("):
+        way.send(make_client("http://127.0.0.1:1", retry=ONCE), list_jobs())
 
 
 # Errors ---------------------------------------------------------------------------------------------------------

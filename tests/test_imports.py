@@ -28,7 +28,9 @@ ARROWS = {
     "identity": {"exceptions", "storage"},
     "api": {"exceptions"},
     "procedures": {"exceptions", "identity", "api"},
-    "client": {"exceptions", "api", "procedures.retry"},
+    "proxies": {"exceptions"},
+    "tls": {"exceptions"},
+    "client": {"exceptions", "api", "procedures.retry", "proxies", "tls"},
     "hooks": {"exceptions", "identity", "storage", "api", "procedures.retry", "client"},
     "triggers": {"exceptions", "api", "procedures", "hooks"},
     "operators": {"exceptions", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
@@ -41,7 +43,7 @@ ARROWS = {
 }
 # third-party packages that only some parts may import
 WHOSE = {
-    "httpx": {"client", "emulator", "demo"},
+    "httpx": {"client", "proxies", "tls", "emulator", "demo"},
     "aiohttp": {"client"},
     "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors", "reaper"},
     "fastapi": {"emulator"},

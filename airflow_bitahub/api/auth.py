@@ -41,7 +41,7 @@ class BearerToken:
         if not re.fullmatch(r"[!-~]+", self.token):
             raise ConfigurationError(
                 "The token in the Airflow connection's password contains a blank, a line break or a character that "
-                "cannot be sent. Copy it again."
+                "cannot be sent. Copy it again, without 'Bearer' in front."
             )
 
     def headers(self) -> Mapping[str, str]:

@@ -6,7 +6,9 @@ platform's relatives, unless a comment says otherwise; so each entry can be repl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -107,13 +109,18 @@ ERROR_CODES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+ERROR_KINDS = (*dict.fromkeys(ERROR_CODES.values()), "other")
 
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _OWN_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
 
 
 @dataclass(frozen=True)
 class Platform:
-    """The addresses of one installation of the platform, and what its states and error codes mean."""
+    """The addresses of one installation of the platform, and what its states and error codes mean.
+
+    :raises ConfigurationError: an entry of a table is misspelt, or means nothing
+    """
 
     prefix: str = "lapis"
     cluster: str = "host"
@@ -126,18 +133,21 @@ class Platform:
     # Operation -> method and path, complete except for names. Kept, since a triggerer queries thousands of jobs.
     _located: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        for operation, template in self.endpoints.items():
+            _check_endpoint(operation, template)
+        _check_meanings("status_words", self.status_words, sorted(set(STATUS_WORDS.values())))
+        _check_meanings("error_codes", self.error_codes, ERROR_KINDS)
+
     def locate(self, operation: str, names: Mapping[str, str]) -> tuple[str, str]:
         """Return method and path of an operation. Raises ConfigurationError for an unknown or incomplete one."""
         if (known := self._located.get(operation)) is None:
-            template = self.endpoints.get(operation, operation)
-            method, _, path = template.partition(" ")
+            if operation not in self.endpoints:
+                raise ConfigurationError(f"The platform has no operation {operation!r}.")
+            method, path = _parts(self.endpoints[operation])
             own = {key: getattr(self, key) for key in _OWN_PARTS}
-            known = self._located[operation] = method.upper(), _fill(path, own, operation)
-        method, path = known[0], _fill(known[1], names, operation)
-        if not path or "{" in path:
-            template = self.endpoints.get(operation, operation)
-            raise ConfigurationError(f"The endpoint {template!r} of {operation} is not 'METHOD /path/{{name}}'.")
-        return method, path
+            known = self._located[operation] = method, _fill(path, own, operation)
+        return known[0], _fill(known[1], names, operation)
 
     def job_status(self, raw_state: str) -> JobStatus:
         """Return what a job's raw state means; upper and lower case are the same."""
@@ -148,6 +158,67 @@ class Platform:
         meaning = self.status_words.get(raw_state.strip().upper(), "UNKNOWN")
         # A served program that ended, even successfully, no longer serves.
         return ServingStatus("STOPPED" if meaning == "SUCCEEDED" else meaning)
+
+
+def allowed_words(word: str, allowed: Sequence[str]) -> str:
+    """Return the end of a sentence that refuses `word`: the allowed words, and the one that was probably meant."""
+    near = difflib.get_close_matches(word, allowed, n=1)
+    return f"allowed are {', '.join(allowed)}." + (f" Did you mean {near[0]!r}?" if near else "")
+
+
+def check_placeholders(where: str, template: str, allowed: Sequence[str]) -> None:
+    """Raise ConfigurationError when a template has a placeholder that nothing fills.
+
+    :param where: the beginning of the sentence, such as ``The extra 'console_url'``
+    :param allowed: the placeholders, braces included, such as ``{name}``
+    """
+    for placeholder in re.findall(r"\{[^{}]*\}", template):
+        if placeholder not in allowed:
+            raise ConfigurationError(
+                f"{where} has the placeholder {placeholder}; {allowed_words(placeholder, allowed)}"
+            )
+
+
+def _check_endpoint(operation: str, template: str) -> None:
+    where = "The Airflow connection's extra 'endpoints'"
+    if operation not in ENDPOINTS:
+        raise ConfigurationError(
+            f"{where} has the unknown entry {operation!r}; {allowed_words(operation, list(ENDPOINTS))}"
+        )
+    method, path = _parts(template)
+    # Without a slash in front, the path would become a part of the host, which would then get the token.
+    is_path = (
+        path.startswith("/") and not re.search(r"[\s#]", path) and not re.search(r"[{}]", _without_placeholders(path))
+    )
+    if method not in _METHODS or not is_path:
+        raise ConfigurationError(
+            f"{where} is wrong: {template!r} of {operation} is not 'METHOD /path/{{name}}', with one of "
+            f"{', '.join(_METHODS)}."
+        )
+    names = ("{name}",) if "{name}" in ENDPOINTS[operation] else ()
+    check_placeholders(f"{where}: {operation}", path, (*names, *(f"{{{part}}}" for part in _OWN_PARTS)))
+    # A submission has the name in its body too. Anything else without a name would mean all jobs or servings.
+    if names and "{name}" not in path and operation != "submit_job":
+        raise ConfigurationError(f"{where}: {operation} must contain {{name}}, not just {template!r}.")
+
+
+def _check_meanings(key: str, table: Mapping[str, str], allowed: Sequence[str]) -> None:
+    for word, meaning in table.items():
+        if meaning not in allowed:
+            order = " The platform's own word comes first, its meaning second." if word in allowed else ""
+            raise ConfigurationError(
+                f"The Airflow connection's extra {key!r} maps {word!r} to {meaning!r}; "
+                f"{allowed_words(meaning, allowed)}{order}"
+            )
+
+
+def _parts(template: str) -> tuple[str, str]:
+    method, _, path = template.strip().partition(" ")
+    return method.upper(), path.strip()
+
+
+def _without_placeholders(path: str) -> str:
+    return re.sub(r"\{[^{}]*\}", "", path)
 
 
 def _fill(path: str, parts: Mapping[str, str], operation: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,6 +45,8 @@ class BitaHubHook(BaseHook):
     - ``deployment``: a name for this Airflow, where its address does not distinguish it from another one on the same
       account
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
+
+    Numbers, ``verify`` and the three objects may also be given as text, as in a connection's URI.
 
     :param bitahub_conn_id: the connection's id
     """
@@ -106,10 +109,11 @@ class BitaHubHook(BaseHook):
     @cached_property
     def folders(self) -> Folders:
         """The user's folders. Raises ConfigurationError when the connection does not name the user."""
-        user_id = self.settings.required("user_id", "it is part of every path on the platform")
+        self.settings.required("user_id", "it is part of every path on the platform")
         if not self.settings.user_name:
             raise ConfigurationError("The Airflow connection has neither a login nor the extra 'user_name'.")
-        return Folders(user_id, self.settings.user_name)
+        user_name = self.settings.path_part("user_name", self.settings.user_name)
+        return Folders(self.settings.path_part("user_id", ""), user_name)
 
     @cached_property
     def storage(self) -> Storage:
@@ -140,7 +144,7 @@ class BitaHubHook(BaseHook):
         return self._page_url("serving_console_url", "get_serving", name)
 
     def _page_url(self, key: str, operation: str, name: str) -> str:
-        template = self.settings.text(key)
+        template = self.settings.page(key)
         return template.replace("{name}", name) if template else self.client.url_of(operation, {"name": name})
 
     def send(self, call: Call[T]) -> T:
@@ -164,11 +168,16 @@ class BitaHubHook(BaseHook):
         return self.client
 
     def test_connection(self) -> tuple[bool, str]:
-        """Query the list of jobs, for the Test button of the connection form."""
+        """Query the list of jobs, for the Test button of the connection form. Name doubtful extras too."""
         from airflow_bitahub.api.jobs import list_jobs
+        from airflow_bitahub.procedures.retry import Retry
 
+        remarks: list[str] = []
         try:
-            page = self.send(list_jobs(page_size=1))
+            remarks += (*self.settings.warnings(), *self.settings.unknown_extras())
+            with closing(self.new_client(Retry(attempts=1))) as client:  # a person is waiting
+                page = client.send(list_jobs(page_size=1))
         except BitaHubError as error:
-            return False, str(error)
-        return True, f"{self.settings.base_url} answers; the first page of jobs has {len(page.names)}."
+            return False, " ".join((str(error), *remarks))
+        answer = f"{self.settings.base_url} answers; the first page of jobs has {len(page.names)}."
+        return True, " ".join((answer, *remarks))

@@ -2,19 +2,47 @@
 
 from __future__ import annotations
 
+import difflib
+import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
+from airflow_bitahub.api.platform import (
+    ENDPOINTS,
+    ERROR_CODES,
+    STATUS_WORDS,
+    Platform,
+    allowed_words,
+    check_placeholders,
+)
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.hooks.address import base_url, is_loopback
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-    from airflow_bitahub.api.auth import Auth
-    from airflow_bitahub.api.platform import Platform
+log = logging.getLogger(__name__)
 
 WATCH_MODES = ("auto", "collection", "single")
+
+_PATH_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
+_PAGES = ("console_url", "serving_console_url")
+_TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "deployment", "watch", *_PATH_PARTS, *_PAGES)
+_NUMBERS = ("request_timeout", "max_requests_per_second", "longest_poll_interval")
+_TABLES = ("endpoints", "status_words", "error_codes")
+# What a connection may say. Anything else in its extra is left alone: it may be meant for something else.
+_EXTRAS = (*_TEXTS, *_NUMBERS, *_TABLES, "verify")
+
+_LEAST, _MOST = 0.001, 1_000_000  # of a number: a socket's timeout takes no more
+_BOOLEANS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 
 
 @dataclass(frozen=True)
@@ -34,21 +62,32 @@ class Settings:
 
     @classmethod
     def from_connection(cls, connection: Connection) -> Settings:
-        """Read a connection. Raises ConfigurationError when it names no host, or when an extra is wrong."""
-        extra = connection.extra_dejson
-        login = connection.login or ""
-        base_url = _base_url(connection)
-        settings = cls(base_url, connection.password or None, str(extra.get("user_name") or login), extra)
-        # Some of these are read only by a triggerer. Checking them here shows a mistake before a job is submitted.
-        for key in ("max_requests_per_second", "longest_poll_interval", "request_timeout"):
+        """Read a connection. Raises ConfigurationError when its host or an extra is wrong."""
+        extra = _extra(connection)
+        address = base_url(connection.conn_id, connection.host, connection.schema, connection.port)
+        settings = cls(address, connection.password or None, "", extra)
+        # Some of these are read late, or only by a triggerer. A mistake has to show before a job is submitted.
+        for key in _TEXTS:
+            settings.text(key)
+        for key in _NUMBERS:
             settings.number(key, 1)
+        for key in _PAGES:
+            settings.page(key)
         settings.choice("watch", WATCH_MODES)
-        return settings
+        settings.platform()
+        for warning in settings.warnings():
+            _warn_once(connection.conn_id, warning)
+        return replace(settings, user_name=settings.text("user_name", (connection.login or "").strip()))
 
     def text(self, key: str, default: str = "") -> str:
-        """Return an extra as text."""
-        value = self.extra.get(key)
-        return default if value in (None, "") else str(value)
+        """Return an extra as text, without blanks around it. Raises ConfigurationError when it is no text."""
+        value = self._value(key)
+        if value is None:
+            return default
+        # An Airflow that reads "1e5" in a URI as a number has already lost what was written.
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise ConfigurationError(f"The Airflow connection's extra {key!r} must be text: write it in double quotes.")
+        return str(value).strip() or default
 
     def required(self, key: str, purpose: str) -> str:
         """Return an extra that must be set. Raises ConfigurationError when it is not, naming the purpose."""
@@ -57,78 +96,138 @@ class Settings:
             raise ConfigurationError(f"The Airflow connection's extra {key!r} is not set, and {purpose}.")
         return value
 
+    def path_part(self, key: str, default: str) -> str:
+        """Return an extra that becomes one part of an address or path. Raises ConfigurationError when it cannot."""
+        value = self.text(key).strip("/ ") or default
+        if "/" in value or value in (".", ".."):
+            raise ConfigurationError(
+                f"The Airflow connection's extra {key!r} is {value!r}: it is one part of a path, so it cannot "
+                f"contain '/' or be '.' or '..'."
+            )
+        return value
+
+    def page(self, key: str) -> str:
+        """Return an extra that is the address of a page, with ``{name}`` in it; "" where it is not set."""
+        value = self.text(key)
+        where = f"The Airflow connection's extra {key!r}"
+        if value and not value.startswith(("http://", "https://")):
+            raise ConfigurationError(f"{where} must begin with http:// or https://.")
+        check_placeholders(where, value, ("{name}",))
+        return value
+
     def number(self, key: str, default: float) -> float:
         """Return an extra as a positive number. Raises ConfigurationError when it is anything else."""
+        value = self._value(key) if key in self.extra else default
         try:
-            value = float(self.text(key, str(default)))
-        except ValueError:
-            value = 0
-        if value <= 0:
-            raise ConfigurationError(f"The Airflow connection's extra {key!r} must be a positive number.")
-        return value
+            number = 0 if isinstance(value, bool) else float(default if value == "" else value)
+        except (TypeError, ValueError, OverflowError):
+            number = 0
+        if not _LEAST <= number <= _MOST:
+            raise ConfigurationError(
+                f"The Airflow connection's extra {key!r} must be a number between {_LEAST} and {_MOST:,}. "
+                f"For the default, leave it out."
+            )
+        return number
 
     def choice(self, key: str, allowed: Sequence[str]) -> str:
         """Return an extra that must be one of several words; the first of them where it is not set."""
-        value = self.text(key, allowed[0])
+        value = self.text(key, allowed[0]).lower()
         if value not in allowed:
             raise ConfigurationError(
-                f"The Airflow connection's extra {key!r} is {value!r}; allowed are {', '.join(allowed)}."
+                f"The Airflow connection's extra {key!r} is {value!r}; {allowed_words(value, allowed)}"
             )
         return value
 
     def table(self, key: str) -> Mapping[str, str]:
-        """Return an extra that overrides single entries of one of the tables in `api.platform`."""
-        value = self.extra.get(key) or {}
-        if not isinstance(value, Mapping):
-            raise ConfigurationError(f"The Airflow connection's extra {key!r} must be an object.")
-        return {str(name): str(entry) for name, entry in value.items()}
+        """Return an extra that overrides single entries of one of the tables in `api.platform`.
+
+        It may be an object, or the text of one: in a connection's URI, every extra is text.
+        """
+        value = self._value(key)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = json.loads(value or "{}")
+        where = f"The Airflow connection's extra {key!r}"
+        if not isinstance(value, Mapping | None):
+            raise ConfigurationError(f"{where} must be an object, such as {{...}}.")
+        for name, entry in (value or {}).items():
+            # An empty word would give a meaning to every answer without one.
+            if not name.strip() or isinstance(entry, bool) or not isinstance(entry, str | int):
+                raise ConfigurationError(f"{where} must be text, entry {name!r} is not.")
+        return {name.strip(): str(entry).strip() for name, entry in (value or {}).items()}
 
     def platform(self) -> Platform:
         """Return the installation's addresses, states and codes. Raises ConfigurationError for a wrong override."""
-        from airflow_bitahub.api.platform import ENDPOINTS, ERROR_CODES, STATUS_WORDS, Platform
-
         default = Platform()
         states = {state.upper(): status.upper() for state, status in self.table("status_words").items()}
-        for status in states.values():
-            if status not in STATUS_WORDS.values():
-                raise ConfigurationError(
-                    f"The Airflow connection's extra 'status_words' maps to {status!r}; "
-                    f"allowed are {sorted(set(STATUS_WORDS.values()))}."
-                )
+        kinds = {code: kind.lower() for code, kind in self.table("error_codes").items()}
         return Platform(
-            prefix=self.text("prefix", default.prefix),
-            cluster=self.text("cluster", default.cluster),
-            workspace=self.text("workspace", default.workspace),
-            job_namespace=self.text("job_namespace", default.job_namespace),
-            serving_namespace=self.text("serving_namespace", default.serving_namespace),
+            **{key: self.path_part(key, getattr(default, key)) for key in _PATH_PARTS},
             endpoints={**ENDPOINTS, **self.table("endpoints")},
             status_words={**STATUS_WORDS, **states},
-            error_codes={**ERROR_CODES, **self.table("error_codes")},
+            error_codes={**ERROR_CODES, **kinds},
         )
 
     def auth(self) -> Auth:
         """Return how requests are signed. Raises ConfigurationError when the token cannot be sent."""
-        from airflow_bitahub.api.auth import BearerToken, NoAuth
-
         return BearerToken(self.token) if self.token else NoAuth()
 
     def verify(self) -> bool | str:
         """Return whether to check the server's certificate, or the path of the CA bundle to check it against."""
-        value = self.extra.get("verify")
-        if value in (None, "", True) or str(value).lower() == "true":
-            return True
-        return False if str(value).lower() in ("false", "0") else str(value)
+        value = self._value("verify")
+        text = "" if value is None else str(value).strip()
+        known = _BOOLEANS.get(text.lower())
+        if known is None and not isinstance(value, str | None):
+            raise ConfigurationError(
+                "The Airflow connection's extra 'verify' must be true, false or the path of a CA bundle."
+            )
+        return (text or True) if known is None else known
+
+    def warnings(self) -> list[str]:
+        """Return what endangers the user's token."""
+        found = []
+        if self.token and self.base_url.startswith("http:") and not is_loopback(self.base_url):
+            found.append(
+                "The token is sent over plain http, where others can read it: use https if the platform has it."
+            )
+        if self.verify() is False:
+            found.append(
+                "The extra 'verify' is false: nothing shows that the server is the platform, so the token may be sent "
+                "to somebody else. Set it to the path of a CA bundle."
+            )
+        return found
+
+    def unknown_extras(self) -> list[str]:
+        """Return a sentence for each extra that this package does not know."""
+        return [
+            f"The extra {key!r} is not known"
+            + "".join(f": did you mean {near!r}" for near in difflib.get_close_matches(key, _EXTRAS, n=1))
+            + "."
+            for key in self.extra
+            if key not in _EXTRAS
+        ]
+
+    def _value(self, key: str) -> Any:
+        if key not in _EXTRAS:  # or the Test button would call it unknown
+            raise KeyError(key)
+        return self.extra.get(key)
 
 
-def _base_url(connection: Connection) -> str:
-    where = f"The Airflow connection {connection.conn_id!r}"
-    host = (connection.host or "").strip().rstrip("/")
-    if not host:
-        raise ConfigurationError(f"{where} has no host: set it to the platform's address, such as https://host.")
-    if "://" not in host:
-        host = f"{connection.schema or 'https'}://{host}"
-    if "@" in host:
-        raise ConfigurationError(f"{where} has a user or password in its host: they belong in login and password.")
-    if not host.startswith(("http://", "https://")):
-        raise ConfigurationError(f"{where} has the host {host!r}: it must begin with http:// or https://.")
-    return f"{host}:{connection.port}" if connection.port else host
+def _extra(connection: Connection) -> Mapping[str, Any]:
+    extra = connection.extra_dejson  # this also registers its secrets for masking
+    try:  # again, since Airflow reads an extra that is not JSON as an empty one
+        is_object = isinstance(json.loads((connection.extra or "").strip() or "{}"), Mapping)
+    except ValueError:
+        is_object = False
+    if not is_object:
+        raise ConfigurationError(
+            f"The extra of the Airflow connection {connection.conn_id!r} is not a JSON object, such as "
+            f'{{"user_id": "..."}}.'
+        )
+    return extra
+
+
+@cache
+def _warn_once(conn_id: str, warning: str) -> None:
+    """Log a warning about a connection, once in this process."""
+    log.warning("About the Airflow connection %r: %s", conn_id, warning)

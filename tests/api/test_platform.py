@@ -8,8 +8,18 @@ from dataclasses import replace
 import pytest
 
 from airflow_bitahub.api.auth import BearerToken, NoAuth
-from airflow_bitahub.api.platform import ENDPOINTS, ERROR_CODES, STATUS_WORDS, JobStatus, Platform, ServingStatus
-from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.api.envelope import unwrap
+from airflow_bitahub.api.platform import (
+    ENDPOINTS,
+    ERROR_CODES,
+    ERROR_KINDS,
+    STATUS_WORDS,
+    JobStatus,
+    Platform,
+    ServingStatus,
+)
+from airflow_bitahub.api.protocol import Request, Response
+from airflow_bitahub.exceptions import APIError, ConfigurationError
 
 PLATFORM = Platform()
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
@@ -133,10 +143,50 @@ def test_an_empty_part_that_is_not_needed_is_no_trouble() -> None:
     assert replace(PLATFORM, cluster="").locate("list_servings", {})[0] == "GET"
 
 
-@pytest.mark.parametrize("template", ["", "GET", "/jobs/{name}", "GET /jobs/{name}/{version}"])
-def test_an_endpoint_that_is_none_is_refused(template: str) -> None:
-    with pytest.raises(ConfigurationError, match="get_job is not 'METHOD /path"):
-        Platform(endpoints={"get_job": template}).locate("get_job", {"name": "x"})
+@pytest.mark.parametrize(
+    ("operation", "template"),
+    [
+        ("get_job", ""),
+        ("get_job", "GET"),
+        ("get_job", "/jobs/{name}"),
+        ("get_job", "FETCH /jobs/{name}"),
+        ("get_job", "GET jobs/{name}"),  # joined with the host, it would be another host
+        ("get_job", "GET https://gw/jobs/{name}"),
+        ("get_job", "GET /jobs/{name}/a b"),
+        ("get_job", "GET /jobs/{name}#x"),
+        ("get_job", "GET /jobs/{name"),
+    ],
+)
+def test_an_endpoint_that_is_none_is_refused(operation: str, template: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'endpoints'.*{operation} is not 'METHOD /path"):
+        Platform(endpoints={operation: template})
+
+
+@pytest.mark.parametrize(
+    ("operation", "template", "complaint"),
+    [
+        ("get_job", "GET /jobs/{name}/{version}", "{version}.*allowed are .*{name}"),
+        ("get_job", "GET /jobs/{nmae}", "{nmae}.*mean '{name}'[?]"),
+        ("list_jobs", "GET /jobs/{name}", "{name}.*allowed are"),
+        ("stop_job", "DELETE /jobs", "must contain {name}"),  # it would mean all of them
+        ("get_serving", "GET /serving", "must contain {name}"),
+    ],
+)
+def test_an_endpoint_with_a_wrong_placeholder_is_refused(operation: str, template: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'endpoints'.*{operation}.*{complaint}"):
+        Platform(endpoints={operation: template})
+
+
+def test_a_submission_may_go_to_the_collection() -> None:
+    platform = Platform(endpoints={**ENDPOINTS, "submit_job": " post   /jobs?dry=0 "})
+    assert platform.locate("submit_job", {"name": "x"}) == ("POST", "/jobs?dry=0")
+
+
+@pytest.mark.parametrize("kind", ERROR_KINDS)
+def test_every_kind_of_error_exists(kind: str) -> None:
+    response = Response(200, {}, b'{"status": {"code": 7, "msg": "no"}}')
+    with pytest.raises(APIError):
+        unwrap(response, Request("get job 'x'", "get_job"), Platform(error_codes={"7": kind}))
 
 
 def test_an_unknown_operation_is_refused() -> None:

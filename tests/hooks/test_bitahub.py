@@ -42,11 +42,6 @@ def test_what_is_needed_and_not_set_is_named(connect: Any, tmp_path: Path) -> No
     assert connect({"default_image": "tensorflow:2"}).default_image == "tensorflow:2"
 
 
-def test_clients_share_what_costs_much_to_make(connect: Any) -> None:
-    hook = connect()
-    assert hook.new_client()._options()["verify"] is hook.new_client()._options()["verify"]
-
-
 def test_where_a_person_looks(connect: Any) -> None:
     hook = connect()
     assert hook.job_url("mnist-1") == f"https://kubesphere.example.com{JOBS}/mnist-1"
@@ -126,6 +121,25 @@ def test_a_connection_whose_platform_has_no_such_thing(connect: Any, platform: E
     ).test_connection()
     assert works is False
     assert "Could not list jobs" in message
+
+
+def test_the_test_button_names_doubtful_extras(connect: Any, platform: Emulator) -> None:
+    extra = {"reqest_timeout": 5, "team": "vision", "verify": False}
+    works, message = connect(extra, host=platform.url, password=platform.token).test_connection()
+    assert works is True
+    assert "'reqest_timeout' is not known: did you mean 'request_timeout'" in message
+    assert "'team' is not known." in message
+    assert "'verify' is false" in message
+
+
+@pytest.mark.parametrize(("variable", "value"), [("NO_PROXY", "127.0.0.1,[::1]"), ("ALL_PROXY", "socks5://gw:1080")])
+def test_the_test_button_names_a_wrong_proxy_variable(
+    connect: Any, platform: Emulator, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    works, message = connect(host=platform.url).test_connection()
+    assert works is False
+    assert message.startswith(variable)
 
 
 @pytest.fixture

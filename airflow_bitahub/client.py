@@ -301,7 +301,8 @@ def _raise_transport(request: Request, base_url: str, error: Exception) -> NoRet
 
 
 def _connect_failure(request: Request, where: str, error: Exception) -> str:
-    if failure := tls_failure(error):
+    address = "the serving's address" if request.is_foreign else "the Airflow connection's host"
+    if failure := tls_failure(error, address):
         return failure
     if proxy := proxies.proxy_of(where):
         if isinstance(error, httpx.ProxyError):
@@ -309,5 +310,4 @@ def _connect_failure(request: Request, where: str, error: Exception) -> str:
                 f"the proxy {proxy} refused the connection ({error}). Check what it allows, and its user and password."
             )
         return f"no connection to the proxy {proxy} ({error}). Check that it is up and that the variable is right."
-    what = "the serving's address" if request.is_foreign else "the Airflow connection's host"
-    return f"no connection ({error}). Check that it is up and that {what} is right."
+    return f"no connection ({error}). Check that it is up and that {address} is right."

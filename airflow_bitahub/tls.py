@@ -33,8 +33,11 @@ def tls_context(verify: bool | str) -> ssl.SSLContext:
         raise ConfigurationError(f"Cannot read the CA bundle {bundle}: {error}") from error
 
 
-def tls_failure(error: BaseException) -> str | None:
-    """Return what a failed connection says about TLS and what to do, in whole sentences; None: it is not about TLS."""
+def tls_failure(error: BaseException, address: str) -> str | None:
+    """Return what a failed connection says about TLS and what to do, in whole sentences; None: it is not about TLS.
+
+    :param address: what has the wrong host or port, such as ``the Airflow connection's host``
+    """
     cause: ssl.SSLError | None = None
     step: BaseException | None = error
     while step is not None:  # the first one in time, since aiohttp's own errors are SSLErrors without a code
@@ -43,14 +46,14 @@ def tls_failure(error: BaseException) -> str | None:
     if cause is None:
         return None
     if not isinstance(cause, ssl.SSLCertVerificationError):
-        return f"TLS failed ({cause}). Check that the address has the right port, and that https is spoken there."
+        return f"TLS failed ({cause}). Check that {address} has the right port, and that https is spoken there."
     refused = f"the server's certificate is refused ({cause.verify_message.rstrip('.')})."
     if cause.verify_code == _EXPIRED:
         return f"{refused} Have it renewed by whoever runs the platform; if it is valid, correct this machine's clock."
     if cause.verify_code == _NOT_YET_VALID:
         return f"{refused} Correct this machine's clock, or have the certificate replaced."
     if cause.verify_code in _OTHER_NAMES:
-        return f"{refused} Set the Airflow connection's host to a name that the certificate is made for."
+        return f"{refused} Change {address} to a name that the certificate is made for."
     return (
         f"{refused} Set 'verify' in the Airflow connection's extra to the path of a CA bundle that holds the "
         f"authority which signed it, or the certificate itself where it is self-signed."

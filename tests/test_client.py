@@ -578,7 +578,11 @@ def secure_server(certificate: Path, make_server: MakeServer) -> ScriptedServer:
     ("options", "trusted", "advice"),
     [
         ({}, False, "self-signed certificate.*Set 'verify' .* CA bundle"),
-        ({"address": "127.0.0.2"}, True, "mismatch.*host to a name that the certificate is made for"),
+        (
+            {"address": "127.0.0.2"},
+            True,
+            "mismatch.*Change the Airflow connection's host to a name that the certificate is made for",
+        ),
         ({"begins": -2, "ends": -1}, True, "expired.*renewed"),
         ({"begins": 1, "ends": 2}, True, "not yet valid.*clock"),
     ],

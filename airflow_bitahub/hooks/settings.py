@@ -117,9 +117,11 @@ class Settings:
 
     def number(self, key: str, default: float) -> float:
         """Return an extra as a positive number. Raises ConfigurationError when it is anything else."""
-        value = self._value(key) if key in self.extra else default
+        value = self._value(key)
+        if value == "" or key not in self.extra:
+            return default
         try:
-            number = 0 if isinstance(value, bool) else float(default if value == "" else value)
+            number = 0 if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = 0
         if not _LEAST <= number <= _MOST:

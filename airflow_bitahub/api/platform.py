@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timezone, tzinfo
 from enum import Enum
 from types import MappingProxyType
 from urllib.parse import quote
@@ -113,7 +114,10 @@ _OWN_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namesp
 
 @dataclass(frozen=True)
 class Platform:
-    """The addresses of one installation of the platform, and what its states and error codes mean."""
+    """The addresses of one installation of the platform, and what its states, error codes and times mean.
+
+    :param timezone: of times without an offset
+    """
 
     prefix: str = "lapis"
     cluster: str = "host"
@@ -123,6 +127,7 @@ class Platform:
     endpoints: Mapping[str, str] = field(default_factory=lambda: ENDPOINTS)
     status_words: Mapping[str, str] = field(default_factory=lambda: STATUS_WORDS)
     error_codes: Mapping[str, str] = field(default_factory=lambda: ERROR_CODES)
+    timezone: tzinfo = timezone.utc
     # Operation -> method and path, complete except for names. Kept, since a triggerer queries thousands of jobs.
     _located: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -87,8 +87,10 @@ def is_worth_resending(error: BitaHubError) -> bool:
 
 
 def grace_after(error: BitaHubError) -> float:
-    """Return for how many seconds to search for the result of a failed submission."""
-    return GRACE_PERIOD if may_have_taken_effect(error) else 0
+    """Return for how many seconds to search for the result of a failed submission before it is sent again."""
+    if not may_have_taken_effect(error):
+        return 0
+    return max(GRACE_PERIOD, min(getattr(error, "retry_after", None) or 0, LONGEST_PAUSE))
 
 
 def leaves_outcome_open(error: BitaHubError) -> bool:
@@ -205,7 +207,9 @@ def find(
             if outage.record_failure(error, clock()):
                 if isinstance(error, NotFoundError):
                     return None
-                raise StateUnknownError(f"Could not {query.request.action} for too long{outage}.") from error
+                raise StateUnknownError(
+                    f"Could not {query.request.action} for {outage.seconds:.0f} s{outage}."
+                ) from error
         yield Sleep(2)
 
 
@@ -225,9 +229,11 @@ class Outage:
     unanswered_since: float | None = None
     missing_since: float | None = None
     error: BitaHubError | None = None
+    seconds: float = 0  # without an answer
 
     def record_success(self) -> None:
         """Record that a query succeeded."""
+        self.is_known = True
         self.unanswered_since = self.missing_since = self.error = None
 
     def record_failure(self, error: BitaHubError, now: float) -> bool:
@@ -240,8 +246,9 @@ class Outage:
         self.unanswered_since = now if self.unanswered_since is None else self.unanswered_since
         if self.grace is not None and now - self.unanswered_since >= self.grace:
             self.missing_since = None  # after so long without an answer, the next "not found" starts its own period
+        self.seconds = now - self.unanswered_since
         is_patient = self.is_known or is_transient(error)
-        return now - self.unanswered_since >= (self.timeout if is_patient else min(self.timeout, GRACE_PERIOD))
+        return self.seconds >= (self.timeout if is_patient else min(self.timeout, GRACE_PERIOD))
 
     def __str__(self) -> str:
         return f" (the last answer: {self.error})" if self.error else ""

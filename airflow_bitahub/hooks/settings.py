@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from airflow_bitahub.exceptions import ConfigurationError
 
@@ -43,6 +45,7 @@ class Settings:
         for key in ("max_requests_per_second", "longest_poll_interval", "request_timeout"):
             settings.number(key, 1)
         settings.choice("watch", WATCH_MODES)
+        settings.timezone()
         return settings
 
     def text(self, key: str, default: str = "") -> str:
@@ -104,7 +107,19 @@ class Settings:
             endpoints={**ENDPOINTS, **self.table("endpoints")},
             status_words={**STATUS_WORDS, **states},
             error_codes={**ERROR_CODES, **self.table("error_codes")},
+            timezone=self.timezone(),
         )
+
+    def timezone(self) -> tzinfo:
+        """Return the zone of the platform's times that have no offset. Raises ConfigurationError for an unknown one."""
+        name = self.text("timezone", "UTC")
+        try:
+            return ZoneInfo(name)
+        except (KeyError, ValueError, OSError) as error:
+            raise ConfigurationError(
+                f"The Airflow connection's extra 'timezone' is {name!r}, which is no IANA time zone such as "
+                f"'Asia/Shanghai'."
+            ) from error
 
     def auth(self) -> Auth:
         """Return how requests are signed. Raises ConfigurationError when the token cannot be sent."""

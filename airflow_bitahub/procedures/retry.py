@@ -98,8 +98,9 @@ def leaves_outcome_open(error: BitaHubError) -> bool:
 
     It may not where the platform itself refuses the user. What a query before or after it is answered does not count.
     """
-    is_denial = isinstance(error, AuthenticationError | PermissionDeniedError) and was_refused(error)
-    return not isinstance(error, ConfigurationError) and not (is_denial and error.request not in _QUERIES)
+    if isinstance(error, AuthenticationError | PermissionDeniedError) and was_refused(error):
+        return error.request in _QUERIES
+    return not isinstance(error, ConfigurationError)
 
 
 # What does a query say about a job or serving? --------------------------------------------------------------------

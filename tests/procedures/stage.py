@@ -60,7 +60,10 @@ SAYS_NOTHING = [
     *(gateway(kind) for kind in (AuthenticationError, PermissionDeniedError, RateLimitError, ServerError)),
 ]
 # What the platform itself may answer to a query of a job that is fine.
-ODD_REFUSALS = [INVALID, *(refusal(kind) for kind in (AuthenticationError, PermissionDeniedError, ConflictError))]
+ODD_REFUSALS: list[APIError] = [
+    refusal(kind, request="get_job")
+    for kind in (InvalidRequestError, AuthenticationError, PermissionDeniedError, ConflictError)
+]
 
 
 def job(word: str, name: str = "mnist", **fields: Any) -> Job:

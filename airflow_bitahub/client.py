@@ -122,7 +122,7 @@ class BitaHubClient:
             answer = self._http.request(**self._arguments(call.request))
         except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
-        return call.read(_response(answer), self.platform)
+        return call.read_answer(_response(answer), self.platform)
 
     async def _aexchange(self, call: Call[T]) -> T:
         self.prepare()
@@ -135,7 +135,7 @@ class BitaHubClient:
                 answer = await self._arequest(arguments)
         except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
-        return call.read(answer, self.platform)
+        return call.read_answer(answer, self.platform)
 
     async def _arequest(self, arguments: dict[str, Any]) -> Response:
         http = self._idle.pop() if self._idle else self._open_client()

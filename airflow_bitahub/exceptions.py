@@ -13,6 +13,7 @@
         ConnectFailedError        the request never reached it
         RequestTimeoutError       it did not answer in time
         UnexpectedResponseError   something answered, but not the platform's API
+        StateUnknownError         queries failed for too long, so the state of a job or serving is unknown
       JobError                    the platform worked; the job failed or was stopped
         JobFailedError            its program failed
           JobEvictedError         the platform evicted it
@@ -34,8 +35,8 @@
         MissingExtraError*        packages of an extra are not installed
 
 An error with a star is final: the task fails immediately, without using up its retries, since another try would get the
-same answer or undo someone's decision. During the wait for a job, errors that may pass by themselves (`TransportError`,
-`ServerError`, `RateLimitError`, and `AuthenticationError` after earlier success) are tolerated for a while; see
+same answer or undo someone's decision. An `APIError` is final only where the platform itself refuses a submission. A
+query that fails says nothing about the job or serving: all failures of queries are tolerated for a while. See
 `procedures.retry`.
 
 The constructors take positional arguments, so that every error survives pickling.
@@ -49,7 +50,8 @@ from typing import ClassVar
 class BitaHubError(Exception):
     """The base of all errors of this package. The text says what was attempted, what came back and what to do.
 
-    `is_final`: another try would get the same answer, or undo someone's decision.
+    `is_final`: another try would get the same answer, or undo someone's decision. Ask `retry.is_final`, which also
+    considers who refused what.
     """
 
     is_final: ClassVar[bool] = False
@@ -59,7 +61,7 @@ class APIError(BitaHubError):
     """The platform answered, and refused the request.
 
     :param status: the HTTP status of the answer
-    :param code: the platform's own code, or None
+    :param code: the platform's own code; None: the answer had no envelope, so it came from the gateway
     :param message: the whole text for the user
     :param request: the operation that was requested, such as ``get_job``
     :param retry_after: seconds the platform asked to wait before the next try, or None
@@ -74,6 +76,11 @@ class APIError(BitaHubError):
         self.message = message
         self.request = request
         self.retry_after = retry_after
+
+    @property
+    def is_from_platform(self) -> bool:
+        """Whether the platform itself answered, in its envelope, and not the gateway in front of it."""
+        return self.code is not None
 
     def __str__(self) -> str:
         return self.message
@@ -129,6 +136,10 @@ class RequestTimeoutError(TransportError):
 
 class UnexpectedResponseError(TransportError):
     """Something answered, but in no known form of the platform's API."""
+
+
+class StateUnknownError(TransportError):
+    """Queries failed for too long, so the state of a job or serving is unknown. Nothing is stopped because of it."""
 
 
 class JobError(BitaHubError):

@@ -7,6 +7,7 @@ The platform wraps its answers as ``{"status": {"code": 0, "msg": "success"}, "d
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_bitahub.exceptions import (
@@ -27,18 +28,25 @@ if TYPE_CHECKING:
 
 _SUCCESS = {"0", "200", "S000", "OPERATION_SUCCEEDED"}
 
+_SUBMISSIONS = ("submit_job", "create_serving")
+
 # kind of error -> its class, and what the user can do about it
 _KINDS: dict[str, tuple[type[APIError], str]] = {
     "authentication": (AuthenticationError, "Check the token in the Airflow connection's password."),
     "permission": (PermissionDeniedError, "Check the token, workspace and namespace of the Airflow connection."),
     "not_found": (NotFoundError, "Check the name, and the connection's cluster, workspace and namespace."),
     "conflict": (ConflictError, "Choose another name, or remove the existing one."),
-    "invalid": (InvalidRequestError, "Correct the operator's arguments; nothing was started."),
+    "invalid": (InvalidRequestError, "Correct the operator's arguments."),
     "rate_limit": (RateLimitError, "Send fewer requests: raise poll_interval, or lower the pool's slots."),
     "server": (ServerError, "The platform itself failed; try again later."),
     "other": (APIError, "Look the code up in the platform's documentation."),
 }
 _KIND_OF_STATUS = {401: "authentication", 403: "permission", 409: "conflict", 429: "rate_limit"}
+# "Timeout", "misdirected", "locked", "too early" and nginx's "client closed request" are trouble on the way. They say
+# neither that the request was wrong nor that it had no effect.
+_KIND_OF_STATUS |= dict.fromkeys((408, 421, 423, 425, 499), "server")
+# Kinds of refusals that a gateway sends on its own behalf.
+_GATEWAY_KINDS = ("authentication", "permission", "rate_limit")
 
 
 class _Outcome(NamedTuple):
@@ -87,8 +95,14 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
         kind = "server"
     else:
         kind = _KIND_OF_STATUS.get(response.status) or "invalid"
-        if outcome is not None and kind == "invalid":
-            kind = platform.error_codes.get(outcome.code, "invalid")
+        if outcome is not None and kind in ("invalid", "server"):
+            kind = platform.error_codes.get(outcome.code, kind)
+        elif outcome is None and kind not in _GATEWAY_KINDS:
+            raise UnexpectedResponseError(
+                f"Could not {request.action}: the answer (HTTP {response.status}) does not come from the platform, but "
+                f"from something in front of it: {_excerpt(response)}. If it does not pass by itself, check the base "
+                f"URL of the Airflow connection."
+            )
     raise _error(kind, response, request, outcome, body)
 
 
@@ -125,6 +139,8 @@ def _error(kind: str, response: Response, request: Request, outcome: _Outcome | 
     else:
         reply = f"HTTP {response.status}: {_excerpt(response)}"
     error, advice = _KINDS[kind]
+    if kind == "invalid" and outcome is not None and request.operation in _SUBMISSIONS:
+        advice = f"{advice[:-1]}; nothing was started."
     return error(
         response.status,
         outcome.code if outcome else None,
@@ -135,10 +151,17 @@ def _error(kind: str, response: Response, request: Request, outcome: _Outcome | 
 
 
 def _retry_after(response: Response) -> float | None:
+    """Return the seconds in ``Retry-After``. A date there is compared with the answer's own, by the same clock."""
+    value = response.headers.get("retry-after", "")
     try:
-        return max(0.0, float(response.headers.get("retry-after", "")))
+        return max(0.0, float(value))
     except ValueError:
-        return None  # no known relative of the platform sends the date form
+        pass
+    try:
+        dates = [parsedate_to_datetime(text) for text in (value, response.headers.get("date", ""))]
+        return max(0.0, (dates[0] - dates[1]).total_seconds())
+    except (ValueError, TypeError, OverflowError):  # TypeError: only one of them has a zone
+        return None
 
 
 def _excerpt(response: Response) -> str:

@@ -144,18 +144,21 @@ def _read_facts(facts: list[Mapping[str, Any]], platform: Platform, name: str, k
         name=name,
         status=status,
         raw_state=raw_state,
-        created_at=_time(facts, "createdTime", "createTime", "creationTimestamp", "createdAt"),
-        started_at=_time(facts, "appLaunchedTime", "launchedTime", "startAt", "startAtTime"),
+        created_at=_time(facts, platform, "createdTime", "createTime", "creationTimestamp", "createdAt"),
+        started_at=_time(facts, platform, "appLaunchedTime", "launchedTime", "startAt", "startAtTime"),
         # For a job that still runs, some relatives report the current time as its end, and 0 as its exit code.
-        finished_at=_time(facts, *_FINISHED) if status.is_terminal else None,
-        exit_code=_integer(facts, "appExitCode", "exitCode") if status.is_terminal else None,
+        finished_at=_time(facts, platform, *_FINISHED) if status.is_terminal else None,
+        exit_code=_exit_code(facts, "appExitCode", "exitCode") if status.is_terminal else None,
         message=_first_text(facts, "appExitDiagnostics", "exitDiagnostics", "message"),
         exit_type=_first_text(facts, "appExitType", "exitType") if status.is_terminal else "",
     )
 
 
-def _facts(data: Any) -> list[Mapping[str, Any]]:
-    """Return every part of an answer that describes the job itself, the most reliable part first."""
+def _facts(data: Any, depth: int = 3) -> list[Mapping[str, Any]]:
+    """Return every part of an answer that describes the job itself, the most reliable part first.
+
+    :param depth: how many wrappers around the job to open at most
+    """
     if not isinstance(data, dict):
         return []
     status = data.get("status")
@@ -166,8 +169,8 @@ def _facts(data: Any) -> list[Mapping[str, Any]]:
         status.get("state") if isinstance(status, dict) else None,
     )
     facts: list[Mapping[str, Any]] = [part for part in parts if isinstance(part, dict)]
-    for wrapper in ("jobDetail", "job"):
-        facts += _facts(data.get(wrapper))
+    for wrapper in ("jobDetail", "job") if depth else ():
+        facts += _facts(data.get(wrapper), depth - 1)
     return facts
 
 
@@ -180,19 +183,19 @@ def _first_text(facts: list[Mapping[str, Any]], *keys: str) -> str:
     return ""
 
 
-def _integer(facts: list[Mapping[str, Any]], *keys: str) -> int | None:
+def _exit_code(facts: list[Mapping[str, Any]], *keys: str) -> int | None:
     for fact in facts:
         for key in keys:
             value = fact.get(key)
-            if isinstance(value, int | str) and re.fullmatch(r"-?[0-9]+", str(value)):
+            if isinstance(value, int | str) and re.fullmatch(r"-?[0-9]{1,10}", str(value)):
                 return int(value)
     return None
 
 
-def _time(facts: list[Mapping[str, Any]], *keys: str) -> float | None:
+def _time(facts: list[Mapping[str, Any]], platform: Platform, *keys: str) -> float | None:
     for key in keys:
         for fact in facts:
-            if (seconds := to_epoch(fact.get(key))) is not None:
+            if (seconds := to_epoch(fact.get(key), platform.timezone)) is not None:
                 return seconds
     return None
 

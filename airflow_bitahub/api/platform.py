@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timezone, tzinfo
 from enum import Enum
 from types import MappingProxyType
 from urllib.parse import quote
@@ -117,8 +118,9 @@ _OWN_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namesp
 
 @dataclass(frozen=True)
 class Platform:
-    """The addresses of one installation of the platform, and what its states and error codes mean.
+    """The addresses of one installation of the platform, and what its states, error codes and times mean.
 
+    :param timezone: of times without an offset
     :raises ConfigurationError: an entry of a table is misspelt, or means nothing
     """
 
@@ -130,6 +132,7 @@ class Platform:
     endpoints: Mapping[str, str] = field(default_factory=lambda: ENDPOINTS)
     status_words: Mapping[str, str] = field(default_factory=lambda: STATUS_WORDS)
     error_codes: Mapping[str, str] = field(default_factory=lambda: ERROR_CODES)
+    timezone: tzinfo = timezone.utc
     # Operation -> method and path, complete except for names. Kept, since a triggerer queries thousands of jobs.
     _located: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -21,6 +21,8 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
+from airflow_bitahub.exceptions import BitaHubError, UnexpectedResponseError
+
 if TYPE_CHECKING:
     from airflow_bitahub.api.platform import Platform
 
@@ -87,6 +89,18 @@ class Call(Generic[T]):
     request: Request
     read: Callable[[Response, Platform], T]
     safe_to_repeat: bool = False
+
+    def read_answer(self, response: Response, platform: Platform) -> T:
+        """Return what an answer says. Raises UnexpectedResponseError for one in a form that nobody foresaw."""
+        try:
+            return self.read(response, platform)
+        except BitaHubError:
+            raise
+        except Exception as error:
+            raise UnexpectedResponseError(
+                f"Could not {self.request.action}: the answer (HTTP {response.status}) cannot be read "
+                f"({type(error).__name__})."
+            ) from error
 
     def __iter__(self) -> Generator[Call[Any], Any, T]:
         answer: T = yield self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -104,11 +105,15 @@ def get_serving(name: str, version: str = "v1") -> Call[Serving]:
 
 
 def list_servings() -> Call[list[Serving]]:
-    """Query the namespace's servings (assumed)."""
+    """Query the namespace's servings (assumed). Entries that cannot be read are left out."""
     request = Request("list servings", "list_servings")
 
     def read(response: Response, platform: Platform) -> list[Serving]:
-        return [_read_serving(item, platform) for item in items_of(unwrap(response, request, platform))]
+        servings = []
+        for item in items_of(unwrap(response, request, platform)):
+            with suppress(UnexpectedResponseError):
+                servings.append(_read_serving(item, platform))
+        return servings
 
     return Call(request, read, safe_to_repeat=True)
 
@@ -215,15 +220,19 @@ def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
     hosts = data.get("hosts")
     if isinstance(hosts, list):  # a string in the seed, despite the plural
         hosts = hosts[0] if hosts else ""
-    url, token = str(hosts or ""), data.get("token")
+    url, token = _text(hosts), _text(data.get("token"))
     return Serving(
-        name=str(data.get("name") or name),
+        name=_text(data.get("name")) or name,
         status=platform.serving_status(raw_state),
         raw_state=raw_state,
         url=url if "://" in url or not url else f"http://{url}",
-        token=token if isinstance(token, str) and re.fullmatch(r"[!-~]+", token) else "",
+        token=token if re.fullmatch(r"[!-~]+", token) else "",
         replicas=data["replicas"] if isinstance(data.get("replicas"), int) else 1,
-        created_at=to_epoch(data.get("createdTime")),
-        launched_at=to_epoch(data.get("launchedTime")),
-        message=str(data.get("message") or ""),
+        created_at=to_epoch(data.get("createdTime"), platform.timezone),
+        launched_at=to_epoch(data.get("launchedTime"), platform.timezone),
+        message=_text(data.get("message")),
     )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone, tzinfo
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -11,6 +11,8 @@ from pydantic.alias_generators import to_camel
 from airflow_bitahub.exceptions import UnexpectedResponseError
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # names of Kubernetes objects (family)
+
+_LATEST = 253_402_300_800.0  # the year 10,000 in seconds since the epoch
 
 
 class StrictModel(BaseModel):
@@ -55,20 +57,22 @@ def items_of(data: Any) -> list[Any]:
     return data
 
 
-def to_epoch(value: Any) -> float | None:
+def to_epoch(value: Any, zone: tzinfo = timezone.utc) -> float | None:
     """Return a time in seconds since the epoch; None where it is not set or cannot be read.
 
     Known forms are seconds or milliseconds since the epoch, as a number or as text, and RFC 3339. 0 means *not set*.
+
+    :param zone: of a time without an offset
     """
-    if isinstance(value, str) and not value.lstrip("-").isdigit():
-        try:
-            seconds = datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
-        except (ValueError, OverflowError):
-            return None
-    else:
-        try:
+    try:
+        if isinstance(value, str) and not value.lstrip("-").isdigit():
+            time = datetime.fromisoformat(value.replace("Z", "+00:00"))
+            seconds = (time if time.tzinfo else time.replace(tzinfo=zone)).timestamp()
+        elif isinstance(value, str | int | float) and not isinstance(value, bool):
             number = float(value)
-        except (TypeError, ValueError):
+            seconds = number / 1000 if number > 1e11 else number
+        else:
             return None
-        seconds = number / 1000 if number > 1e11 else number
-    return seconds if seconds > 0 else None
+    except (ValueError, OverflowError):
+        return None
+    return seconds if 0 < seconds < _LATEST else None

@@ -44,6 +44,7 @@ class BitaHubHook(BaseHook):
       grows to a twentieth of the time waited, up to this (default: the pause stays `poll_interval`)
     - ``deployment``: a name for this Airflow, where its address does not distinguish it from another one on the same
       account
+    - ``timezone``: the zone of the platform's times that have no offset, such as ``Asia/Shanghai`` (default: UTC)
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
 
     Numbers, ``verify`` and the three objects may also be given as text, as in a connection's URI.

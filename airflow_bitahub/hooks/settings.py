@@ -8,8 +8,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import tzinfo
 from functools import cache
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
 from airflow_bitahub.api.platform import (
@@ -32,7 +34,17 @@ WATCH_MODES = ("auto", "collection", "single")
 
 _PATH_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
 _PAGES = ("console_url", "serving_console_url")
-_TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "deployment", "watch", *_PATH_PARTS, *_PAGES)
+_TEXTS = (
+    "user_id",
+    "user_name",
+    "storage_uri",
+    "default_image",
+    "deployment",
+    "timezone",
+    "watch",
+    *_PATH_PARTS,
+    *_PAGES,
+)
 _NUMBERS = ("request_timeout", "max_requests_per_second", "longest_poll_interval")
 _TABLES = ("endpoints", "status_words", "error_codes")
 # What a connection may say. Anything else in its extra is left alone: it may be meant for something else.
@@ -168,7 +180,19 @@ class Settings:
             endpoints={**ENDPOINTS, **self.table("endpoints")},
             status_words={**STATUS_WORDS, **states},
             error_codes={**ERROR_CODES, **kinds},
+            timezone=self.timezone(),
         )
+
+    def timezone(self) -> tzinfo:
+        """Return the zone of the platform's times that have no offset. Raises ConfigurationError for an unknown one."""
+        name = self.text("timezone", "UTC")
+        try:
+            return ZoneInfo(name)
+        except (KeyError, ValueError, OSError) as error:
+            raise ConfigurationError(
+                f"The Airflow connection's extra 'timezone' is {name!r}, which is no IANA time zone such as "
+                f"'Asia/Shanghai'."
+            ) from error
 
     def auth(self) -> Auth:
         """Return how requests are signed. Raises ConfigurationError when the token cannot be sent."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, TaskDeferralError, TaskDeferralTimeout
 
-from airflow_bitahub.exceptions import BitaHubError, JobTimeoutError, ServingTimeoutError, TransportError
+from airflow_bitahub.exceptions import BitaHubError, JobTimeoutError, ServingTimeoutError, StateUnknownError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.procedures import retry
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -96,6 +97,10 @@ class ResourceLifecycle(BitaHubOperator):
     def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:
         """Return the name of the argument whose time limit an error is about."""
 
+    @abstractmethod
+    def how_to_stop(self) -> str:
+        """Return in words how a user finds and stops what this task has left running."""
+
     def has_ended(self, error: Exception) -> bool:  # noqa: ARG002
         """Return whether an error means that nothing is left to stop."""
         return False
@@ -108,11 +113,17 @@ class ResourceLifecycle(BitaHubOperator):
 
     @contextmanager
     def settling(self, context: Context) -> Iterator[None]:
-        """Restore what was stored; stop what was started when the task fails for good; convert errors for Airflow."""
+        """Restore what was stored; stop what was started when the task fails for good; convert errors for Airflow.
+
+        Where it is not known how the job or serving is, it is left alone: it may be fine.
+        """
         self._context = context
         try:
             self.restore(context)
+            self._look_up_connection()
             yield
+        except StateUnknownError as error:
+            raise self._left_alone(error) from error
         except AirflowTaskTimeout as error:
             raise self._timed_out(self.timeout_error(), "execution_timeout") from error
         except (JobTimeoutError, ServingTimeoutError) as error:
@@ -126,11 +137,29 @@ class ResourceLifecycle(BitaHubOperator):
 
     def is_last_try(self, error: Exception) -> bool:
         """Return whether no other try of the task follows after this error."""
-        is_final = isinstance(error, AirflowFailException) or getattr(error, "is_final", False)
-        if is_final or self._context is None:
+        if isinstance(error, AirflowFailException) or retry.is_final(error) or self._context is None:
             return True
         ti = self._context["ti"]
         return bool(ti.try_number > ti.max_tries)
+
+    def _look_up_connection(self) -> None:
+        """Look the connection up before anything is sent. A failed look-up says nothing about the job or serving."""
+        try:
+            self.hook.settings  # noqa: B018  reads the connection
+        except BitaHubError:
+            raise
+        except Exception as error:
+            raise StateUnknownError(
+                f"The Airflow connection {self.bitahub_conn_id!r} could not be looked up: {error}"
+            ) from error
+
+    def _left_alone(self, error: StateUnknownError) -> StateUnknownError:
+        """Return the error with what became of the job or serving."""
+        if self.nothing_to_stop():
+            return error
+        what_next = self.how_to_stop() if self.is_last_try(error) else "The next try queries it again."
+        subject = self.subject[0].upper() + self.subject[1:]
+        return StateUnknownError(f"{error} {subject} was left alone, and may be running. {what_next}")
 
     def _timed_out(self, error: JobTimeoutError | ServingTimeoutError, limit_name: str) -> BitaHubError:
         """Stop what was started, and return the error with the limit and with what became of the job or serving."""
@@ -169,7 +198,7 @@ class ResourceLifecycle(BitaHubOperator):
                 return result
             if isinstance(error, TaskDeferralTimeout):
                 raise self.timeout_error("was not watched: is a triggerer running?") from error
-            raise TransportError(f"Watching {self.subject} failed: {error}") from error
+            raise StateUnknownError(f"Watching {self.subject} failed: {error}") from error
 
     # Stopping --------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""What a failed job, or an error, means to Airflow. `exceptions` defines which errors are final."""
+"""What a failed job, or an error, means to Airflow. `procedures.retry` decides which errors are final."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from airflow_bitahub.exceptions import (
     JobStoppedError,
     JobUnderpoweredError,
 )
+from airflow_bitahub.procedures import retry
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
@@ -36,7 +37,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
 
 def airflow_error(error: BitaHubError) -> Exception:
     """Return the error to raise in a task: for a final error, one that fails the task without using up its retries."""
-    return AirflowFailException(str(error)) if error.is_final else error
+    return AirflowFailException(str(error)) if retry.is_final(error) else error
 
 
 def job_error(job: Job, log: str, *, may_resubmit: bool) -> JobError:

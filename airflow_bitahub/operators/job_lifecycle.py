@@ -8,8 +8,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
@@ -19,7 +17,7 @@ from airflow_bitahub.exceptions import (
     JobStoppedError,
     JobTimeoutError,
     JobUnderpoweredError,
-    TransportError,
+    StateUnknownError,
 )
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds
@@ -89,6 +87,7 @@ class JobLifecycle(ResourceLifecycle):
                     save=self._save_unless_abandoned,
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
+                    unreachable_timeout=in_seconds(self.unreachable_timeout),
                 )
             )
             context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
@@ -103,6 +102,7 @@ class JobLifecycle(ResourceLifecycle):
                     poll_interval=self.poll_interval,
                     queue_deadline=self._queue_deadline(),  # Airflow itself enforces execution_timeout on a worker
                     unreachable_timeout=in_seconds(self.unreachable_timeout),
+                    is_known=True,
                     on_change=self._log_change,
                 )
                 job = self.hook.run(waiting)
@@ -165,6 +165,15 @@ class JobLifecycle(ResourceLifecycle):
         """Return in words why there is no job to stop; "" where there is one."""
         return "" if self._record and not self._record.refused else "no job had been submitted"
 
+    def how_to_stop(self) -> str:
+        """Return in words how a user finds and stops the job."""
+        if self.job_name:
+            return "Look for it on the platform. Clearing the task stops it and runs it again."
+        return (
+            "'airflow-bitahub jobs list' shows whether it is, and 'airflow-bitahub jobs reap' stops it. Clearing the "
+            "task stops it, too, and runs it again."
+        )
+
     def stop(self) -> str:
         """Stop the job, and return in words what became of it."""
         from airflow_bitahub.procedures.jobs import end_job
@@ -224,10 +233,8 @@ class JobLifecycle(ResourceLifecycle):
                 raise kind(message, record.job_name)
             case "lost":
                 raise JobLostError(message, record.job_name)
-            case _ if event.get("is_final"):
-                raise AirflowFailException(message)
             case _:
-                raise TransportError(f"The state of job {record.job_name!r} is unknown: {message}")
+                raise StateUnknownError(f"The state of job {record.job_name!r} is unknown: {message}")
 
     def _defer(self, job: Job) -> None:
         from airflow_bitahub.triggers.job import BitaHubJobTrigger

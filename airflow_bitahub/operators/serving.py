@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,9 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException
 
-from airflow_bitahub.exceptions import ConfigurationError, ServingFailedError, ServingTimeoutError, TransportError
+from airflow_bitahub.exceptions import ConfigurationError, ServingFailedError, ServingTimeoutError, StateUnknownError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds, require_positive
@@ -178,6 +178,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 poll_interval=self.poll_interval,
                 readiness_path=self.readiness_path,
                 created_at=serving.created_at,
+                is_known=True,
                 on_change=lambda seen: self.log.info("The %s", seen),
             )
             if self.deferrable:
@@ -200,7 +201,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         if self._context is not None and self._own is not None and self.cancel_on_kill:
             # The creation itself may have been interrupted, and its serving may appear later.
             grace = KILL_BUDGET / 2 if self._own.since is not None else 0
-            self.stop_if_abandoned(self._context, partial(self._stop, self._own, grace))
+            self.stop_if_abandoned(self._context, partial(self._stop, self._own, grace, KILL_BUDGET))
 
     # Settling and stopping, see the base class -----------------------------------------------------------------
 
@@ -226,6 +227,10 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         """Return in words why there is no serving to stop; "" where this task created one."""
         return "" if self._own else "this task did not create it, so it was not stopped"
 
+    def how_to_stop(self) -> str:
+        """Return in words how a user finds and stops the serving."""
+        return "Look for it on the platform. Clearing the task takes it up again."
+
     def stop(self) -> str:
         """Stop the serving that this task created, and return in words what became of it."""
         return "the serving was stopped" if self._own and self._stop(self._own) else "there was nothing to stop"
@@ -244,18 +249,20 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 raise ServingFailedError(message, self.serving_name)
             case "timeout":
                 raise ServingTimeoutError(message, self.serving_name)
-            case _ if event.get("is_final"):
-                raise AirflowFailException(message)
             case _:
-                raise TransportError(f"The state of serving {self.serving_name!r} is unknown: {message}")
+                raise StateUnknownError(f"The state of serving {self.serving_name!r} is unknown: {message}")
 
-    def _stop(self, own: ServingRecord, grace: float = 0) -> bool:
+    def _stop(self, own: ServingRecord, grace: float = 0, timeout: float = 60) -> bool:
         """Stop the serving of a record; return False where it has ended, or another one has replaced it."""
         from airflow_bitahub.procedures.servings import stop_own_serving
 
         if self._load() != own:
             return False
-        stopping = stop_own_serving(self.serving_name, self.version, own.describes, grace=grace)
+
+        def is_own(created_at: float | None) -> bool:
+            return own.describes(created_at, time.time())
+
+        stopping = stop_own_serving(self.serving_name, self.version, is_own, grace=grace, timeout=timeout)
         return self.hook.new_client().run(stopping)
 
     def _defer(self, serving: Serving, deadline: float | None) -> None:

@@ -16,7 +16,7 @@ from airflow_bitahub.exceptions import (
     JobQueueTimeoutError,
     JobTimeoutError,
     NotFoundError,
-    TransportError,
+    StateUnknownError,
 )
 from airflow_bitahub.procedures import retry
 
@@ -30,6 +30,7 @@ def wait_for_job(
     queue_deadline: float | None = None,
     unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
     grace: float | None = retry.GRACE_PERIOD,
+    is_known: bool = False,
     on_change: Callable[[Job], None] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[Job]:
@@ -43,16 +44,17 @@ def wait_for_job(
     :param queue_deadline: when the job must have started, likewise
     :param unreachable_timeout: seconds for which the platform may be unreachable
     :param grace: seconds for which "not found" counts as a delay; None: always
+    :param is_known: the job is known to exist, so that the platform's refusal of the first query says nothing either
     :param on_change: called with the job whenever its raw state has changed
     :raises JobTimeoutError: the job had not finished at the deadline
     :raises JobQueueTimeoutError: the job was still in the queue at the queue deadline
     :raises JobLostError: the platform answered "not found" for longer than the grace period
-    :raises TransportError: the platform was unreachable for longer than `unreachable_timeout`
-    :raises BitaHubError: the platform refused the query
+    :raises StateUnknownError: queries failed for longer than `unreachable_timeout`
+    :raises APIError: the platform refused the query of a job that was never seen
     """
     job: Job | None = None
     query = get_job(name)
-    outage = retry.Outage(grace, unreachable_timeout)
+    outage = retry.Outage(grace, unreachable_timeout, is_known)
     has_started = False
     start = clock()
     while True:
@@ -60,13 +62,13 @@ def wait_for_job(
             seen = yield from query
         except BitaHubError as error:
             # A failed query says nothing about the job.
-            if not retry.is_query_failure(error, seen_before=job is not None):
+            if not retry.is_query_failure(error, seen_before=outage.is_known):
                 raise
             if outage.record_failure(error, clock()):
                 if isinstance(error, NotFoundError):
                     raise lost_job(name) from error
-                raise TransportError(
-                    f"Job {name!r} could not be queried for {unreachable_timeout:.0f} s{outage}. {_last_seen(job)}"
+                raise StateUnknownError(
+                    f"Job {name!r} could not be queried for {outage.seconds:.0f} s{outage}. {_last_seen(job)}"
                 ) from error
         else:
             outage.record_success()

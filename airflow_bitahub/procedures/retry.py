@@ -1,6 +1,11 @@
-"""Which failures are temporary, how long they are tolerated, and after which a request may still have worked.
+"""What an answer may decide: what is temporary, for how long it is tolerated, and what a request may have done.
 
-Nothing else in the package decides this.
+Nothing else in the package answers these three questions:
+
+- Did a request take effect? See `may_have_taken_effect`. The platform's own refusal, in its envelope, says no; an
+  answer that did not come from the platform, or that cannot be read, says nothing.
+- What does a query say about a job or serving? See `is_query_failure`. Only the platform's own record says anything.
+- Is it the author's mistake, so that another try is useless? See `is_final`.
 """
 
 from __future__ import annotations
@@ -15,11 +20,13 @@ from airflow_bitahub.exceptions import (
     APIError,
     AuthenticationError,
     BitaHubError,
+    ConfigurationError,
     ConnectFailedError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     ServerError,
+    StateUnknownError,
     TransportError,
 )
 
@@ -37,8 +44,8 @@ RATE_LIMIT_PAUSE = 20.0
 SUBMISSION_ATTEMPTS = 3
 
 TRANSIENT_ERRORS = (TransportError, ServerError, RateLimitError)
-# What a query may be answered with while its job or serving is fine.
-FAILED_QUERIES = (*TRANSIENT_ERRORS, NotFoundError)
+_SUBMISSIONS = ("submit_job", "create_serving")
+_QUERIES = ("get_job", "get_serving")
 
 
 def is_transient(error: object) -> bool:
@@ -51,42 +58,83 @@ def concerns_one_query(error: object) -> bool:
     return is_transient(error) and not isinstance(error, RateLimitError)
 
 
-def had_no_effect(error: BitaHubError) -> bool:
-    """Return whether the platform certainly did not act on the request, so that sending it again is harmless."""
-    return isinstance(error, RateLimitError | ConnectFailedError)
+# Did a request take effect? ---------------------------------------------------------------------------------------
 
 
-def is_worth_resending(error: BitaHubError) -> bool:
-    """Return whether the same submission may succeed when it is sent again.
+def was_refused(error: BitaHubError) -> bool:
+    """Return whether the platform itself, in its envelope, refused a request, so that it had no effect.
 
-    An unknown code counts too: the document does not show how a successful submission is answered.
+    An unknown code is no refusal: the document does not show how a successful submission is answered.
     """
-    return isinstance(error, TransportError | ServerError) or type(error) is APIError
+    if not isinstance(error, APIError) or isinstance(error, ServerError) or type(error) is APIError:
+        return False
+    return error.is_from_platform
 
 
 def may_have_taken_effect(error: BitaHubError) -> bool:
     """Return whether the platform may have acted on a request although this is the answer."""
-    return is_worth_resending(error) and not isinstance(error, ConnectFailedError)
+    return not (was_refused(error) or isinstance(error, ConnectFailedError | ConfigurationError))
+
+
+def had_no_effect(error: BitaHubError) -> bool:
+    """Return whether a request certainly had no effect and may have one when it is sent again."""
+    return isinstance(error, ConnectFailedError) or (isinstance(error, RateLimitError) and was_refused(error))
+
+
+def is_worth_resending(error: BitaHubError) -> bool:
+    """Return whether the same submission may succeed when it is sent again in the same try."""
+    return not was_refused(error)
 
 
 def grace_after(error: BitaHubError) -> float:
-    """Return for how many seconds to search for the result of a failed submission."""
-    return GRACE_PERIOD if may_have_taken_effect(error) else 0
+    """Return for how many seconds to search for the result of a failed submission before it is sent again."""
+    if not may_have_taken_effect(error):
+        return 0
+    return max(GRACE_PERIOD, min(getattr(error, "retry_after", None) or 0, LONGEST_PAUSE))
+
+
+def leaves_outcome_open(error: BitaHubError) -> bool:
+    """Return whether a stop or removal may still work out, or have worked, so that a query must show it.
+
+    It may not where the platform itself refuses the user. What a query before or after it is answered does not count.
+    """
+    if isinstance(error, AuthenticationError | PermissionDeniedError) and was_refused(error):
+        return error.request in _QUERIES
+    return not isinstance(error, ConfigurationError)
+
+
+# What does a query say about a job or serving? --------------------------------------------------------------------
 
 
 def is_query_failure(error: BitaHubError, *, seen_before: bool) -> bool:
     """Return whether an answer to a query says nothing about the job or serving, so that it is tolerated for a while.
 
-    :param seen_before: an earlier query succeeded. The token was accepted then; it has expired, and may be renewed
+    :param seen_before: it is known to exist: an earlier query succeeded, or its record is confirmed. Then only what we
+        ourselves found wrong before sending is no such answer. Otherwise the platform may also refuse the query, for
+        example because the token or the name is wrong
     """
-    return isinstance(error, FAILED_QUERIES) or (seen_before and isinstance(error, AuthenticationError))
-
-
-def leaves_outcome_open(error: BitaHubError) -> bool:
-    """Return whether a stop or removal may have worked although this is the answer, so that a query must show it."""
-    if isinstance(error, AuthenticationError | PermissionDeniedError):
+    if isinstance(error, ConfigurationError):
         return False
-    return isinstance(error, APIError | TransportError)
+    if seen_before or is_transient(error) or isinstance(error, NotFoundError):
+        return True
+    # For a token that is wrong, many a gateway answers in the platform's place.
+    return not (isinstance(error, AuthenticationError) or (isinstance(error, APIError) and error.is_from_platform))
+
+
+# Is it the author's mistake? --------------------------------------------------------------------------------------
+
+
+def is_final(error: BaseException) -> bool:
+    """Return whether another try would get the same answer, or undo someone's decision.
+
+    Of the answers of the platform, only its own refusal of a submission is final.
+    """
+    if not isinstance(error, BitaHubError) or not error.is_final:
+        return False
+    return not isinstance(error, APIError) or (was_refused(error) and error.request in _SUBMISSIONS)
+
+
+# Repeating, and tolerating ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -134,15 +182,35 @@ def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.r
             attempt += 1
 
 
-def find(query: Call[T], grace: float, clock: Callable[[], float]) -> Procedure[T | None]:
-    """Return what a query finds; None once the platform has answered "not found" for `grace` seconds."""
-    start = clock()
+def find(
+    query: Call[T],
+    grace: float,
+    clock: Callable[[], float],
+    *,
+    is_known: bool = False,
+    may_exist: bool = True,
+    timeout: float = UNREACHABLE_TIMEOUT,
+) -> Procedure[T | None]:
+    """Return what a query finds; None once the platform has answered "not found" for `grace` seconds.
+
+    :param is_known: it is known to exist, see `Outage`
+    :param may_exist: False: this task has not created it, so that a refusal of the query ends the search at once
+    :param timeout: seconds for which queries may fail
+    :raises StateUnknownError: queries failed for too long
+    """
+    outage = Outage(grace, timeout, is_known)
     while True:
         try:
             return (yield from query)
-        except NotFoundError:
-            if clock() - start >= grace:
-                return None
+        except BitaHubError as error:
+            if not is_query_failure(error, seen_before=may_exist):
+                raise
+            if outage.record_failure(error, clock()):
+                if isinstance(error, NotFoundError):
+                    return None
+                raise StateUnknownError(
+                    f"Could not {query.request.action} for {outage.seconds:.0f} s{outage}."
+                ) from error
         yield Sleep(2)
 
 
@@ -152,16 +220,21 @@ class Outage:
 
     :param grace: seconds for which "not found" counts as a delay; None: always
     :param timeout: seconds for which the platform may be unreachable
+    :param is_known: the job or serving is known to exist. Then all failures are tolerated for `timeout`; otherwise
+        those which may mean that the token, an address or a name is wrong are only tolerated for `GRACE_PERIOD`
     """
 
     grace: float | None
     timeout: float = UNREACHABLE_TIMEOUT
+    is_known: bool = False
     unanswered_since: float | None = None
     missing_since: float | None = None
     error: BitaHubError | None = None
+    seconds: float = 0  # without an answer
 
     def record_success(self) -> None:
         """Record that a query succeeded."""
+        self.is_known = True
         self.unanswered_since = self.missing_since = self.error = None
 
     def record_failure(self, error: BitaHubError, now: float) -> bool:
@@ -174,7 +247,9 @@ class Outage:
         self.unanswered_since = now if self.unanswered_since is None else self.unanswered_since
         if self.grace is not None and now - self.unanswered_since >= self.grace:
             self.missing_since = None  # after so long without an answer, the next "not found" starts its own period
-        return now - self.unanswered_since >= self.timeout
+        self.seconds = now - self.unanswered_since
+        is_patient = self.is_known or is_transient(error)
+        return self.seconds >= (self.timeout if is_patient else min(self.timeout, GRACE_PERIOD))
 
     def __str__(self) -> str:
         return f" (the last answer: {self.error})" if self.error else ""

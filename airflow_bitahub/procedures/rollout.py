@@ -14,7 +14,6 @@ from airflow_bitahub.api.servings import Serving, ServingSpec, create_serving, g
 from airflow_bitahub.exceptions import (
     APIError,
     ConflictError,
-    RateLimitError,
     ServingFailedError,
     ServingRefusedError,
     TransportError,
@@ -24,6 +23,9 @@ from airflow_bitahub.procedures.servings import end_serving
 
 # Seconds by which the platform's clock may be behind ours, and which a creation may take.
 _CLOCK_SKEW, _LONGEST_CREATION = 60, 600
+# Seconds after the begin of a creation in which a serving that appears is ours, whatever the platform's clock says:
+# long enough for the next try after a worker was lost.
+_NEXT_TRY = 3600
 
 
 @dataclass(frozen=True)
@@ -43,27 +45,33 @@ class ServingRecord:
     since: float | None = None
     ready: bool = False
 
-    def owns(self, created_at: float | None) -> bool:
-        """Return whether the serving created at that time is ours."""
-        return bool(self.digest) and (created_at == self.created_at or self._is_being_created(created_at))
+    def owns(self, created_at: float | None, now: float) -> bool:
+        """Return whether the serving found now, which was created at that time, is ours."""
+        return bool(self.digest) and (created_at == self.created_at or self._is_being_created(created_at, now))
 
-    def describes(self, created_at: float | None) -> bool:
-        """Return whether the serving created at that time is ours and has this record's specification."""
+    def describes(self, created_at: float | None, now: float) -> bool:
+        """Return whether the serving found now is ours, and has this record's specification."""
         if self.since is None:
             return bool(self.digest) and created_at == self.created_at
-        return self._is_being_created(created_at)
+        return self._is_being_created(created_at, now)
 
     def replaces(self, created_at: float | None) -> bool:
         """Return whether another serving is being created in place of the one created at that time."""
         return self.since is not None and self.created_at == created_at
 
-    def _is_being_created(self, created_at: float | None) -> bool:
+    def _is_being_created(self, created_at: float | None, now: float) -> bool:
         if self.since is None:
             return False
         if created_at is None:
             return True  # the platform reports no times
-        # A lost answer to our own creation must not turn a stranger's serving, created at another time, into ours.
-        return created_at != self.created_at and -_CLOCK_SKEW <= created_at - self.since <= _LONGEST_CREATION
+        if created_at == self.created_at:
+            return False
+        # There was no other serving of this name when we began, and the first one created takes the name. So one that
+        # appears soon is ours, also where the platform's clock is wrong. A lost answer to our own creation must not
+        # turn a stranger's serving, created much later, into ours; about that, only the platform's clock can tell.
+        if now - self.since <= _NEXT_TRY:
+            return True
+        return -_CLOCK_SKEW <= created_at - self.since <= _LONGEST_CREATION
 
 
 def digest(spec: ServingSpec) -> str:
@@ -93,22 +101,24 @@ def ensure_serving(
     record, spec_digest = load(), digest(spec)
     is_unsettled = record is not None and record.since is not None
     query = get_serving(spec.name, spec.version)
-    found = yield from retry.find(query, retry.GRACE_PERIOD if is_unsettled else 0, clock)
+    is_ours = record is not None and bool(record.digest)
+    grace = retry.GRACE_PERIOD if is_unsettled else 0
+    found = yield from retry.find(query, grace, clock, is_known=is_ours and not is_unsettled, may_exist=is_ours)
     if load() != record:
         raise _overtaken(spec.name)
     if found is not None:
-        if record is None or not record.owns(found.created_at):
+        if record is None or not record.owns(found.created_at, clock()):
             raise ServingRefusedError(
                 f"A serving named {spec.name!r} (version {spec.version!r}) exists that this Airflow did not create, so "
                 f"it is left alone. Choose another serving_name, or remove it on the platform.",
                 spec.name,
             )
-        is_same = record.digest == spec_digest and record.describes(found.created_at)
+        is_same = record.digest == spec_digest and record.describes(found.created_at, clock())
         if is_same and not found.status.is_ending:
             own = ServingRecord(spec_digest, found.created_at, ready=record.ready and not is_unsettled)
             save(own)
             return found, None if own.ready else own
-        was_being_replaced = is_unsettled and not record.describes(found.created_at)  # by an earlier try
+        was_being_replaced = is_unsettled and not record.describes(found.created_at, clock())  # by an earlier try
         if if_exists == "fail" and not (is_same or was_being_replaced):
             raise ServingRefusedError(
                 f"Serving {spec.name!r} (version {spec.version!r}) exists with another specification, and "
@@ -136,30 +146,27 @@ class _Creation:
     def post(self, *, is_new: bool) -> Procedure[tuple[Serving, ServingRecord]]:
         """Create the serving until the platform has it; query it where the outcome is unknown."""
         query = get_serving(self.spec.name, self.spec.version)
-        may_exist = not is_new
+        may_exist, is_accepted, serving = not is_new, False, None
         for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
-            is_accepted = False
             try:
                 yield from create_serving(self.spec)
                 is_accepted = True
-            except ConflictError as error:
-                if is_new and attempt == 1:
-                    raise self._give_up() from error
-            except RateLimitError:
-                if not may_exist:
-                    self._forget()
-                raise
+                break
             except (APIError, TransportError) as error:
-                may_resend = retry.is_worth_resending(error)
+                if isinstance(error, ConflictError) and retry.was_refused(error):
+                    if may_exist:
+                        break
+                    raise self._give_up() from error
                 may_exist = may_exist or retry.may_have_taken_effect(error)
-                if (yield from retry.find(query, retry.grace_after(error), self.clock)) is None:
-                    if may_resend and attempt < retry.SUBMISSION_ATTEMPTS:
-                        continue
-                    if not (may_resend and may_exist):
+                if may_exist:
+                    serving = yield from retry.find(query, retry.grace_after(error), self.clock)
+                if serving is not None:
+                    break
+                if not retry.is_worth_resending(error) or attempt == retry.SUBMISSION_ATTEMPTS:
+                    if not may_exist:
                         self._forget()
                     raise
-            break
-        serving = yield from retry.find(query, retry.GRACE_PERIOD, self.clock)
+        serving = serving or (yield from retry.find(query, retry.GRACE_PERIOD, self.clock, is_known=True))
         if serving is None:
             raise ServingFailedError(
                 f"The platform accepted serving {self.spec.name!r} but does not show it. Try again later.",
@@ -168,7 +175,8 @@ class _Creation:
         # Some platforms may report the time of creation only later.
         since = self.intent.since if serving.created_at is None else None
         own = ServingRecord(self.intent.digest, serving.created_at, since)
-        if self._is_replaced(serving) or not (is_accepted or self.intent.describes(serving.created_at)):
+        is_ours = is_accepted or self.intent.describes(serving.created_at, self.clock())
+        if self._is_replaced(serving) or not is_ours:
             raise self._give_up()
         self.save(own)
         return serving, own
@@ -184,7 +192,7 @@ class _Creation:
             return False
         if record.since is not None:
             return record.created_at not in (None, self.intent.created_at)
-        return record.describes(serving.created_at) and record.digest != self.intent.digest
+        return record.describes(serving.created_at, self.clock()) and record.digest != self.intent.digest
 
     def _give_up(self) -> ServingFailedError:
         self._forget()

@@ -14,6 +14,7 @@ from airflow_bitahub.exceptions import (
     ServingAliveError,
     ServingFailedError,
     ServingTimeoutError,
+    StateUnknownError,
     TransportError,
 )
 from airflow_bitahub.procedures import retry
@@ -28,6 +29,7 @@ def wait_for_serving(
     created_at: float | None = None,
     deadline: float | None = None,
     grace: float | None = retry.GRACE_PERIOD,
+    is_known: bool = False,
     on_change: Callable[[Serving], None] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[Serving]:
@@ -40,20 +42,21 @@ def wait_for_serving(
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param deadline: when to stop waiting, in seconds since the epoch; None: no limit
     :param grace: seconds for which "not found" counts as a delay; None: always
+    :param is_known: the serving is known to exist: the platform's refusal of the first query says nothing either
     :param on_change: called with the serving whenever its raw state has changed
-    :raises ServingFailedError: the serving failed, was stopped, or was replaced by another
+    :raises ServingFailedError: the serving failed, was stopped, was replaced by another, or is no longer there
     :raises ServingTimeoutError: the serving was not ready at the deadline
-    :raises BitaHubError: the platform was unreachable for too long, or refused the query
+    :raises StateUnknownError: queries failed for longer than `retry.UNREACHABLE_TIMEOUT`
+    :raises APIError: the platform refused the query of a serving that was never seen
     """
     raw_state: str | None = None
-    outage = retry.Outage(grace)
-    last_seen = "was never seen"
+    outage = retry.Outage(grace, is_known=is_known)
+    last_seen = "never"
     while True:
         try:
             serving = yield from get_serving(name, version)
         except BitaHubError as error:
-            if not retry.is_query_failure(error, seen_before=False) or outage.record_failure(error, clock()):
-                raise
+            _tolerate(error, outage, name, last_seen, clock())
         else:
             outage.record_success()
             if serving.raw_state != raw_state:
@@ -69,8 +72,8 @@ def wait_for_serving(
         now = clock()
         if deadline is not None and now >= deadline:
             raise ServingTimeoutError(
-                f"Serving {name!r} was not ready in time (RUNNING, and answering at {readiness_path!r}); when last "
-                f"seen, {last_seen}.",
+                f"Serving {name!r} was not ready in time (RUNNING, and answering at {readiness_path!r}); last "
+                f"seen: {last_seen}.",
                 name,
             )
         yield Sleep(retry.sleep_seconds(poll_interval, now, deadline))
@@ -82,18 +85,35 @@ def stop_own_serving(
     is_own: Callable[[float | None], bool],
     *,
     grace: float = 0,
+    timeout: float = 300,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[bool]:
     """Stop a serving, unless another one has taken its place. Return whether there was one to stop.
 
     :param is_own: returns, for a time of creation, whether the serving created then is the one to stop
     :param grace: seconds to wait for a serving whose creation may still be on its way
+    :param timeout: seconds to go on where queries or the stop fail
+    :raises ServingAliveError: they failed for so long
     """
-    found = yield from retry.find(get_serving(name, version), grace, clock)
-    if found is None or found.status.is_ending or not is_own(found.created_at):
-        return False
-    yield from stop_serving(name, version)
-    return True
+    start, was_asked = clock(), False
+    while True:
+        try:
+            found = yield from get_serving(name, version)
+            if found.status.is_ending or not is_own(found.created_at):
+                return was_asked
+            was_asked = True
+            yield from stop_serving(name, version)
+            return True
+        except NotFoundError:
+            if clock() - start >= grace:
+                return was_asked
+        except BitaHubError as error:
+            if not retry.leaves_outcome_open(error):
+                raise
+            # The stop may have taken effect. The next query shows whether it did.
+            if clock() - start >= timeout:
+                raise ServingAliveError(f"Serving {name!r} could not be stopped: {error}", name) from error
+        yield Sleep(1)
 
 
 def end_serving(
@@ -124,6 +144,20 @@ def end_serving(
         if clock() - start >= timeout:
             raise ServingAliveError(f"Serving {name!r} is still there {timeout:.0f} s after its removal.", name)
         yield Sleep(1)
+
+
+def _tolerate(error: BitaHubError, outage: retry.Outage, name: str, last_seen: str, now: float) -> None:
+    """Raise unless a failed query is to be tolerated: it says nothing about the serving."""
+    if not retry.is_query_failure(error, seen_before=outage.is_known):
+        raise error
+    if not outage.record_failure(error, now):
+        return
+    if isinstance(error, NotFoundError):
+        message = f"Serving {name!r} is not on the platform, or no longer; last seen: {last_seen}."
+        raise ServingFailedError(message, name) from error
+    raise StateUnknownError(
+        f"Serving {name!r} could not be queried for {outage.seconds:.0f} s{outage}; last seen: {last_seen}."
+    ) from error
 
 
 def _answers(serving: Serving, path: str) -> Procedure[bool]:

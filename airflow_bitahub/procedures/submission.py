@@ -13,10 +13,11 @@ from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.api.protocol import Procedure
 from airflow_bitahub.exceptions import (
     APIError,
+    BitaHubError,
     ConflictError,
     JobRefusedError,
     JobStoppedError,
-    RateLimitError,
+    StateUnknownError,
     TransportError,
     UnexpectedResponseError,
 )
@@ -33,6 +34,7 @@ def ensure_job(
     save: Callable[[JobRecord], None],
     resubmit_stopped: bool = False,
     extra_body: Mapping[str, Any] | None = None,
+    unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[tuple[Job, JobRecord]]:
     """Return the one job of a task instance, with its record: find it where it exists, submit it where it does not.
@@ -42,11 +44,13 @@ def ensure_job(
     :param spec_for: returns the submission for a record
     :param save: saves a record; called before anything is sent under the record's name
     :param resubmit_stopped: treat a job that someone else stopped like one that failed
+    :param unreachable_timeout: seconds for which queries of a job that exists, or may exist, may fail
+    :raises StateUnknownError: they failed for longer
     :raises JobStoppedError: someone else stopped the job
     :raises JobLostError: the platform had the job and no longer has it
     :raises JobRefusedError: a job of the requested name exists, and this task did not submit it
     """
-    submission = _Submission(task, spec_for, save, extra_body, clock)
+    submission = _Submission(task, spec_for, save, extra_body, unreachable_timeout, clock)
     if record is None:
         return (yield from submission.send(task.first_attempt(None)))
     if task.is_new_generation(record):
@@ -63,7 +67,8 @@ def ensure_job(
     # likely stopped by the worker, which cannot save that any more once its task is cleared.
     may_be_cleared = task.clear_number != record.clear_number
     record = task.refresh(record)
-    job = yield from retry.find(get_job(record.job_name), 0 if record.confirmed else retry.GRACE_PERIOD, clock)
+    grace = 0 if record.confirmed else retry.GRACE_PERIOD
+    job = yield from submission.find(record, grace, is_known=record.confirmed)
     if job is None and not record.confirmed:
         record = replace(record, stopped=False)
         save(record)
@@ -84,7 +89,13 @@ class _Submission:
     spec_for: Callable[[JobRecord], JobSpec]
     save: Callable[[JobRecord], None]
     extra_body: Mapping[str, Any] | None
+    unreachable_timeout: float
     clock: Callable[[], float]
+
+    def find(self, record: JobRecord, grace: float, *, is_known: bool = False) -> Procedure[Job | None]:
+        """Return the job of a record, which exists (`is_known`) or may exist; None where the platform has none."""
+        query, timeout = get_job(record.job_name), self.unreachable_timeout
+        return (yield from retry.find(query, grace, self.clock, is_known=is_known, timeout=timeout))
 
     def resume(self, record: JobRecord, job: Job | None, resubmit_stopped: bool) -> Procedure[tuple[Job, JobRecord]]:
         """Continue with a job that the platform has confirmed. `job` is None where the platform no longer has it."""
@@ -105,7 +116,7 @@ class _Submission:
         """Submit under a name that was never used before."""
         self.spec_for(record)  # arguments that cannot be sent must not be recorded
         if self.task.job_name:
-            found = yield from retry.find(get_job(record.job_name), 0, self.clock)
+            found = yield from retry.find(get_job(record.job_name), 0, self.clock, may_exist=False)
             if found is not None:
                 raise _refused(record.job_name)
         self.save(record)
@@ -113,42 +124,49 @@ class _Submission:
 
     def post(self, record: JobRecord, *, is_new: bool = False) -> Procedure[tuple[Job, JobRecord]]:
         """Submit under a recorded name until the platform has the job; query it where the outcome is unknown."""
-        name, job = record.job_name, None
+        job = None
         # A name given by the DAG's author may be known to others. Until one of our submissions may have taken effect, a
-        # job of that name is theirs.
-        is_foreign = is_new and self.task.job_name is not None
+        # job of that name is theirs. Nobody else can know a name of our own.
+        is_given, may_exist = self.task.job_name is not None, not is_new
         for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
             try:
                 yield from submit_job(self.spec_for(record), self.extra_body)
-            except ConflictError as error:
-                if is_foreign:
+                break
+            except (APIError, TransportError) as error:
+                is_taken = isinstance(error, ConflictError) and retry.was_refused(error)
+                if is_taken and (may_exist or not is_given):
+                    break
+                if is_taken:
                     # Someone took the name between our query and our submission: never adopt or stop their job.
                     self.save(replace(record, refused=True))
-                    raise _refused(name) from error
-            except RateLimitError:
-                if is_foreign:
-                    self.save(replace(record, refused=True))
-                raise
-            except (APIError, TransportError) as error:
-                may_resend = retry.is_worth_resending(error)
-                is_foreign = is_foreign and not retry.may_have_taken_effect(error)
-                if not is_foreign:
-                    job = yield from retry.find(get_job(name), retry.grace_after(error), self.clock)
-                if job is None:
-                    if may_resend and attempt < retry.SUBMISSION_ATTEMPTS:
-                        continue
-                    if is_foreign or not may_resend:
+                    raise _refused(record.job_name) from error
+                may_exist = may_exist or retry.may_have_taken_effect(error)
+                if may_exist:
+                    job = yield from self._settle(record, error)
+                if job is not None:
+                    break
+                if not retry.is_worth_resending(error) or attempt == retry.SUBMISSION_ATTEMPTS:
+                    if not may_exist and (is_given or not retry.is_transient(error)):
                         self.save(replace(record, refused=True))
                     raise
-            break
-        job = job or (yield from retry.find(get_job(name), retry.GRACE_PERIOD, self.clock))
+        job = job or (yield from self.find(record, retry.GRACE_PERIOD, is_known=True))
         if job is None:
             raise UnexpectedResponseError(
-                f"The platform accepted job {name!r} but does not show it. The next try of the task queries it again."
+                f"The platform accepted job {record.job_name!r} but does not show it. The next try of the task queries "
+                f"it again."
             )
         record = replace(record, confirmed=True)
         self.save(record)
         return job, record
+
+    def _settle(self, record: JobRecord, answer: BitaHubError) -> Procedure[Job | None]:
+        """Find out whether a submission took effect that was answered like this."""
+        try:
+            return (yield from self.find(record, retry.grace_after(answer)))
+        except StateUnknownError as error:
+            raise StateUnknownError(
+                f"It is unknown whether job {record.job_name!r} exists. Its submission: {answer} Then: {error}"
+            ) from error
 
 
 def _refused(name: str) -> JobRefusedError:

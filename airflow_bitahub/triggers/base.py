@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.task_state import is_task_active
 from airflow_bitahub.triggers.watch.journal import Journal
 
@@ -33,7 +34,8 @@ class BitaHubTrigger(BaseTrigger):
     :param poll_interval: seconds between two queries
     :param deadline: when to stop waiting, in seconds since the epoch, so that it means the same after a restart of the
         triggerer; None: no limit
-    :param grace: seconds for which the platform may answer "not found" before that is believed; None: it never is
+    :param grace: seconds for which the platform may answer "not found" before that is believed; None: it never is,
+        since the job or serving need not exist yet. Otherwise it is known to exist
     :param cancel_on_kill: stop the job or serving when a user marks, clears or deletes the waiting task
     """
 
@@ -97,7 +99,7 @@ class BitaHubTrigger(BaseTrigger):
             async with shared_watcher(self.bitahub_conn_id) as watcher:
                 return await self.wait(watcher, journal)
         except BitaHubError as error:
-            return {"outcome": "error", "message": str(error), "is_final": error.is_final}
+            return {"outcome": "error", "message": str(error), "is_final": retry.is_final(error)}
         except Exception as error:
             # If the exception left the trigger, Airflow would fail the task without calling its own code.
             self.log.exception("Waiting for %s failed", self.description)

@@ -74,6 +74,7 @@ class BitaHubJobTrigger(BitaHubTrigger):
             queue_deadline=self.queue_deadline,
             unreachable_timeout=self.unreachable_timeout,
             grace=self.grace,
+            is_known=self.grace is not None,
         )
         try:
             job = await watcher.run(procedure, journal)

@@ -77,6 +77,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
             created_at=self.created_at,
             deadline=self.deadline,
             grace=self.grace,
+            is_known=self.grace is not None,
         )
         try:
             serving = await watcher.run(procedure, journal)

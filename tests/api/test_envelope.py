@@ -116,8 +116,11 @@ def test_an_unknown_code_inside_http_200_is_a_plain_api_error() -> None:
         (403, PermissionDeniedError),
         (404, NotFoundError),
         (409, ConflictError),
+        (408, ServerError),
         (422, InvalidRequestError),
+        (425, ServerError),
         (429, RateLimitError),
+        (499, ServerError),
         (500, ServerError),
         (503, ServerError),
     ],
@@ -144,10 +147,8 @@ def test_a_server_error_stays_one_whatever_its_body_says(code: int) -> None:
 @pytest.mark.parametrize(
     ("status", "reason", "expected"),
     [
-        (400, "BadRequest", InvalidRequestError),
         (401, "Unauthorized", AuthenticationError),
         (403, "Forbidden", PermissionDeniedError),
-        (409, "AlreadyExists", ConflictError),
         (429, "TooManyRequests", RateLimitError),
         (500, "InternalError", ServerError),
     ],
@@ -155,7 +156,7 @@ def test_a_server_error_stays_one_whatever_its_body_says(code: int) -> None:
 def test_the_gateways_kubernetes_status_objects(status: int, reason: str, expected: type[APIError]) -> None:
     error = error_of(response(status, kubernetes_status(status, reason)))
     assert type(error) is expected
-    assert error.code is None
+    assert not error.is_from_platform
     assert f"jobs is {reason} (HTTP {status})" in str(error)
 
 
@@ -209,7 +210,23 @@ def test_a_redirection_is_no_answer_and_shows_where_it_leads(body: bytes) -> Non
         unwrap(Response(302, {"location": "/login"}, body), REQUEST, PLATFORM)
 
 
-@pytest.mark.parametrize(("status", "expected"), [(400, InvalidRequestError), (500, ServerError), (502, ServerError)])
+@pytest.mark.parametrize("status", [400, 405, 408, 409, 413, 421, 422, 423, 425, 499])
+@pytest.mark.parametrize("body", [b"", b"x", b"<html>no</html>", json.dumps(kubernetes_status(4, "No")).encode()])
+def test_a_refusal_without_an_envelope_is_not_the_platforms(status: int, body: bytes) -> None:
+    with pytest.raises(UnexpectedResponseError, match=f"HTTP {status}.*does not come from the platform"):
+        unwrap(response(status, body), REQUEST, PLATFORM)
+
+
+@pytest.mark.parametrize(("operation", "is_said"), [("submit_job", True), ("create_serving", True), ("get_job", False)])
+def test_nothing_was_started_is_only_said_of_a_submission_that_the_platform_refused(
+    operation: str, is_said: bool
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        unwrap(response(400, refusal(400)), Request("do it", operation), PLATFORM)
+    assert ("nothing was started" in str(caught.value)) is is_said
+
+
+@pytest.mark.parametrize(("status", "expected"), [(401, AuthenticationError), (500, ServerError), (502, ServerError)])
 def test_plain_text_errors_are_quoted(status: int, expected: type[APIError]) -> None:
     error = error_of(response(status, b"cluster  host\nis not ready"))
     assert type(error) is expected
@@ -250,11 +267,20 @@ def test_the_meaning_of_a_code_can_be_overridden() -> None:
         ("-3", 0.0),
         ("nan", 0.0),
         ("", None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", 90.0),
+        ("Wed, 21 Oct 2026 07:26:00 GMT", 0.0),
+        ("Wed, 21 Oct 2026 07:28:00", None),  # without a zone
+        ("Wed, 99 Oct 99999999 07:28:00 GMT", None),
     ],
 )
 def test_retry_after_is_kept(header: str, seconds: float | None) -> None:
-    assert error_of(response(429, refusal(1), {"retry-after": header})).retry_after == seconds
+    headers = {"retry-after": header, "date": "Wed, 21 Oct 2026 07:26:30 GMT"}
+    assert error_of(response(429, refusal(1), headers)).retry_after == seconds
+
+
+def test_a_date_to_retry_after_means_nothing_where_the_answer_has_no_date_itself() -> None:
+    assert error_of(response(429, b"", {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})).retry_after is None
 
 
 def test_an_answer_without_retry_after_asks_for_none() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import get_job, list_jobs
 from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.api.protocol import Response
-from airflow_bitahub.exceptions import NotFoundError, UnexpectedResponseError
+from airflow_bitahub.exceptions import APIError, NotFoundError, UnexpectedResponseError
 
 PLATFORM = Platform()
 
@@ -398,3 +400,41 @@ def test_every_shape_of_an_empty_list(collection: Any) -> None:
 def test_a_list_in_no_known_shape_says_so(collection: Any) -> None:
     with pytest.raises(UnexpectedResponseError):
         list_jobs().read(response(collection), PLATFORM)
+
+
+DEEP: Any = {"state": "RUNNING"}
+for _ in range(300):
+    DEEP = {"job": DEEP}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        DEEP,
+        {"state": "FAILED", "exitCode": "9" * 6000},
+        {"state": "FAILED", "exitCode": True, "createdTime": 10**400, "finishedAt": "9" * 6000},
+        {"state": ["RUNNING"], "status": {"state": 7}},
+        {"status": {"code": [[[]]], "msg": {}}},
+        {"jobStatus": {"state": "\ud800", "completedTime": float("inf")}},
+        {"jobName": {"a": 1}, "name": 7, "state": "RUNNING", "createdTime": {}},
+        float("nan"),
+        "x",
+    ],
+)
+def test_an_odd_answer_is_read_or_counts_as_a_failed_query(odd: Any) -> None:
+    """Whatever else it raised would end the waiting for the job."""
+    answer = response(odd)
+    try:
+        job = get_job("mnist-1").read_answer(answer, PLATFORM)
+    except (UnexpectedResponseError, APIError):
+        return
+    assert job.exit_code is None
+    assert all(time is None or math.isfinite(time) for time in (job.created_at, job.started_at, job.finished_at))
+
+
+def test_an_error_of_the_reading_itself_is_a_failed_query() -> None:
+    def read(_response: Response, _platform: Platform) -> Job:
+        raise RecursionError("too deep")
+
+    with pytest.raises(UnexpectedResponseError, match=r"get job 'mnist-1'.*HTTP 200.*RecursionError"):
+        replace(get_job("mnist-1"), read=read).read_answer(response({}), PLATFORM)

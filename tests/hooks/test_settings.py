@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 from urllib.parse import urlencode
 
@@ -292,3 +293,16 @@ def test_a_token_that_cannot_be_sent_is_refused_without_being_shown(connect: Any
     with pytest.raises(ConfigurationError, match="password") as caught:
         connect(password=f"{TOKEN}\n").send(get_job("x"))
     assert TOKEN not in str(caught.value)
+
+
+def test_times_without_an_offset_are_utc_unless_the_connection_says_otherwise(connect: Any) -> None:
+    host = "https://kubesphere.example.com"
+    assert str(connect(host=host).client.platform.timezone) == "UTC"
+    hook = connect(host=host, extra={"timezone": "Asia/Shanghai"})
+    assert str(hook.client.platform.timezone) == "Asia/Shanghai"
+
+
+@pytest.mark.parametrize("wrong", ["Beijing", "../UTC", "America", "+08:00"])
+def test_a_time_zone_that_does_not_exist_is_refused(connect: Any, wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'timezone' is '{re.escape(wrong)}'"):
+        connect(host="https://kubesphere.example.com", extra={"timezone": wrong}).send(get_job("x"))

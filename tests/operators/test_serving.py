@@ -21,6 +21,7 @@ from airflow_bitahub.api.servings import (
 )
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state.records import ServingKey, StoredServing
 from airflow_bitahub.exceptions import (
@@ -453,10 +454,34 @@ def test_trigger_that_fails_is_trouble_like_any_other(
     defer(deploy(name, readiness_path="/sick", deferrable=True), run)
     with pytest.raises(kind):
         deploy(name).resume_execution(TRIGGER_FAIL_REPR, {"error": reason}, run.context())
-    if is_last or kind is ServingTimeoutError:
+    if kind is ServingTimeoutError:
         until(lambda: record().status.value, lambda status: status == "STOPPED")
     else:
         assert record().status.value == "RUNNING"
+
+
+@deploying
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_serving_that_starts_is_not_given_up_for_odd_answers(
+    deferrable: bool, name: str, task_run: TaskRun, record: Callable[[], StoredServing], platform: Emulator
+) -> None:
+    odd = [Answer(status=403, body="x"), Answer(status=401), Answer(body={"status": {"code": 4711, "msg": "odd"}})]
+    # The first query finds no serving, and the next one shows the new one.
+    skip = 2
+    armed = []
+    if deferrable:
+        trigger = defer(deploy(name, deferrable=True), task_run)
+        skip = 0
+    for answer in odd:
+        match = Match(method="GET", path=f"*/serving/{name}", skip=skip, times=1)
+        armed.append(platform.faults.add(Fault(match=match, effect=Effect(before=answer))))
+    if deferrable:
+        [event] = events_of(trigger)
+        assert deploy(name).execute_complete(task_run.context(), event)
+    else:
+        assert deploy(name).execute(task_run.context())
+    assert [fault.applied for fault in armed] == [1, 1, 1]
+    assert record().status.value == "RUNNING"
 
 
 @deploying

@@ -13,11 +13,13 @@ from airflow_bitahub.api.protocol import Call, Procedure, Sleep
 from airflow_bitahub.api.servings import Serving
 from airflow_bitahub.exceptions import (
     APIError,
+    AuthenticationError,
     BitaHubError,
     ConflictError,
     ConnectFailedError,
     InvalidRequestError,
     NotFoundError,
+    PermissionDeniedError,
     RateLimitError,
     RequestTimeoutError,
     ServerError,
@@ -35,8 +37,14 @@ NOT_CONNECTED = ConnectFailedError("connection refused")
 FOREIGN = UnexpectedResponseError("a login page")
 
 
-def refusal(kind: type[A], retry_after: float | None = None) -> A:
-    return kind(0, None, kind.__name__, "something", retry_after)
+def refusal(kind: type[A], retry_after: float | None = None, request: str = "submit_job") -> A:
+    """Return the platform's own refusal, in its envelope."""
+    return kind(0, "4711", kind.__name__, request, retry_after)
+
+
+def gateway(kind: type[A], request: str = "get_job") -> A:
+    """Return the refusal of a gateway, without an envelope."""
+    return kind(403, None, f"{kind.__name__} of a gateway", request)
 
 
 MISSING = refusal(NotFoundError)
@@ -45,6 +53,17 @@ BROKEN = refusal(ServerError)
 BUSY = refusal(RateLimitError)
 INVALID = refusal(InvalidRequestError)
 UNKNOWN_CODE = refusal(APIError)
+
+# What a query, or anything else, may be answered with although it says nothing.
+SAYS_NOTHING = [
+    *(TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY, UNKNOWN_CODE),
+    *(gateway(kind) for kind in (AuthenticationError, PermissionDeniedError, RateLimitError, ServerError)),
+]
+# What the platform itself may answer to a query of a job that is fine.
+ODD_REFUSALS: list[APIError] = [
+    refusal(kind, request="get_job")
+    for kind in (InvalidRequestError, AuthenticationError, PermissionDeniedError, ConflictError)
+]
 
 
 def job(word: str, name: str = "mnist", **fields: Any) -> Job:

@@ -13,29 +13,30 @@ from airflow_bitahub.exceptions import (
     APIError,
     AuthenticationError,
     BitaHubError,
-    InvalidRequestError,
+    ConfigurationError,
     JobAliveError,
     JobLostError,
     JobQueueTimeoutError,
     JobTimeoutError,
     PermissionDeniedError,
     RequestTimeoutError,
+    StateUnknownError,
     TransportError,
 )
 from airflow_bitahub.procedures.jobs import JobPages, end_job, list_all_jobs, wait_for_job
 from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from tests.procedures.stage import (
     BROKEN,
-    BUSY,
     CONFLICT,
-    FOREIGN,
     INVALID,
     MISSING,
-    NOT_CONNECTED,
-    RESET,
+    ODD_REFUSALS,
+    SAYS_NOTHING,
     TIMEOUT,
+    UNKNOWN_CODE,
     Script,
     Stage,
+    gateway,
     job,
     refusal,
 )
@@ -88,9 +89,14 @@ def test_a_job_that_takes_long_is_looked_at_less_often_where_that_is_wished_for(
     assert stage.pauses[-1] == 60
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY], ids=repr)
-def test_a_failed_look_says_nothing_about_the_job(error: BitaHubError) -> None:
+@pytest.mark.parametrize("error", [*SAYS_NOTHING, *ODD_REFUSALS], ids=str)
+def test_a_failed_look_says_nothing_about_a_job_that_exists(error: BitaHubError) -> None:
     assert wait(Script(job("RUNNING"), *[error] * 50, job("SUCCEEDED"))).raw_state == "SUCCEEDED"
+    assert wait(Script(*[error] * 50, job("SUCCEEDED")), is_known=True).raw_state == "SUCCEEDED"
+    stage = Script(job("RUNNING"), error)
+    with pytest.raises(StateUnknownError, match="for 900 s"):
+        wait(stage)
+    assert stage.now == 1000 + 10 + UNREACHABLE_TIMEOUT
 
 
 def test_an_unreachable_platform_is_ridden_out_for_the_patience() -> None:
@@ -113,26 +119,26 @@ def test_patience_begins_anew_with_every_answer() -> None:
     assert wait(stage).raw_state == "SUCCEEDED"
 
 
-def test_a_token_that_was_good_before_may_be_renewed() -> None:
-    expired = refusal(AuthenticationError)
-    assert wait(Script(job("RUNNING"), expired, expired, job("SUCCEEDED"))).raw_state == "SUCCEEDED"
-    with pytest.raises(TransportError, match="AuthenticationError"):
-        wait(Script(job("RUNNING"), expired))
-
-
-def test_a_token_that_was_never_good_ends_the_waiting_at_once() -> None:
-    stage = Script(refusal(AuthenticationError))
-    with pytest.raises(AuthenticationError):
+@pytest.mark.parametrize("error", [*ODD_REFUSALS, UNKNOWN_CODE, gateway(AuthenticationError)], ids=str)
+def test_being_refused_a_job_that_was_never_seen_ends_the_waiting_at_once(error: BitaHubError) -> None:
+    stage = Script(error)
+    with pytest.raises(type(error)):
         wait(stage)
     assert len(stage.calls) == 1
 
 
-@pytest.mark.parametrize("kind", [PermissionDeniedError, InvalidRequestError, APIError])
-def test_being_refused_ends_the_waiting_at_once(kind: type[APIError]) -> None:
-    stage = Script(job("RUNNING"), refusal(kind))
-    with pytest.raises(kind):
+def test_a_gateway_that_refuses_a_job_never_seen_is_only_believed_after_the_grace_period() -> None:
+    denied = gateway(PermissionDeniedError)
+    assert wait(Script(denied, denied, job("SUCCEEDED"))).raw_state == "SUCCEEDED"
+    stage = Script(denied)
+    with pytest.raises(StateUnknownError, match="PermissionDeniedError of a gateway"):
         wait(stage)
-    assert len(stage.calls) == 2
+    assert stage.now == 1000 + GRACE_PERIOD
+
+
+def test_what_we_find_wrong_before_sending_ends_the_waiting() -> None:
+    with pytest.raises(ConfigurationError):
+        wait(Script(job("RUNNING"), ConfigurationError("no cluster")))
 
 
 def test_a_job_may_be_denied_for_the_grace_period() -> None:
@@ -266,7 +272,7 @@ def test_a_job_whose_record_goes_with_the_stop() -> None:
     assert end(Script(job("RUNNING"), None, MISSING)) is None
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, BROKEN, CONFLICT, INVALID], ids=repr)
+@pytest.mark.parametrize("error", [*SAYS_NOTHING, CONFLICT, INVALID], ids=str)
 def test_a_stop_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) -> None:
     stage = Script(job("RUNNING"), error, job("STOPPING"), job("STOPPED"))
     assert end(stage) == job("STOPPED")
@@ -278,15 +284,16 @@ def test_a_stop_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) ->
     assert stage.calls.count("stop_job") == 2
 
 
-def test_a_failed_look_is_repeated_before_anything_is_stopped() -> None:
-    stage = Script(TIMEOUT, BROKEN, job("RUNNING"), None, job("STOPPED"))
+@pytest.mark.parametrize("error", [*SAYS_NOTHING, *ODD_REFUSALS], ids=str)
+def test_a_failed_look_is_repeated_before_anything_is_stopped(error: BitaHubError) -> None:
+    stage = Script(error, error, job("RUNNING"), None, job("STOPPED"))
     assert end(stage) == job("STOPPED")
     assert stage.calls == ["get_job", "get_job", "get_job", "stop_job", "get_job"]
 
 
 @pytest.mark.parametrize("kind", [AuthenticationError, PermissionDeniedError])
 def test_who_may_not_stop_is_told_at_once(kind: type[APIError]) -> None:
-    stage = Script(job("RUNNING"), refusal(kind))
+    stage = Script(job("RUNNING"), refusal(kind, request="stop_job"))
     with pytest.raises(kind):
         end(stage)
     assert len(stage.calls) == 2

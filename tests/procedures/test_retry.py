@@ -11,6 +11,7 @@ from airflow_bitahub.exceptions import (
     APIError,
     AuthenticationError,
     BitaHubError,
+    ConfigurationError,
     ConflictError,
     InvalidRequestError,
     NotFoundError,
@@ -18,7 +19,7 @@ from airflow_bitahub.exceptions import (
     RateLimitError,
     ServerError,
 )
-from airflow_bitahub.procedures.retry import LONGEST_PAUSE, RATE_LIMIT_PAUSE, rate_limit_pause, retrying
+from airflow_bitahub.procedures.retry import LONGEST_PAUSE, RATE_LIMIT_PAUSE, is_final, rate_limit_pause, retrying
 from tests.procedures.stage import (
     BROKEN,
     BUSY,
@@ -31,6 +32,7 @@ from tests.procedures.stage import (
     SUBMIT,
     TIMEOUT,
     Script,
+    gateway,
     refusal,
 )
 
@@ -55,7 +57,7 @@ def test_a_look_of_unknown_outcome_is_sent_again(error: BitaHubError) -> None:
     assert stage.done == ["get_job", 1, "get_job"]
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, RESET, FOREIGN, BROKEN], ids=repr)
+@pytest.mark.parametrize("error", [TIMEOUT, RESET, FOREIGN, BROKEN, gateway(RateLimitError)], ids=repr)
 @pytest.mark.parametrize("call", [SUBMIT, STOP], ids=["submit", "stop"])
 def test_a_change_of_unknown_outcome_is_never_sent_again(call: Call[Any], error: BitaHubError) -> None:
     stage = Script(error)
@@ -87,6 +89,19 @@ def test_retry_after_is_obeyed_within_reason(asked: float, slept: float) -> None
     stage = Script(refusal(RateLimitError, asked), "answer")
     stage.run(retrying(SUBMIT, STEADY, no_jitter))
     assert stage.pauses == [slept]
+
+
+@pytest.mark.parametrize("kind", [PermissionDeniedError, NotFoundError, ConflictError, InvalidRequestError])
+def test_only_the_platforms_own_refusal_of_a_submission_is_final(kind: type[APIError]) -> None:
+    assert is_final(refusal(kind, request="submit_job"))
+    assert is_final(refusal(kind, request="create_serving"))
+    assert not is_final(refusal(kind, request="get_job"))
+    assert not is_final(gateway(kind, request="submit_job"))
+
+
+def test_what_we_find_wrong_ourselves_is_final() -> None:
+    assert is_final(ConfigurationError("no cluster"))
+    assert not is_final(ValueError("a bug"))
 
 
 def test_jitter_takes_off_up_to_half() -> None:

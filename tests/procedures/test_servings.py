@@ -10,14 +10,26 @@ from airflow_bitahub.api.protocol import Call
 from airflow_bitahub.api.servings import Serving
 from airflow_bitahub.exceptions import (
     BitaHubError,
-    NotFoundError,
+    PermissionDeniedError,
     ServingAliveError,
     ServingFailedError,
     ServingTimeoutError,
+    StateUnknownError,
 )
-from airflow_bitahub.procedures.retry import GRACE_PERIOD
+from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from airflow_bitahub.procedures.servings import end_serving, stop_own_serving, wait_for_serving
-from tests.procedures.stage import BROKEN, BUSY, FOREIGN, MISSING, NOT_CONNECTED, RESET, TIMEOUT, Script, Stage, serving
+from tests.procedures.stage import (
+    BROKEN,
+    MISSING,
+    ODD_REFUSALS,
+    RESET,
+    SAYS_NOTHING,
+    TIMEOUT,
+    Script,
+    Stage,
+    refusal,
+    serving,
+)
 
 
 def wait_serving(stage: Stage, **options: Any) -> Serving:
@@ -67,14 +79,25 @@ def test_a_servings_change_is_told_once() -> None:
     assert seen == ["WAITING", "RUNNING"]
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY], ids=repr)
-def test_a_failed_look_says_nothing_about_the_serving(error: BitaHubError) -> None:
-    wait_serving(Script(*[error] * 50, serving("RUNNING"), True))
+@pytest.mark.parametrize("error", [*SAYS_NOTHING, *ODD_REFUSALS], ids=str)
+def test_a_failed_look_says_nothing_about_a_serving_that_exists(error: BitaHubError) -> None:
+    wait_serving(Script(serving("WAITING"), *[error] * 50, serving("RUNNING"), True))
+    wait_serving(Script(*[error] * 50, serving("RUNNING"), True), is_known=True)
+    stage = Script(serving("WAITING"), error)
+    with pytest.raises(StateUnknownError, match="for 900 s"):
+        wait_serving(stage)
+    assert stage.now == 1000 + 10 + UNREACHABLE_TIMEOUT
+
+
+@pytest.mark.parametrize("error", ODD_REFUSALS, ids=str)
+def test_being_refused_a_serving_that_was_never_seen_ends_the_waiting_at_once(error: BitaHubError) -> None:
+    with pytest.raises(type(error)):
+        wait_serving(Script(error))
 
 
 def test_a_serving_denied_for_longer_than_the_grace_period() -> None:
     stage = Script(MISSING)
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ServingFailedError, match="not on the platform"):
         wait_serving(stage)
     assert stage.now == 1000 + GRACE_PERIOD
     wait_serving(Script(*[MISSING] * 500, serving("RUNNING"), True), grace=None)
@@ -83,7 +106,7 @@ def test_a_serving_denied_for_longer_than_the_grace_period() -> None:
 
 def test_a_serving_that_is_not_ready_by_the_deadline() -> None:
     stage = Script(*[serving("RUNNING"), False] * 10)
-    with pytest.raises(ServingTimeoutError, match=r"answering at '/ready'.*last seen, serving 'mnist' is RUNNING"):
+    with pytest.raises(ServingTimeoutError, match=r"answering at '/ready'.*last seen: serving 'mnist' is RUNNING"):
         wait_serving(stage, deadline=1025, readiness_path="/ready")
     assert stage.pauses == [10, 10, 5]
 
@@ -121,6 +144,20 @@ def test_one_that_is_not_there_may_still_appear() -> None:
     assert stop_own(Script(MISSING, serving("WAITING", created_at=7), None), grace=2)[-1] == "stop_serving"
 
 
+@pytest.mark.parametrize("error", SAYS_NOTHING, ids=str)
+def test_a_failed_look_or_stop_of_ours_is_settled_by_looking(error: BitaHubError) -> None:
+    ours = serving("RUNNING", created_at=7)
+    assert stop_own(Script(error, ours, error, ours, None)).count("stop_serving") == 2
+    assert stop_own(Script(ours, error, serving("STOPPING", created_at=7))).count("stop_serving") == 1
+    with pytest.raises(ServingAliveError, match="could not be stopped"):
+        stop_own(Script(ours, error), timeout=20)
+
+
+def test_who_may_not_stop_a_serving_is_told_at_once() -> None:
+    with pytest.raises(PermissionDeniedError):
+        stop_own(Script(serving("RUNNING", created_at=7), refusal(PermissionDeniedError, request="stop_serving")))
+
+
 def remove(stage: Stage, **options: Any) -> None:
     stage.run(end_serving(serving("RUNNING"), "v1", clock=stage.clock, **options))
 
@@ -137,7 +174,7 @@ def test_a_serving_is_looked_at_removed_and_watched_until_it_is_gone() -> None:
     assert stage.calls == ["get_serving", "delete_serving", "get_serving", "get_serving", "get_serving"]
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, RESET, NOT_CONNECTED, BROKEN], ids=repr)
+@pytest.mark.parametrize("error", SAYS_NOTHING, ids=str)
 def test_a_removal_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) -> None:
     stage = Script(serving("RUNNING"), error, MISSING)
     remove(stage)

@@ -28,6 +28,7 @@ from airflow_bitahub.exceptions import (
     PermissionDeniedError,
     RateLimitError,
     RequestTimeoutError,
+    StateUnknownError,
     UnexpectedResponseError,
 )
 from airflow_bitahub.identity import JobRecord, TaskIdentity
@@ -35,14 +36,12 @@ from airflow_bitahub.procedures.jobs import wait_for_job
 from airflow_bitahub.procedures.retry import GRACE_PERIOD
 from airflow_bitahub.procedures.submission import ensure_job
 from tests.procedures.stage import (
-    BROKEN,
     BUSY,
     CONFLICT,
-    FOREIGN,
     INVALID,
     MISSING,
     NOT_CONNECTED,
-    RESET,
+    SAYS_NOTHING,
     SPEC,
     TIMEOUT,
     UNKNOWN_CODE,
@@ -51,6 +50,7 @@ from tests.procedures.stage import (
     Stage,
     every_death,
     fresh,
+    gateway,
     job,
     refusal,
 )
@@ -88,6 +88,7 @@ class Jobs(Stage):
     :param lost: numbers of submissions that take effect, but whose answers are lost or, with `loss`, unreadable
     :param dropped: numbers of submissions that are lost on the way
     :param answers: what else submissions are answered with, by number
+    :param failed_looks: what the next queries are answered with
     """
 
     lag: float = 0
@@ -96,6 +97,7 @@ class Jobs(Stage):
     dropped: Sequence[int] = ()
     answers: dict[int, BitaHubError] = field(default_factory=dict)
     loss: BitaHubError = TIMEOUT
+    failed_looks: list[BitaHubError] = field(default_factory=list)
     jobs: dict[str, FakeJob] = field(default_factory=dict)
     submitted: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -126,6 +128,8 @@ class Jobs(Stage):
         found = self.jobs.get(name)
         if operation == "submit_job":
             return self._submit(name, call.request.json_body)
+        if operation == "get_job" and self.failed_looks:
+            raise fresh(self.failed_looks.pop())
         if found is None or self.now < found.created + self.lag:
             raise fresh(MISSING)
         status = found.status(self.now)
@@ -396,7 +400,10 @@ def test_a_job_that_was_accepted_and_does_not_show_stays_unconfirmed() -> None:
     assert len(world.submitted) == 1
 
 
-@pytest.mark.parametrize("error", [TIMEOUT, RESET, FOREIGN, BROKEN, UNKNOWN_CODE], ids=repr)
+UNSETTLED = [error for error in SAYS_NOTHING if error not in (NOT_CONNECTED, BUSY)]
+
+
+@pytest.mark.parametrize("error", UNSETTLED, ids=str)
 def test_a_submission_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) -> None:
     world = Jobs(answers={1: error})
     world.ensure(TASK)
@@ -410,17 +417,52 @@ def test_a_submission_of_unknown_outcome_is_settled_by_looking(error: BitaHubErr
 def test_a_submission_that_never_left_is_sent_again_without_waiting() -> None:
     world = Jobs(answers={1: NOT_CONNECTED})
     world.ensure(TASK)
-    assert world.calls == ["submit_job", "get_job", "submit_job", "get_job"]
+    assert world.calls == ["submit_job", "submit_job", "get_job"]
     assert world.pauses == []
 
 
-@pytest.mark.parametrize("loss", [TIMEOUT, UNKNOWN_CODE], ids=repr)
+@pytest.mark.parametrize("loss", UNSETTLED, ids=str)
 @pytest.mark.parametrize("lag", [0, 20])
 def test_a_submission_whose_answer_was_lost_is_found(lag: float, loss: BitaHubError) -> None:
     # The document does not show how success is told, so a code nobody knows may be one.
     world = Jobs(lost=[1], lag=lag, loss=loss)
     world.ensure(TASK)
     assert world.calls.count("submit_job") == 1
+
+
+@pytest.mark.parametrize("error", [*SAYS_NOTHING, INVALID], ids=str)
+def test_failed_looks_neither_submit_again_nor_lose_the_job(error: BitaHubError) -> None:
+    world = Jobs(lost=[1], plan=[(10_000, JobStatus.SUCCEEDED)])
+    world.failed_looks = [error] * 10
+    first = world.ensure(TASK)
+    world.failed_looks = [error] * 400  # of two seconds each
+    assert world.ensure(retry(TASK)).name == first.name
+    assert world.attempts == 1
+    world.failed_looks = [error] * 100
+    with pytest.raises(StateUnknownError, match="for 60 s"):
+        world.ensure(retry(TASK), unreachable_timeout=60)
+    assert world.record is not None
+    assert world.record.confirmed
+    assert world.stopped == []
+
+
+def test_a_submission_that_stays_unsettled_says_how_it_was_answered() -> None:
+    denied = gateway(PermissionDeniedError)
+    world = Jobs(answers={1: denied}, failed_looks=[denied] * 100)
+    with pytest.raises(StateUnknownError, match=r"unknown whether job .* exists.*of a gateway.*for 30 s"):
+        world.ensure(TASK)
+    assert world.attempts == 1
+    assert world.record is not None
+    assert not world.record.refused
+
+
+def test_a_submission_refused_after_one_that_may_have_taken_effect_stays_open() -> None:
+    world = Jobs(lost=[1], lag=100, answers={2: INVALID})
+    with pytest.raises(InvalidRequestError):
+        world.ensure(TASK)
+    world.now += 100
+    assert world.ensure(retry(TASK)).name == world.submitted[0]
+    assert len(world.submitted) == 1
 
 
 def test_a_submission_always_answered_with_an_unknown_code_ends_with_it() -> None:
@@ -643,6 +685,7 @@ def keep_trying(world: Jobs, task: TaskIdentity, deaths: Sequence[tuple[int, boo
         pytest.param({"lag": 20}, 1, id="late"),
         pytest.param({"lag": 20, "lost": [1]}, 1, id="late, answer lost"),
         pytest.param({"lag": 20, "dropped": [1], "lost": [2]}, 1, id="late, submission lost, then its answer"),
+        pytest.param({"lost": [1], "loss": gateway(PermissionDeniedError)}, 1, id="answered by a gateway"),
         pytest.param({"plan": [(12, JobStatus.FAILED), (25, JobStatus.SUCCEEDED)]}, 2, id="first job fails"),
     ],
 )

@@ -25,13 +25,14 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
     retries. The XCom result is ``{"open": True, "reasons": ["accuracy = 0.93 >= 0.9"]}``.
 
     A closed gate holds whatever is behind it: single tasks, mapped tasks, task groups and mapped task groups, also if
-    only these tasks are cleared later. Teardowns run.
+    only these tasks are cleared later. Only teardowns run.
 
     - A gate *in a mapped task group* skips the tasks of its own index in that group, and the tasks directly behind the
       gate outside of it. What comes after the group follows its own trigger rules.
     - A gate that is *mapped itself* skips everything behind it if any of its instances is closed. To decide for each
       index, put the gate and the deployment into one mapped task group.
-    - Each closed instance of these two ends as *skipped* itself: after a clear, Airflow looks only at the gate's state.
+    - Each closed instance of these two ends as *skipped* itself, others as a success: for these two, Airflow 3.3 looks
+      only at the gate's state after a clear.
 
     Airflow starts a task whose trigger rule does not wait for the gate (such as ``always``) before the gate has
     decided. And if only such a task, or one with ``all_done`` or ``none_failed``, is cleared, then it runs unless it is
@@ -42,8 +43,8 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         ``<=`` or ``<``. Names are written as they are (``mAP@0.5 > 0.4``, ``val/acc > 0.9``), and in quotes if they
         contain blanks: ``'top 5 accuracy' >= 0.9``. `operators.conditions` gives the grammar. A condition without a
         template is checked when the DAG is parsed
-    :param on_closed: what a closed gate does. ``skip``: it succeeds and skips the tasks behind it. ``fail``: it fails
-        without using up retries, and the tasks behind it follow their trigger rules
+    :param on_closed: what a closed gate does. ``skip``: it skips the tasks behind it. ``fail``: it fails without using
+        up retries, and the tasks behind it follow their trigger rules
     :param ignore_downstream_trigger_rules: as Airflow's ShortCircuitOperator: True skips all tasks behind the gate;
         False skips those directly behind it, and the later ones follow their trigger rules, as a report with
         ``all_done`` may want
@@ -66,9 +67,10 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         super().__init__(**kwargs)
         if on_closed not in ("skip", "fail"):
             raise ValueError(f"on_closed must be 'skip' or 'fail', not {on_closed!r}")
-        if isinstance(conditions, str | list | tuple):
+        # An instance of a mapped gate is constructed when it runs: `execute` fails without using up retries.
+        if not getattr(self, "_BaseOperator__from_mapped", False) and not _is_template(conditions):
             for condition in _as_list(conditions):
-                if isinstance(condition, str) and not any(sign in condition for sign in ("{{", "{%", "{#")):
+                if not _is_template(condition):
                     parse_condition(condition)
         self.metrics = metrics
         self.conditions = conditions
@@ -141,6 +143,11 @@ def _as_list(conditions: Any) -> list[Any]:
             "conditions must be a condition or a list of them, since without one the gate would never close."
         )
     return list(listed)
+
+
+def _is_template(value: Any) -> bool:
+    """Return whether Airflow fills in a value when the task runs: a Jinja template, or an upstream task's output."""
+    return hasattr(value, "resolve") or (isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "{#")))
 
 
 def _is_in(task: Operator, group: Any) -> bool:

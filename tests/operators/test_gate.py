@@ -39,7 +39,9 @@ def test_metrics_that_are_not_a_mapping_fail(on_closed: str, task_run: TaskRun) 
         gate(None, on_closed=on_closed).execute(task_run.context())
 
 
-@pytest.mark.parametrize("conditions", ["accuracy => 0.9", ["accuracy >= 0.9", "loss"], [], ""])
+@pytest.mark.parametrize(
+    "conditions", ["accuracy => 0.9", ["accuracy >= {{ params.threshold }}", "loss"], [], "", None, 0.9, [0.9]]
+)
 def test_malformed_condition_is_refused_when_the_dag_is_parsed(conditions: Any) -> None:
     with pytest.raises(ConfigurationError, match="condition"):
         gate({}, conditions)
@@ -51,6 +53,14 @@ def test_malformed_rendered_condition_fails(rendered: Any, task_run: TaskRun) ->
     templated.conditions = rendered
     with pytest.raises(AirflowFailException, match="condition"):
         templated.execute(task_run.context())
+
+
+def test_malformed_condition_of_a_mapped_gate_fails_without_using_up_retries(task_run: TaskRun) -> None:
+    with DAG("gated", schedule=None):
+        gates = BitaHubMetricGateOperator.partial(task_id="gate", metrics={}).expand(conditions=["accuracy => 0.9"])
+    instance = gates.unmap({"conditions": "accuracy => 0.9"})
+    with pytest.raises(AirflowFailException, match="is not a condition"):
+        instance.execute(task_run.context())
 
 
 def test_unknown_way_of_closing_is_refused_when_the_dag_is_parsed() -> None:

@@ -31,12 +31,12 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
       gate outside of it. What comes after the group follows its own trigger rules.
     - A gate that is *mapped itself* skips everything behind it if any of its instances is closed. To decide for each
       index, put the gate and the deployment into one mapped task group.
-    - Each closed instance of these two ends as *skipped* itself, others as a success: for these two, Airflow 3.3 looks
-      only at the gate's state after a clear.
+    - A closed instance of these two ends as *skipped* itself; any other closed gate ends as a success. After a clear,
+      Airflow 3.3 knows nothing of these two but their state.
 
-    Airflow starts a task whose trigger rule does not wait for the gate (such as ``always``) before the gate has
-    decided. And if only such a task, or one with ``all_done`` or ``none_failed``, is cleared, then it runs unless it is
-    directly behind a gate that is not mapped.
+    Airflow sets two limits. A task whose trigger rule does not wait for the gate (such as ``always``) may start before
+    the gate has decided. And a task with a lenient trigger rule (such as ``all_done`` or ``none_failed``) runs if it is
+    cleared alone, unless it is directly behind a gate that is neither mapped nor in a mapped task group.
 
     :param metrics: such as the ``metrics`` of an evaluation's result; nested ones are found as ``test.accuracy``
     :param conditions: one such as ``accuracy >= 0.9``, or a list of several that must all be true; with ``>=``, ``>``,

@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
-import ast
-import json
-import math
-import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.bases.skipmixin import SkipMixin
-from airflow.sdk.exceptions import AirflowFailException, DownstreamTasksSkipped
+from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED, SkipMixin
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.operators.conditions import evaluate_condition, parse_condition, read_metrics
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-_COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
-_CONDITION = r"\s*([\w.-]+)\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*"
+    from airflow.sdk.types import Operator
 
 
 class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
     """Lets a run continue only if the metrics are good enough.
 
     The gate opens when every condition is true. A metric that is missing, NaN, infinite, text or empty keeps it closed.
-    The XCom result is ``{"open": True, "reasons": ["accuracy = 0.93 >= 0.9"]}``.
+    Metrics that are not a mapping at all, or a malformed condition, are a mistake: the task fails without using up
+    retries. The XCom result is ``{"open": True, "reasons": ["accuracy = 0.93 >= 0.9"]}``.
 
-    :param metrics: such as the ``metrics`` of an evaluation's result
+    A closed gate holds whatever is behind it: single tasks, mapped tasks, task groups and mapped task groups, also if
+    only these tasks are cleared later. Only teardowns run.
+
+    - A gate *in a mapped task group* skips the tasks of its own index in that group, and the tasks directly behind the
+      gate outside of it. What comes after the group follows its own trigger rules.
+    - A gate that is *mapped itself* skips everything behind it if any of its instances is closed. To decide for each
+      index, put the gate and the deployment into one mapped task group.
+    - A closed instance of these two ends as *skipped* itself; any other closed gate ends as a success. After a clear,
+      Airflow 3.3 knows nothing of these two but their state.
+
+    Airflow sets two limits. A task whose trigger rule does not wait for the gate (such as ``always``) may start before
+    the gate has decided. And a task with a lenient trigger rule (such as ``all_done`` or ``none_failed``) runs if it is
+    cleared alone, unless it is directly behind a gate that is neither mapped nor in a mapped task group.
+
+    :param metrics: such as the ``metrics`` of an evaluation's result; nested ones are found as ``test.accuracy``
     :param conditions: one such as ``accuracy >= 0.9``, or a list of several that must all be true; with ``>=``, ``>``,
-        ``<=`` or ``<``
-    :param on_closed: what a closed gate does. ``skip``: it succeeds and skips the tasks directly downstream, whatever
-        their trigger rule, except teardowns. ``fail``: it fails without using up retries. A mapped gate skips the tasks
-        of its own index in the same mapped task group; it skips unmapped tasks if any of its instances is closed
+        ``<=`` or ``<``. Names are written as they are (``mAP@0.5 > 0.4``, ``val/acc > 0.9``), and in quotes if they
+        contain blanks: ``'top 5 accuracy' >= 0.9``. `operators.conditions` gives the grammar. A condition without a
+        template is checked when the DAG is parsed
+    :param on_closed: what a closed gate does. ``skip``: it skips the tasks behind it. ``fail``: it fails without using
+        up retries, and the tasks behind it follow their trigger rules
+    :param ignore_downstream_trigger_rules: as Airflow's ShortCircuitOperator: True skips all tasks behind the gate;
+        False skips those directly behind it, and the later ones follow their trigger rules, as a report with
+        ``all_done`` may want
     """
 
     template_fields: Sequence[str] = ("metrics", "conditions")
     ui_color = "#ffe9b8"
+    # For a cleared task, the scheduler then reads what the gate has skipped.
+    inherits_from_skipmixin = True
 
     def __init__(
         self,
@@ -52,22 +61,27 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         metrics: Mapping[str, Any] | str,
         conditions: str | Sequence[str],
         on_closed: Literal["skip", "fail"] = "skip",
+        ignore_downstream_trigger_rules: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if on_closed not in ("skip", "fail"):
             raise ValueError(f"on_closed must be 'skip' or 'fail', not {on_closed!r}")
+        # An instance of a mapped gate is constructed when it runs: `execute` fails without using up retries.
+        if not getattr(self, "_BaseOperator__from_mapped", False) and not _is_template(conditions):
+            for condition in _as_list(conditions):
+                if not _is_template(condition):
+                    parse_condition(condition)
         self.metrics = metrics
         self.conditions = conditions
         self.on_closed = on_closed
+        self.ignore_downstream_trigger_rules = ignore_downstream_trigger_rules
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the conditions, and skip or fail where one is false."""
-        conditions = [self.conditions] if isinstance(self.conditions, str) else list(self.conditions)
         try:
-            if not conditions:
-                raise ConfigurationError("The gate has no condition, so it would never close.")
-            outcomes = [evaluate_condition(condition, _as_mapping(self.metrics)) for condition in conditions]
+            metrics = read_metrics(self.metrics)
+            outcomes = [evaluate_condition(condition, metrics) for condition in _as_list(self.conditions)]
         except ConfigurationError as error:
             raise AirflowFailException(str(error)) from error
         is_open = all(holds for holds, _ in outcomes)
@@ -83,52 +97,68 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         return result
 
     def _skip_downstream(self, ti: Any) -> None:
-        downstream = [task for task in self.get_direct_relatives(upstream=False) if not task.is_teardown]
+        tasks = [task for task in self._tasks_to_skip() if not task.is_teardown]
+        if tasks:
+            skipped = {XCOM_SKIPMIXIN_SKIPPED: [task.task_id for task in tasks]}
+            ti.xcom_push(key=XCOM_SKIPMIXIN_KEY, value=skipped)  # for NotPreviouslySkippedDep
+        instances = [instance for task in tasks for instance in self._instances(task, ti)]
         if ti.map_index < 0:
-            self.skip(ti, downstream)
+            if instances:
+                raise DownstreamTasksSkipped(tasks=instances)
             return
-        # Airflow's own skip does nothing for mapped tasks: their deployments would run.
+        if instances:
+            _send_skipped(instances)
+        # Airflow 3.3 looks for the XCom of a gate in a mapped task group at the index -1, where it is not. And it has
+        # no place for "skip this task if any instance of the gate is closed". It does respect the gate's own state.
+        raise AirflowSkipException("The gate is closed.")
+
+    def _tasks_to_skip(self) -> Iterator[Operator]:
+        """Return the tasks that a closed gate skips, teardowns included."""
+        direct = self.get_direct_relatives(upstream=False)
+        if not self.ignore_downstream_trigger_rules:
+            yield from direct
+            return
         group = self.get_closest_mapped_task_group()
-        skipped: list[str | tuple[str, int]] = []
-        for task in downstream:
-            theirs = task.get_closest_mapped_task_group()
-            if group is not None and theirs is not None and theirs.group_id == group.group_id:
-                skipped.append((task.task_id, ti.map_index))
-            elif theirs is None and not task.is_mapped:
-                skipped.append((task.task_id, -1))
-            else:
-                raise AirflowFailException(
-                    f"The gate is closed, and {task.task_id!r}, which is mapped by itself, cannot be skipped. Put both "
-                    f"into one mapped task group, or set on_closed='fail'."
-                )
-        if skipped:
-            raise DownstreamTasksSkipped(tasks=skipped)
+        nearest = {task.task_id for task in direct}
+        for task in self.get_flat_relatives(upstream=False):
+            if group is None or task.task_id in nearest or _is_in(task, group):
+                yield task
+
+    def _instances(self, task: Operator, ti: Any) -> list[str | tuple[str, int]]:
+        """Return the instances of a task that a closed gate skips, by task id and map index."""
+        group = self.get_closest_mapped_task_group()
+        if group is not None and _is_in(task, group):
+            return [(task.task_id, ti.map_index)]
+        if not task.is_mapped and task.get_closest_mapped_task_group() is None:
+            return [(task.task_id, -1)]
+        # Airflow creates the instances when it knows how many there will be. Until then there is one, with index -1.
+        count = ti.get_ti_count(dag_id=ti.dag_id, task_ids=[task.task_id], run_ids=[ti.run_id])
+        return [(task.task_id, index) for index in range(-1, count)]
 
 
-def evaluate_condition(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
-    """Return whether a condition is true, and the reason in words. Raises ConfigurationError when it is malformed."""
-    match = re.fullmatch(_CONDITION, condition)
-    if match is None:
-        raise ConfigurationError(f"{condition!r} is not a condition such as 'accuracy >= 0.9'.")
-    name, sign, limit = match.groups()
-    try:
-        bound = float(limit)
-    except ValueError:
-        raise ConfigurationError(f"{limit!r} in {condition!r} is not a number.") from None
-    if name not in metrics:
-        return False, f"{name} is missing, so not {sign} {limit}"
-    value = metrics[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return False, f"{name} = {value!r} is not a number, so not {sign} {limit}"
-    holds = _COMPARE[sign](value, bound)
-    return holds, f"{name} = {value} {'' if holds else 'is not '}{sign} {limit}"
+def _as_list(conditions: Any) -> list[Any]:
+    listed = [conditions] if isinstance(conditions, str) else conditions
+    if not isinstance(listed, Sequence) or not listed:
+        raise ConfigurationError(
+            "conditions must be a condition or a list of them, since without one the gate would never close."
+        )
+    return list(listed)
 
 
-def _as_mapping(metrics: Any) -> Mapping[str, Any]:
-    """Return metrics as a mapping; a template may have turned them into text. Anything else contains no metric."""
-    if isinstance(metrics, str):
-        for read in (json.loads, ast.literal_eval):  # Jinja renders a mapping as a Python literal
-            with suppress(ValueError, SyntaxError):
-                metrics = read(metrics)
-                break
-    return metrics if isinstance(metrics, Mapping) else {}
+def _is_template(value: Any) -> bool:
+    """Return whether Airflow fills in a value when the task runs: a Jinja template, or an upstream task's output."""
+    return hasattr(value, "resolve") or (isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "{#")))
+
+
+def _is_in(task: Operator, group: Any) -> bool:
+    """Return whether a task belongs to a mapped task group, so that each of its instances has an index of the group."""
+    closest = task.get_closest_mapped_task_group()
+    return closest is not None and closest.group_id == group.group_id
+
+
+def _send_skipped(instances: list[str | tuple[str, int]]) -> None:
+    """Let Airflow skip task instances. DownstreamTasksSkipped would do so too, but this task would end as a success."""
+    from airflow.sdk.execution_time.comms import SkipDownstreamTasks
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    SUPERVISOR_COMMS.send(SkipDownstreamTasks(tasks=instances))

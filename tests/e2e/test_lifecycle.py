@@ -44,20 +44,6 @@ def test_a_threshold_that_cannot_be_met_leaves_nothing_deployed(world: World) ->
     assert "closed" not in world.servings()
 
 
-@pytest.mark.dag_runs("gates")
-def test_a_closed_gate_closes_whatever_its_downstream_wants(world: World) -> None:
-    dag, run_id, state = world.finish("gates")
-
-    assert state == "success"
-    after = world.states(dag, run_id)
-    assert {name: after.pop(name) for name in ("candidate.deploy[0]", "candidate.deploy[1]")} == {
-        "candidate.deploy[0]": "skipped",
-        "candidate.deploy[1]": "success",
-    }
-    assert {state for name, state in after.items() if name.startswith("after_")} == {"skipped"}
-    assert after["clean_up"] == "success"
-
-
 @pytest.mark.dag_runs("three days")
 def test_a_backfill_runs_side_by_side_and_deploys_once_at_most(world: World) -> None:
     def runs() -> list[dict[str, Any]]:

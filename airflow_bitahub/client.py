@@ -12,9 +12,11 @@ from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 from urllib.request import getproxies
 
+import anyio
 import httpx
 
 from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
+from airflow_bitahub.api.body import ACCEPTED_ENCODING, Body
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
 from airflow_bitahub.exceptions import (
@@ -35,6 +37,9 @@ _IDLE_CONNECTIONS = 20
 _LIMITS = httpx.Limits(
     max_connections=_CONNECTIONS, max_keepalive_connections=_IDLE_CONNECTIONS, keepalive_expiry=_KEEPALIVE
 )
+# The part of a request's time in which a connection must be made. It is not all of it, so that a request which was
+# never sent is told apart from an answer that is late.
+_CONNECTING = 0.9
 _ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
 _REQUEST_ERRORS = (httpx.HTTPError, *_ADDRESS_ERRORS)
 
@@ -46,7 +51,7 @@ class BitaHubClient:
     :param platform: the addresses, states and error codes of this installation
     :param auth: how requests are signed
     :param verify: whether to check the server's certificate, or the path of the CA bundle to check it against
-    :param request_timeout: seconds to wait for one answer
+    :param request_timeout: seconds for one whole request: until its answer has arrived completely
     :param retry: how calls that are safe to repeat are repeated
     """
 
@@ -94,7 +99,7 @@ class BitaHubClient:
         if not self._ahttp:
             self._idle.append(self._open_client())
             if _aiohttp_is_usable():
-                self._queries = _AiohttpQueries(_tls(self._verify), self._timeout)
+                self._queries = _AiohttpQueries(_tls(self._verify))
 
     def close(self) -> None:
         """Close the connections of `send` and `run`."""
@@ -118,11 +123,12 @@ class BitaHubClient:
     def _exchange(self, call: Call[T]) -> T:
         if self._http is None:
             self._http = httpx.Client(**self._options())
+        arguments = self._arguments(call.request)
         try:
-            answer = self._http.request(**self._arguments(call.request))
+            answer = _request(self._http, call.request, arguments)
         except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
-        return call.read(_response(answer), self.platform)
+        return call.read(answer, self.platform)
 
     async def _aexchange(self, call: Call[T]) -> T:
         arguments = self._arguments(call.request)
@@ -130,17 +136,17 @@ class BitaHubClient:
         try:
             if arguments["method"] == "GET" and self._queries is not None:
                 del arguments["method"]
-                answer = await self._queries.get(**arguments)
+                answer = await self._queries.get(call.request, **arguments)
             else:
-                answer = await self._arequest(arguments)
+                answer = await self._arequest(call.request, arguments)
         except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read(answer, self.platform)
 
-    async def _arequest(self, arguments: dict[str, Any]) -> Response:
+    async def _arequest(self, request: Request, arguments: dict[str, Any]) -> Response:
         http = self._idle.pop() if self._idle else self._open_client()
         try:
-            return _response(await http.request(**arguments))
+            return await _arequest(http, request, arguments)
         finally:
             if len(self._idle) >= _IDLE_CONNECTIONS:
                 await http.aclose()
@@ -155,7 +161,7 @@ class BitaHubClient:
         return self._ahttp[-1]
 
     def _options(self) -> dict[str, Any]:
-        return {"timeout": self._timeout, "verify": _tls(self._verify), "limits": _LIMITS}
+        return {"verify": _tls(self._verify), "limits": _LIMITS}
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.is_foreign:
@@ -169,10 +175,10 @@ class BitaHubClient:
             "json": request.json_body,
             "data": request.form,
             "files": request.files,
-            "timeout": request.timeout,
         }
         given = {key: value for key, value in optional.items() if value is not None}
-        return {"method": method, "url": url, "headers": auth.headers(), **given}
+        headers = {**auth.headers(), "accept-encoding": ACCEPTED_ENCODING}
+        return {"method": method, "url": url, "headers": headers, "timeout": request.timeout or self._timeout, **given}
 
 
 @functools.cache
@@ -192,17 +198,17 @@ class _AiohttpQueries:
     It sends queries only: aiohttp repeats by itself what it takes for idempotent, DELETE included.
     """
 
-    def __init__(self, context: ssl.SSLContext, timeout: float) -> None:
+    def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._timeout = timeout
         self._session: Any = None
 
     async def get(
         self,
+        request: Request,
         url: str,
         headers: Mapping[str, str],
+        timeout: float,
         params: Mapping[str, str] | None = None,
-        timeout: float | None = None,
     ) -> Response:
         """Return the answer. Raises the same errors as httpx."""
         import aiohttp
@@ -215,10 +221,14 @@ class _AiohttpQueries:
             async with self._open_session().get(
                 address,
                 headers=headers,
-                timeout=aiohttp.ClientTimeout(connect=timeout or self._timeout, sock_read=timeout or self._timeout),
+                timeout=aiohttp.ClientTimeout(total=timeout, connect=_CONNECTING * timeout),
                 allow_redirects=False,
             ) as answer:
-                return Response(answer.status, answer.headers, await answer.read())
+                body = Body(request, answer.headers)
+                if request.body_limit:
+                    while chunk := await answer.content.readany():
+                        body.add(chunk)
+                return Response(answer.status, answer.headers, body.content())
         except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError, aiohttp.ConnectionTimeoutError) as error:
             raise httpx.ConnectError(str(error)) from error
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
@@ -241,6 +251,7 @@ class _AiohttpQueries:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._context, limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # `Body` decodes no more than it may
             )
         return self._session
 
@@ -288,8 +299,36 @@ async def _adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaita
         procedure.close()
 
 
-def _response(answer: httpx.Response) -> Response:
-    return Response(answer.status_code, answer.headers, answer.content)
+def _request(http: httpx.Client, request: Request, arguments: dict[str, Any]) -> Response:
+    timeout = arguments["timeout"]
+    # httpx limits the time of each read, so the sum is checked here. That leaves out headers that arrive byte by byte,
+    # which only the event loop's clients can limit.
+    deadline = time.monotonic() + timeout
+    with http.stream(**{**arguments, "timeout": _limits_of_time(timeout)}) as answer:
+        body = Body(request, answer.headers)
+        for chunk in answer.iter_raw() if request.body_limit else ():
+            body.add(chunk)
+            if time.monotonic() >= deadline:
+                raise httpx.ReadTimeout("the answer arrives too slowly")
+        return Response(answer.status_code, answer.headers, body.content())
+
+
+async def _arequest(http: httpx.AsyncClient, request: Request, arguments: dict[str, Any]) -> Response:
+    timeout = arguments["timeout"]
+    try:
+        with anyio.fail_after(timeout):
+            async with http.stream(**{**arguments, "timeout": _limits_of_time(timeout)}) as answer:
+                body = Body(request, answer.headers)
+                if request.body_limit:
+                    async for chunk in answer.aiter_raw():
+                        body.add(chunk)
+                return Response(answer.status_code, answer.headers, body.content())
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(str(error)) from error
+
+
+def _limits_of_time(timeout: float) -> httpx.Timeout:
+    return httpx.Timeout(timeout, connect=_CONNECTING * timeout)
 
 
 def _raise_transport(request: Request, base_url: str, error: Exception) -> NoReturn:

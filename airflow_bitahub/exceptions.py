@@ -38,12 +38,14 @@ same answer or undo someone's decision. During the wait for a job, errors that m
 `ServerError`, `RateLimitError`, and `AuthenticationError` after earlier success) are tolerated for a while; see
 `procedures.retry`.
 
-The constructors take positional arguments, so that every error survives pickling.
+The constructors take positional arguments, so that every error survives pickling. Long texts are shortened.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from airflow_bitahub.texts import MESSAGE_LIMIT, shorten
 
 
 class BitaHubError(Exception):
@@ -53,6 +55,9 @@ class BitaHubError(Exception):
     """
 
     is_final: ClassVar[bool] = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(shorten(each, MESSAGE_LIMIT) if isinstance(each, str) else each for each in args))
 
 
 class APIError(BitaHubError):
@@ -71,7 +76,7 @@ class APIError(BitaHubError):
         super().__init__(status, code, message, request, retry_after)
         self.status = status
         self.code = code
-        self.message = message
+        self.message: str = self.args[2]
         self.request = request
         self.retry_after = retry_after
 
@@ -140,7 +145,7 @@ class JobError(BitaHubError):
 
     def __init__(self, message: str, job_name: str) -> None:
         super().__init__(message, job_name)
-        self.message = message
+        self.message: str = self.args[0]
         self.job_name = job_name
 
     def __str__(self) -> str:
@@ -200,7 +205,7 @@ class ServingError(BitaHubError):
 
     def __init__(self, message: str, serving_name: str) -> None:
         super().__init__(message, serving_name)
-        self.message = message
+        self.message: str = self.args[0]
         self.serving_name = serving_name
 
     def __str__(self) -> str:

@@ -19,6 +19,7 @@ from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
 from airflow_bitahub.api.body import ACCEPTED_ENCODING, Body
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
+from airflow_bitahub.deadline import Deadline
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
@@ -37,11 +38,12 @@ _IDLE_CONNECTIONS = 20
 _LIMITS = httpx.Limits(
     max_connections=_CONNECTIONS, max_keepalive_connections=_IDLE_CONNECTIONS, keepalive_expiry=_KEEPALIVE
 )
-# The part of a request's time in which a connection must be made. It is not all of it, so that a request which was
-# never sent is told apart from an answer that is late.
+# The part of a request's time in which to connect: less than all, to tell a late answer from a request never sent.
 _CONNECTING = 0.9
 _ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
 _REQUEST_ERRORS = (httpx.HTTPError, *_ADDRESS_ERRORS)
+
+_deadline = Deadline()
 
 
 class BitaHubClient:
@@ -300,24 +302,18 @@ async def _adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaita
 
 
 def _request(http: httpx.Client, request: Request, arguments: dict[str, Any]) -> Response:
-    timeout = arguments["timeout"]
-    # httpx limits the time of each read, so the sum is checked here. That leaves out headers that arrive byte by byte,
-    # which only the event loop's clients can limit.
-    deadline = time.monotonic() + timeout
-    with http.stream(**{**arguments, "timeout": _limits_of_time(timeout)}) as answer:
+    _deadline.start(arguments["timeout"])
+    with http.stream(**_with_limits(arguments), extensions={"trace": _deadline.trace}) as answer:
         body = Body(request, answer.headers)
         for chunk in answer.iter_raw() if request.body_limit else ():
             body.add(chunk)
-            if time.monotonic() >= deadline:
-                raise httpx.ReadTimeout("the answer arrives too slowly")
         return Response(answer.status_code, answer.headers, body.content())
 
 
 async def _arequest(http: httpx.AsyncClient, request: Request, arguments: dict[str, Any]) -> Response:
-    timeout = arguments["timeout"]
     try:
-        with anyio.fail_after(timeout):
-            async with http.stream(**{**arguments, "timeout": _limits_of_time(timeout)}) as answer:
+        with anyio.fail_after(arguments["timeout"]):
+            async with http.stream(**_with_limits(arguments)) as answer:
                 body = Body(request, answer.headers)
                 if request.body_limit:
                     async for chunk in answer.aiter_raw():
@@ -327,8 +323,9 @@ async def _arequest(http: httpx.AsyncClient, request: Request, arguments: dict[s
         raise httpx.ReadTimeout(str(error)) from error
 
 
-def _limits_of_time(timeout: float) -> httpx.Timeout:
-    return httpx.Timeout(timeout, connect=_CONNECTING * timeout)
+def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
+    timeout = arguments["timeout"]
+    return {**arguments, "timeout": httpx.Timeout(timeout, connect=_CONNECTING * timeout)}
 
 
 def _raise_transport(request: Request, base_url: str, error: Exception) -> NoReturn:

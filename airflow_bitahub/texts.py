@@ -16,11 +16,14 @@ _ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
 
 def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Return a text of at most about `limit` characters: its beginning and its end, and how much is left out."""
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
+    """Return a text of at most about `limit` characters: its beginning and its end, and how much is left out.
+
+    Characters that Airflow cannot store become U+FFFD, since the text may become part of a trigger's event.
+    """
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def parse_json(content: bytes) -> Any:

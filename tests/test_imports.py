@@ -29,7 +29,8 @@ ARROWS = {
     "identity": {"exceptions", "storage"},
     "api": {"exceptions", "texts"},
     "procedures": {"exceptions", "identity", "api"},
-    "client": {"exceptions", "api", "procedures.retry"},
+    "deadline": set[str](),
+    "client": {"exceptions", "api", "procedures.retry", "deadline"},
     "hooks": {"exceptions", "identity", "storage", "api", "procedures.retry", "client"},
     "triggers": {"exceptions", "api", "procedures", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
@@ -42,7 +43,7 @@ ARROWS = {
 }
 # third-party packages that only some parts may import
 WHOSE = {
-    "httpx": {"client", "emulator", "demo"},
+    "httpx": {"client", "deadline", "emulator", "demo"},
     "aiohttp": {"client"},
     "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors", "reaper"},
     "fastapi": {"emulator"},

@@ -19,9 +19,9 @@ def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
 @pytest.mark.parametrize(
     "error", [StorageError, lambda text: JobFailedError(text, "x"), lambda text: APIError(1, None, text, "x")]
 )
-def test_no_error_has_a_text_without_end(error: Any) -> None:
-    text = str(error(f"Begin {'x' * 1_000_000} end"))
-    assert text.startswith("Begin x")
+def test_the_text_of_an_error_is_short_and_can_be_stored(error: Any) -> None:
+    text = str(error(f"Begin \ud800\0 {'x' * 1_000_000} end"))
+    assert text.startswith("Begin \ufffd\ufffd x")
     assert text.endswith("x end")
     assert len(text) < MESSAGE_LIMIT + 100
 

@@ -113,7 +113,7 @@ class Storage:
         from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
 
         if not is_server_path(server_path) or ".." in server_path.split("/"):
-            raise ConfigurationError(f"{server_path!r} is not below /projects, /datasets or /models.")
+            raise ConfigurationError(f"{server_path!r} is not below /projects, /datasets or /models, or contains '..'.")
         return ObjectStoragePath(self.uri) / server_path.lstrip("/")
 
     def read_bytes(self, argument: str, server_path: str, limit: int) -> bytes:

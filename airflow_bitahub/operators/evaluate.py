@@ -56,7 +56,7 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
 
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission. Raises ConfigurationError also when its result could not be read."""
-        self.hook.storage.path(record.output_path)
+        self.hook.storage.path(self._result_path(record))
         return super().spec(record)
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
             return super().result(job, record)
         from airflow_bitahub.storage import RESULT_LIMIT
 
-        path = f"{record.output_path}/{self.result_file}"
+        path = self._result_path(record)
         metrics = self.hook.storage.read_json("result_file", path, RESULT_LIMIT)
         if not isinstance(metrics, dict):
             raise StorageError(
@@ -75,3 +75,6 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
             raise StorageError(f"result_file: {path} cannot become a result in Airflow: {problem}.")
         self.log.info("Metrics of job %s: %s", job.name, shorten(str(metrics)))
         return {**super().result(job, record), "metrics": metrics}
+
+    def _result_path(self, record: JobRecord) -> str:
+        return f"{record.output_path}/{self.result_file}"

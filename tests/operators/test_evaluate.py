@@ -132,6 +132,12 @@ def test_evaluation_nobody_could_read_is_not_submitted(
     assert submitted() == []
 
 
+def test_result_file_outside_the_output_is_not_waited_for(task_run: TaskRun, submitted: Submitted) -> None:
+    with pytest.raises(AirflowFailException, match=r"/\.\./other/metrics\.json' is not below .* contains '\.\.'"):
+        evaluate(result_file="../other/metrics.json").execute(task_run.context())
+    assert submitted() == []
+
+
 def test_evaluation_that_is_not_waited_for_has_no_metrics_yet(task_run: TaskRun, submitted: Submitted) -> None:
     result = evaluate(command="sleep 60", wait_for_completion=False).execute(task_run.context())
     assert result is not None

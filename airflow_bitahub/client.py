@@ -10,12 +10,15 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, NoReturn, TypeVar
 
+import anyio
 import httpx
 
 from airflow_bitahub import proxies
 from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
+from airflow_bitahub.api.body import ACCEPTED_ENCODING, Body
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
+from airflow_bitahub.deadline import Deadline
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
@@ -35,8 +38,12 @@ _IDLE_CONNECTIONS = 20
 _LIMITS = httpx.Limits(
     max_connections=_CONNECTIONS, max_keepalive_connections=_IDLE_CONNECTIONS, keepalive_expiry=_KEEPALIVE
 )
+# The part of a request's time in which to connect: less than all, to tell a late answer from a request never sent.
+_CONNECTING = 0.9
 _ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
 _REQUEST_ERRORS = (httpx.HTTPError, *_ADDRESS_ERRORS)
+
+_deadline = Deadline()
 
 
 class BitaHubClient:
@@ -46,7 +53,7 @@ class BitaHubClient:
     :param platform: the addresses, states and error codes of this installation
     :param auth: how requests are signed
     :param verify: whether to check the server's certificate, or the path of the CA bundle to check it against
-    :param request_timeout: seconds to wait for one answer
+    :param request_timeout: seconds for one whole request: until its answer has arrived completely
     :param retry: how calls that are safe to repeat are repeated
     """
 
@@ -94,7 +101,7 @@ class BitaHubClient:
         if not self._ahttp:
             self._idle.append(self._open_client())
             if _aiohttp_is_usable():
-                self._queries = _AiohttpQueries(tls_context(self._verify), self._timeout)
+                self._queries = _AiohttpQueries(tls_context(self._verify))
 
     def close(self) -> None:
         """Close the connections of `send` and `run`."""
@@ -119,10 +126,10 @@ class BitaHubClient:
         if self._http is None:
             self._http = self._open(httpx.Client)
         try:
-            answer = self._http.request(**self._arguments(call.request))
+            answer = _request(self._http, call.request, self._arguments(call.request))
         except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
-        return call.read_answer(_response(answer), self.platform)
+        return call.read_answer(answer, self.platform)
 
     async def _aexchange(self, call: Call[T]) -> T:
         self.prepare()
@@ -130,17 +137,17 @@ class BitaHubClient:
             arguments = self._arguments(call.request)
             if arguments["method"] == "GET" and self._queries is not None:
                 del arguments["method"]
-                answer = await self._queries.get(**arguments)
+                answer = await self._queries.get(call.request, **arguments)
             else:
-                answer = await self._arequest(arguments)
+                answer = await self._arequest(call.request, arguments)
         except _REQUEST_ERRORS as error:
             _raise_transport(call.request, self.base_url, error)
         return call.read_answer(answer, self.platform)
 
-    async def _arequest(self, arguments: dict[str, Any]) -> Response:
+    async def _arequest(self, request: Request, arguments: dict[str, Any]) -> Response:
         http = self._idle.pop() if self._idle else self._open_client()
         try:
-            return _response(await http.request(**arguments))
+            return await _arequest(http, request, arguments)
         finally:
             if len(self._idle) >= _IDLE_CONNECTIONS:
                 await http.aclose()
@@ -157,7 +164,7 @@ class BitaHubClient:
     def _open(self, kind: Callable[..., T]) -> T:
         context = tls_context(self._verify)
         try:
-            return kind(timeout=self._timeout, verify=context, limits=_LIMITS)
+            return kind(verify=context, limits=_LIMITS)
         except (httpx.InvalidURL, ImportError, ValueError):
             # Without its cause, which may show a proxy's password.
             raise proxies.mistake() from None
@@ -175,10 +182,10 @@ class BitaHubClient:
             "json": request.json_body,
             "data": request.form,
             "files": request.files,
-            "timeout": request.timeout,
         }
         given = {key: value for key, value in optional.items() if value is not None}
-        return {"method": method, "url": url, "headers": auth.headers(), **given}
+        headers = {**auth.headers(), "accept-encoding": ACCEPTED_ENCODING}
+        return {"method": method, "url": url, "headers": headers, "timeout": request.timeout or self._timeout, **given}
 
 
 class _AiohttpQueries:
@@ -187,16 +194,16 @@ class _AiohttpQueries:
     It sends queries only: aiohttp repeats by itself what it takes for idempotent, DELETE included.
     """
 
-    def __init__(self, context: ssl.SSLContext, timeout: float) -> None:
+    def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._timeout = timeout
         self._session: Any = None
 
     async def get(
         self,
+        request: Request,
         url: str,
         headers: Mapping[str, str],
-        timeout: float | None = None,
+        timeout: float,
     ) -> Response:
         """Return the answer. Raises the same errors as httpx."""
         import aiohttp
@@ -206,10 +213,14 @@ class _AiohttpQueries:
             async with self._open_session().get(
                 URL(url, encoded=True),
                 headers=headers,
-                timeout=aiohttp.ClientTimeout(connect=timeout or self._timeout, sock_read=timeout or self._timeout),
+                timeout=aiohttp.ClientTimeout(total=timeout, connect=_CONNECTING * timeout),
                 allow_redirects=False,
             ) as answer:
-                return Response(answer.status, answer.headers, await answer.read())
+                body = Body(request, answer.headers)
+                if request.body_limit:
+                    while chunk := await answer.content.readany():
+                        body.add(chunk)
+                return Response(answer.status, answer.headers, body.content())
         except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError, aiohttp.ConnectionTimeoutError) as error:
             raise httpx.ConnectError(str(error)) from error
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
@@ -232,6 +243,7 @@ class _AiohttpQueries:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._context, limit=_CONNECTIONS, keepalive_timeout=_KEEPALIVE),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # `Body` decodes no more than it may
             )
         return self._session
 
@@ -279,8 +291,31 @@ async def _adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaita
         procedure.close()
 
 
-def _response(answer: httpx.Response) -> Response:
-    return Response(answer.status_code, answer.headers, answer.content)
+def _request(http: httpx.Client, request: Request, arguments: dict[str, Any]) -> Response:
+    _deadline.start(arguments["timeout"])
+    with http.stream(**_with_limits(arguments), extensions={"trace": _deadline.trace}) as answer:
+        body = Body(request, answer.headers)
+        for chunk in answer.iter_raw() if request.body_limit else ():
+            body.add(chunk)
+        return Response(answer.status_code, answer.headers, body.content())
+
+
+async def _arequest(http: httpx.AsyncClient, request: Request, arguments: dict[str, Any]) -> Response:
+    try:
+        with anyio.fail_after(arguments["timeout"]):
+            async with http.stream(**_with_limits(arguments)) as answer:
+                body = Body(request, answer.headers)
+                if request.body_limit:
+                    async for chunk in answer.aiter_raw():
+                        body.add(chunk)
+                return Response(answer.status_code, answer.headers, body.content())
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(str(error)) from error
+
+
+def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
+    timeout = arguments["timeout"]
+    return {**arguments, "timeout": httpx.Timeout(timeout, connect=_CONNECTING * timeout)}
 
 
 def _raise_transport(request: Request, base_url: str, error: Exception) -> NoReturn:

@@ -39,12 +39,14 @@ same answer or undo someone's decision. An `APIError` is final only where the pl
 query that fails says nothing about the job or serving: all failures of queries are tolerated for a while. See
 `procedures.retry`.
 
-The constructors take positional arguments, so that every error survives pickling.
+The constructors take positional arguments, so that every error survives pickling. Long texts are shortened.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from airflow_bitahub.texts import MESSAGE_LIMIT, shorten
 
 
 class BitaHubError(Exception):
@@ -55,6 +57,9 @@ class BitaHubError(Exception):
     """
 
     is_final: ClassVar[bool] = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(shorten(each, MESSAGE_LIMIT) if isinstance(each, str) else each for each in args))
 
 
 class APIError(BitaHubError):
@@ -73,7 +78,7 @@ class APIError(BitaHubError):
         super().__init__(status, code, message, request, retry_after)
         self.status = status
         self.code = code
-        self.message = message
+        self.message: str = self.args[2]
         self.request = request
         self.retry_after = retry_after
 
@@ -151,7 +156,7 @@ class JobError(BitaHubError):
 
     def __init__(self, message: str, job_name: str) -> None:
         super().__init__(message, job_name)
-        self.message = message
+        self.message: str = self.args[0]
         self.job_name = job_name
 
     def __str__(self) -> str:
@@ -211,7 +216,7 @@ class ServingError(BitaHubError):
 
     def __init__(self, message: str, serving_name: str) -> None:
         super().__init__(message, serving_name)
-        self.message = message
+        self.message: str = self.args[0]
         self.serving_name = serving_name
 
     def __str__(self) -> str:

@@ -7,13 +7,18 @@ Server paths (seed): ``/projects/{user_id}/{project}/code`` and ``.../outputs/{n
 
 from __future__ import annotations
 
-import json
+import os
 import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from airflow_bitahub.exceptions import ConfigurationError, StorageError
+from airflow_bitahub.texts import parse_json, shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -21,7 +26,10 @@ if TYPE_CHECKING:
 CODE = "/code"
 OUTPUT = "/output"
 PREDICTION = "/prediction"
+RESULT_LIMIT = 2**20  # bytes of a result file, whose content becomes an XCom
+PICTURE_LIMIT = 32 * 2**20  # bytes of a picture for a served program
 _ROOTS = ("/projects/", "/datasets/", "/models/")
+_LISTED = 10  # names at most, where a message says what a folder contains
 
 
 @dataclass(frozen=True)
@@ -105,37 +113,139 @@ class Storage:
         from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
 
         if not is_server_path(server_path) or ".." in server_path.split("/"):
-            raise ConfigurationError(f"{server_path!r} is not below /projects, /datasets or /models.")
+            raise ConfigurationError(f"{server_path!r} is not below /projects, /datasets or /models, or contains '..'.")
         return ObjectStoragePath(self.uri) / server_path.lstrip("/")
 
-    def read_bytes(self, server_path: str) -> bytes:
-        """Read a file. Raises StorageError when it does not exist or cannot be read."""
+    def read_bytes(self, argument: str, server_path: str, limit: int) -> bytes:
+        """Read a file that a job may have written, and never anything outside the storage.
+
+        On a file system, no link below ``/projects``, ``/datasets`` and ``/models`` is followed: a job can make a link
+        to any file of the worker.
+
+        :param argument: the operator's argument that names the file, for messages
+        :param server_path: the file
+        :param limit: bytes that it may have
+        :raises StorageError: it does not exist, is too large, is no regular file, or cannot be read
+        """
         path = self.path(server_path)
         try:
-            return read_bytes(path)
-        except FileNotFoundError as error:
+            if _is_local(path):
+                with self._open_parent(server_path) as (folder, name):
+                    return _read_regular(name, limit, folder)
+            return _read_object(path, limit)
+        except FileNotFoundError:
             raise StorageError(
-                f"{server_path} does not exist (Airflow reads it at {path}). Check that the job wrote it, and that "
-                f"storage_uri of the Airflow connection shows the platform's storage."
-            ) from error
+                f"{argument}: {server_path} does not exist (Airflow reads it at {path}). "
+                f"{self._what_is_beside(server_path)} "
+                f"Check that the job wrote it, and that storage_uri of the Airflow connection shows the platform's "
+                f"storage."
+            ) from None
+        except Exception as error:  # every kind of storage has its own errors
+            raise StorageError(f"{argument}: {server_path} cannot be read: {error}") from error
 
-    def read_json(self, server_path: str) -> Any:
-        """Read a JSON file. NaN and infinities become None: JSON has no such values, and XCom refuses them.
+    def read_json(self, argument: str, server_path: str, limit: int) -> Any:
+        """Read a JSON file as `texts.parse_json` does. The parameters are those of `read_bytes`.
 
-        :raises StorageError: it does not exist, cannot be read or is not JSON
+        :raises StorageError: it cannot be read, or is not JSON
         """
+        content = self.read_bytes(argument, server_path, limit)
         try:
-            return json.loads(self.read_bytes(server_path), parse_constant=lambda _: None)
+            return parse_json(content)
         except ValueError as error:
-            raise StorageError(f"{server_path} is not JSON: {error}") from error
+            raise StorageError(f"{argument}: {server_path} is not JSON: {error}") from error
+
+    @contextmanager
+    def _open_parent(self, server_path: str) -> Iterator[tuple[int, str]]:
+        """Open the folder of a file on a file system, and give it with the file's name.
+
+        It is opened step by step, so that no job can replace a folder that was checked already by a link.
+        """
+        from airflow.sdk import ObjectStoragePath
+
+        *folders, name = [part for part in server_path.split("/") if part not in ("", ".")]
+        opened = os.open(ObjectStoragePath(self.uri).path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for level, part in enumerate(folders):
+                # Whoever set up the storage may have linked its areas to other disks; jobs cannot write there.
+                inner = _open_entry(part, os.O_DIRECTORY | (os.O_NOFOLLOW if level else 0), opened)
+                os.close(opened)
+                opened = inner
+            yield opened, name
+        finally:
+            os.close(opened)
+
+    def _what_is_beside(self, server_path: str) -> str:
+        """Return in a sentence what the folder of a missing file contains."""
+        path = self.path(server_path)
+        try:
+            if _is_local(path):
+                with self._open_parent(server_path) as (folder, _), os.scandir(folder) as entries:
+                    names = [entry.name for entry in islice(entries, _LISTED + 1)]
+            else:
+                names = [entry.name for entry in islice(path.parent.iterdir(), _LISTED + 1)]
+        except Exception:
+            return "Its folder does not exist or cannot be read."
+        listed = ", ".join(repr(shorten(name, 100)) for name in sorted(names[:_LISTED]))
+        return (
+            f"Its folder contains {listed}{' and more' * (len(names) > _LISTED)}." if names else "Its folder is empty."
+        )
 
 
-def read_bytes(path: ObjectStoragePath) -> bytes:
-    """Read a file at any path. Raises FileNotFoundError, or StorageError when it cannot be read."""
+def read_anywhere(argument: str, address: str, limit: int) -> bytes:
+    """Read a file of this worker, or at any address that Airflow's object storage supports. Links are followed.
+
+    The parameters, but for the address, are those of `Storage.read_bytes`, and so are the errors.
+    """
+    from airflow.sdk import ObjectStoragePath
+
     try:
-        content: bytes = path.read_bytes()
+        path = ObjectStoragePath(address)
+        return _read_regular(path.path, limit) if _is_local(path) else _read_object(path, limit)
     except FileNotFoundError:
-        raise
+        raise StorageError(f"{argument}: {address} does not exist.") from None
     except Exception as error:  # every kind of storage has its own errors
-        raise StorageError(f"{path} cannot be read: {error}") from error
+        raise StorageError(f"{argument}: {address} cannot be read: {error}") from error
+
+
+def _is_local(path: ObjectStoragePath) -> bool:
+    return path.protocol in ("", "file", "local")
+
+
+def _open_entry(name: str, flags: int, folder: int | None) -> int:
+    """Open an entry of an open folder, or a path. A FIFO is not waited for."""
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NONBLOCK | flags, dir_fd=folder)
+    except OSError:
+        if flags & os.O_NOFOLLOW and stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+            raise OSError(f"{name!r} is a link, and links are not followed. Let the job write a copy") from None
+        raise
+
+
+def _read_regular(name: str, limit: int, folder: int | None = None) -> bytes:
+    """Read an entry of an open folder, which must not be a link, or a path."""
+    file = _open_entry(name, 0 if folder is None else os.O_NOFOLLOW, folder)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is not a regular file")
+        _check_size(status.st_size, limit)
+        with open(file, "rb", closefd=False) as content:
+            return _checked(content.read(limit + 1), limit)
+    finally:
+        os.close(file)
+
+
+def _read_object(path: ObjectStoragePath, limit: int) -> bytes:
+    _check_size(path.stat().st_size, limit)
+    with path.open("rb") as content:
+        return _checked(content.read(limit + 1), limit)
+
+
+def _checked(content: bytes, limit: int) -> bytes:
+    _check_size(len(content), limit)  # it may have grown meanwhile, or its storage may not know sizes
     return content
+
+
+def _check_size(size: int | None, limit: int) -> None:
+    if size is not None and size > limit:
+        raise OSError(f"its size is {size} bytes, and the limit is {limit}")

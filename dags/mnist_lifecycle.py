@@ -94,6 +94,7 @@ with DAG(
         "picture": Param(
             "/datasets/{user_id}/MNIST/digit-7.png",
             type="string",
+            pattern="^/(projects|datasets|models)/.+$",
             title="Picture to send to the service",
             description="A path on the platform's storage.",
         ),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import ipaddress
 import os
 import pickle
 import ssl
 import threading
 import traceback
+import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -27,10 +30,11 @@ from cryptography.x509.oid import NameOID
 
 from airflow_bitahub import exceptions
 from airflow_bitahub.api.auth import BearerToken
+from airflow_bitahub.api.body import Body
 from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, list_jobs, read_job_log, stop_job, submit_job
 from airflow_bitahub.api.platform import ENDPOINTS, JobStatus, Platform, ServingStatus
-from airflow_bitahub.api.protocol import Call, Procedure, Sleep
+from airflow_bitahub.api.protocol import Call, Procedure, Request, Sleep
 from airflow_bitahub.api.servings import (
     Serving,
     ServingModel,
@@ -128,7 +132,8 @@ class Asked:
 class ScriptedServer:
     """Answers with what `script` holds, one after the other, and then with the last for ever.
 
-    An entry is (status, headers, body), or a word: "silence" says nothing, "reset" closes the connection.
+    An entry is (status, headers, body), or a word: "silence" says nothing, "reset" closes the connection. A list of
+    pieces is sent one by one with pauses, and its last piece again and again.
     """
 
     script: list[Any] = field(default_factory=list)
@@ -138,6 +143,12 @@ class ScriptedServer:
 
     def answers(self, *script: Any) -> None:
         self.script[:] = script
+
+    def drip(self, pieces: list[bytes], write: Callable[[bytes], object]) -> None:
+        for piece in chain(pieces, repeat(pieces[-1])):
+            write(piece)
+            if self.released.wait(0.02):
+                return
 
     def next(self) -> Any:
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
@@ -163,6 +174,10 @@ def make_server() -> Iterator[Callable[[ssl.SSLContext | None], ScriptedServer]]
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 scripted.asked.append(Asked(self.command, self.path, headers, self.rfile.read(length)))
                 step = scripted.next()
+                if isinstance(step, list):
+                    self.close_connection = True
+                    scripted.drip(step, self.wfile.write)
+                    return
                 if isinstance(step, str):
                     if step == "silence":
                         scripted.released.wait(30)
@@ -452,10 +467,78 @@ def test_retry_after_is_read_whatever_its_case(way: Way, server: ScriptedServer,
     assert caught.value.retry_after == 17
 
 
-def test_an_answer_that_lies_about_its_encoding(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
-    server.answers((200, {"content-encoding": "gzip"}, b"not gzip"))
-    with pytest.raises(TransportError):
-        way.send(make_client(server.url), get_job("x"))
+# Sizes ----------------------------------------------------------------------------------------------------------
+
+
+def length_of_answer(limit: int) -> Call[int]:
+    return Call(Request("read it", "list_jobs", body_limit=limit), lambda response, _: len(response.body))
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_an_answer_is_read_up_to_a_limit(
+    encoding: str, way: Way, server: ScriptedServer, make_client: MakeClient
+) -> None:
+    body = b"x" * 10_000
+    server.answers((200, {"content-encoding": encoding}, gzip.compress(body) if encoding == "gzip" else body))
+    client = make_client(server.url, retry=ONCE)
+    assert way.send(client, length_of_answer(10_000)) == 10_000
+    with pytest.raises(UnexpectedResponseError, match=r"Could not read it: .* longer than the limit of 9999 bytes"):
+        way.send(client, length_of_answer(9_999))
+
+
+def test_an_answer_is_not_decoded_beyond_the_limit() -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    body = Body(length_of_answer(100_000).request, {"content-encoding": "gzip"})
+    tracemalloc.start()
+    with pytest.raises(UnexpectedResponseError, match="longer than"):
+        body.add(bomb)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("encoding", "says"), [("gzip", "cannot be decoded"), ("br", "encoded as 'br'"), ("gzip, gzip", "encoded as")]
+)
+def test_an_answer_in_a_wrong_encoding(
+    encoding: str, says: str, way: Way, server: ScriptedServer, make_client: MakeClient
+) -> None:
+    server.answers((200, {"content-encoding": encoding}, b"not gzip"))
+    with pytest.raises(UnexpectedResponseError, match=says):
+        way.send(make_client(server.url, retry=ONCE), get_job("x"))
+
+
+def test_a_request_is_limited_as_a_whole(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    """Each piece comes in time; together they would never end."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
+    for script in ([head, b" "], [head[:17], b"X"], [head[:17], b"X-Header: x\r\n"]):
+        server.answers(script)
+        with pytest.raises(RequestTimeoutError, match="request_timeout"):
+            way.send(make_client(server.url, request_timeout=0.3, retry=ONCE), get_job("x"))
+
+
+def test_a_probe_does_not_read_the_answers_body(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    server.answers([b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\nContent-Length: 1000000\r\n\r\n", b"x"])
+    serving = Serving(name="mnist", status=ServingStatus.RUNNING, url=server.url)
+    assert way.send(make_client(server.url), probe_serving(serving)) is True
+
+
+def test_long_texts_of_the_platform_are_shortened(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
+    long = b"x" * 1_000_000
+    says = b'{"status": {"code": 7, "msg": "begin %s end"}}' % long
+    server.answers((400, {}, says), answer(b'{"log": "1\\nfirst %s last\\n3\\n"}' % long))
+    client = make_client(server.url, retry=ONCE)
+    with pytest.raises(BitaHubError, match=r"The platform said: begin x+ .* x+ end \(code 7, HTTP 400\)") as caught:
+        way.send(client, get_job("x"))
+    assert len(str(caught.value)) < 2_000
+    first, middle, last = way.send(client, read_job_log("x", tail_lines=3)).split("\n")
+    assert (first, last) == ("1", "3")
+    assert middle.startswith("first xxx")
+    assert middle.endswith("xxx last")
+    assert len(middle) < 1_000
+
+
+# Addresses ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", ["http://host:port", "ftp://host", "host", ""])

@@ -21,6 +21,7 @@ from airflow_bitahub.exceptions import (
     ServerError,
     UnexpectedResponseError,
 )
+from airflow_bitahub.texts import shorten
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.platform import Platform
@@ -69,7 +70,7 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
     if 300 <= response.status < 400:
         raise UnexpectedResponseError(
             f"Could not {request.action}: the answer (HTTP {response.status}) redirects to "
-            f"{response.headers.get('location', 'no address')}. Check the base URL of the Airflow connection."
+            f"{shorten(response.headers.get('location', 'no address'))}. Check the base URL of the Airflow connection."
         )
     if response.status < 300:
         if outcome is None and isinstance(body, dict | list) and not _is_from_gateway(body):
@@ -119,7 +120,8 @@ def _outcome(body: Any) -> _Outcome | None:
     for key in ("status", "message"):
         inner = body.get(key)
         if isinstance(inner, dict) and "code" in inner:
-            return _Outcome(str(inner["code"]), str(inner.get("msg") or inner.get("message") or ""), body.get("data"))
+            message = str(inner.get("msg") or inner.get("message") or "")
+            return _Outcome(str(inner["code"]), message, body.get("data"))
     if "code" in body:
         message = str(body.get("msg") or body.get("message") or "")
         return _Outcome(str(body["code"]), message, body.get("data", body.get("payload")))
@@ -133,9 +135,10 @@ def _is_from_gateway(body: Any) -> bool:
 
 def _error(kind: str, response: Response, request: Request, outcome: _Outcome | None, body: Any) -> APIError:
     if outcome is not None:
-        reply = f"{outcome.message or 'no message'} (code {outcome.code}, HTTP {response.status})"
+        said = shorten(outcome.message) or "no message"
+        reply = f"{said} (code {shorten(outcome.code, 100)}, HTTP {response.status})"
     elif isinstance(body, dict) and body.get("message"):
-        reply = f"{body['message']} (HTTP {response.status})"
+        reply = f"{shorten(str(body['message']))} (HTTP {response.status})"
     else:
         reply = f"HTTP {response.status}: {_excerpt(response)}"
     error, advice = _KINDS[kind]
@@ -166,4 +169,4 @@ def _retry_after(response: Response) -> float | None:
 
 def _excerpt(response: Response) -> str:
     text = " ".join(response.text.split())
-    return repr(text[:200]) if text else "an empty body"
+    return repr(shorten(text, 200)) if text else "an empty body"

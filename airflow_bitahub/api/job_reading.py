@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.api.wire import items_of, to_epoch
 from airflow_bitahub.exceptions import UnexpectedResponseError
+from airflow_bitahub.texts import shorten
 
 # Keys for the time at which a job finished; for a Volcano job that is its last change.
 _FINISHED = ("completedTime", "appCompletedTime", "stopedTime", "finishedAt", "lastTransitionTime")
@@ -179,7 +180,7 @@ def _first_text(facts: list[Mapping[str, Any]], *keys: str) -> str:
         for key in keys:
             value = fact.get(key)
             if value and isinstance(value, str):
-                return value
+                return shorten(value)
     return ""
 
 

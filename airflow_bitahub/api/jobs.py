@@ -12,6 +12,9 @@ from airflow_bitahub.api.job_reading import Job, JobPage, read_job, read_job_pag
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Request, Response
 from airflow_bitahub.api.wire import DNS_LABEL, Accelerator, StrictModel
+from airflow_bitahub.texts import shorten
+
+LOG_LINE_LIMIT = 500  # characters of one line of a job's log
 
 # A job's name becomes the name of a Kubernetes object (vendor).
 Name = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
@@ -170,11 +173,16 @@ def stop_job(name: str) -> Call[None]:
 
 
 def read_job_log(name: str, tail_lines: int = 100) -> Call[str]:
-    """Read the last lines that a job printed (assumed; no source shows an address for the platform itself)."""
+    """Read the last lines that a job printed (assumed; no source shows an address for the platform itself).
+
+    Of a line that is too long, only its beginning and end are returned.
+    """
     request = Request(f"read the log of job {name!r}", "read_job_log", {"name": name}, {"tailLines": str(tail_lines)})
 
     def read(response: Response, platform: Platform) -> str:
         data = unwrap(response, request, platform)
-        return str(data.get("log", "") if isinstance(data, dict) else data or "")
+        text = str(data.get("log", "") if isinstance(data, dict) else data or "")
+        lines = text.rstrip("\n").split("\n")[-tail_lines:]  # a platform may ignore the number of lines
+        return "\n".join(shorten(line, LOG_LINE_LIMIT) for line in lines)
 
     return Call(request, read, safe_to_repeat=True)

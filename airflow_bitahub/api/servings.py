@@ -13,6 +13,9 @@ from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
 from airflow_bitahub.api.wire import DNS_LABEL, Accelerator, StrictModel, items_of, to_epoch
 from airflow_bitahub.exceptions import InvokeError, UnexpectedResponseError
+from airflow_bitahub.texts import shorten
+
+ANSWER_LIMIT = 2**20  # bytes of a served program's answer, which becomes an XCom
 
 
 class ServingModel(StrictModel):
@@ -151,7 +154,7 @@ def probe_serving(serving: Serving, path: str = "/", timeout: float = 10) -> Cal
     """
     limit = 500 if path.strip("/") == "" else 400
     where = f"GET {join(serving.url, path)}"
-    request = Request(f"reach serving {serving.name!r}", where, timeout=timeout, token=serving.token)
+    request = Request(f"reach serving {serving.name!r}", where, timeout=timeout, token=serving.token, body_limit=0)
     return Call(request, lambda response, _platform: response.status < limit)
 
 
@@ -177,7 +180,9 @@ def invoke_serving(
     """
     url = join(serving.url, path)
     where, action = f"POST {url}", f"call serving {serving.name!r}"
-    request = Request(action, where, form=form, files=files, timeout=timeout, token=serving.token)
+    request = Request(
+        action, where, form=form, files=files, timeout=timeout, token=serving.token, body_limit=ANSWER_LIMIT
+    )
 
     def read(response: Response, _platform: Platform) -> Any:
         try:
@@ -187,7 +192,7 @@ def invoke_serving(
         status = body.get("status") if isinstance(body, dict) else None
         code = status.get("code") if isinstance(status, dict) else None
         if response.status >= 400 or (code is not None and code != 0) or body is None:
-            said = status.get("msg") if isinstance(status, dict) else " ".join(response.text.split())[:200]
+            said = str(status.get("msg") or "") if isinstance(status, dict) else " ".join(response.text.split())
             advice = "Check the picture, the path and the field name."
             if response.status == 401:
                 advice = (
@@ -197,8 +202,8 @@ def invoke_serving(
                     "from users that are not signed in: set the password of the Airflow connection."
                 )
             raise InvokeError(
-                f"Could not call serving {serving.name!r} at {url}. It said: {said or 'nothing'} (code {code}, "
-                f"HTTP {response.status}). {advice}",
+                f"Could not call serving {serving.name!r} at {url}. It said: {shorten(said, 200) or 'nothing'} "
+                f"(code {shorten(str(code), 100)}, HTTP {response.status}). {advice}",
                 serving.name,
             )
         return body["data"] if isinstance(body, dict) and "data" in body else body
@@ -224,13 +229,13 @@ def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
     return Serving(
         name=_text(data.get("name")) or name,
         status=platform.serving_status(raw_state),
-        raw_state=raw_state,
+        raw_state=shorten(raw_state, 100),
         url=url if "://" in url or not url else f"http://{url}",
         token=token if re.fullmatch(r"[!-~]+", token) else "",
         replicas=data["replicas"] if isinstance(data.get("replicas"), int) else 1,
         created_at=to_epoch(data.get("createdTime"), platform.timezone),
         launched_at=to_epoch(data.get("launchedTime"), platform.timezone),
-        message=_text(data.get("message")),
+        message=shorten(_text(data.get("message"))),
     )
 
 

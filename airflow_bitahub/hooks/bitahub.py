@@ -36,7 +36,7 @@ class BitaHubHook(BaseHook):
     - ``default_image``: the container image of jobs and servings that name none
     - ``console_url``: the address of a job's page in the platform's console, with ``{name}`` for its name;
       ``serving_console_url``: likewise, for a serving
-    - ``verify``: false, or the path of a CA bundle; ``request_timeout``: seconds to wait for one answer (default: 30)
+    - ``verify``: false, or the path of a CA bundle; ``request_timeout``: seconds for one whole request (default: 30)
     - ``max_requests_per_second``: the limit of each triggerer, for all deferred tasks together (default: 1000)
     - ``watch``: how a triggerer queries jobs: ``collection`` (the list of all jobs), ``single`` (each job by its name)
       or ``auto`` (the cheaper one; the default)

@@ -34,7 +34,7 @@ WATCH_MODES = ("auto", "collection", "single")
 
 _PATH_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
 _PAGES = ("console_url", "serving_console_url")
-_TEXTS = (
+_TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "timezone", "watch", *_PATH_PARTS, *_PAGES)
     "user_id",
     "user_name",
     "storage_uri",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub.exceptions import StorageError
 from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.operators.xcom import problem_as_xcom
+from airflow_bitahub.texts import shorten
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
@@ -22,11 +24,11 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
     Parameters are those of `BitaHubJobOperator`, except:
 
     :param predictions: server path of an inference job's output, such as the ``output_path`` in its result
-    :param result_file: the file in ``/output`` to which the job writes a JSON object of metrics (seed). It is read
-        through the connection's ``storage_uri``
+    :param result_file: the file in ``/output`` to which the job writes a JSON object of metrics (seed), of at most
+        1 MiB. It is read through the connection's ``storage_uri``. A link is not followed
 
     The XCom result has one more entry, ``metrics``: that object, such as ``{"accuracy": 0.903}``. The entry is missing
-    with ``wait_for_completion=False``.
+    with ``wait_for_completion=False``. A number that is NaN, infinite or too large is None in it.
     """
 
     template_fields: Sequence[str] = (*BitaHubJobOperator.template_fields, "predictions", "result_file")
@@ -54,16 +56,25 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
 
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission. Raises ConfigurationError also when its result could not be read."""
-        self.hook.storage.path(record.output_path)
+        self.hook.storage.path(self._result_path(record))
         return super().spec(record)
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Return the result of any job, and the metrics. Raises StorageError when they cannot be read."""
         if not self.wait_for_completion:
             return super().result(job, record)
-        path = f"{record.output_path}/{self.result_file}"
-        metrics = self.hook.storage.read_json(path)
+        from airflow_bitahub.storage import RESULT_LIMIT
+
+        path = self._result_path(record)
+        metrics = self.hook.storage.read_json("result_file", path, RESULT_LIMIT)
         if not isinstance(metrics, dict):
-            raise StorageError(f"{path} contains {str(metrics)[:100]!r} instead of a JSON object of metrics.")
-        self.log.info("Metrics of job %s: %s", job.name, metrics)
+            raise StorageError(
+                f"result_file: {path} contains {shorten(str(metrics), 100)!r} instead of a JSON object of metrics."
+            )
+        if problem := problem_as_xcom(metrics):
+            raise StorageError(f"result_file: {path} cannot become a result in Airflow: {problem}.")
+        self.log.info("Metrics of job %s: %s", job.name, shorten(str(metrics)))
         return {**super().result(job, record), "metrics": metrics}
+
+    def _result_path(self, record: JobRecord) -> str:
+        return f"{record.output_path}/{self.result_file}"

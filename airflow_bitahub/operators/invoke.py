@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, InvokeError, ServingFailedError, StorageError
+from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, InvokeError, ServingFailedError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.base import BitaHubOperator, in_seconds, require_positive
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.xcom import problem_as_xcom
+from airflow_bitahub.texts import shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
 class BitaHubInvokeServingOperator(BitaHubOperator):
-    """Sends one picture to a served model, and returns the model's answer as the XCom result.
+    """Sends one picture to a served model, and returns the model's answer, of at most 1 MiB, as the XCom result.
 
     The document's demo (seed) answers ``{"predictions": [7], "probabilities": [[...]]}``. That program reports its
     errors inside HTTP 200, so the status code inside the answer counts. Give exactly one of the three pictures. The
@@ -27,9 +29,10 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
     :param serving_name: the serving
     :param version: its version
     :param image_url: the address of a picture that the served program downloads itself
-    :param image_file: a picture that this task reads: a path on the platform's storage (``/datasets/{user_id}/...``) or
-        on this worker, or any address that Airflow's object storage supports
+    :param image_file: a picture that this task reads: a path on the platform's storage (``/datasets/{user_id}/...``)
     :param image_base64: a picture as base64 text
+    :param allow_any_image_file: let `image_file` also be a file of this worker, or any address that Airflow's object
+        storage supports. Set it only where nobody else can choose `image_file`: what is read is sent to the program
     :param path: the path to which the picture is sent (seed: ``/image``)
     :param field: the form field; default: ``urls`` (seed), ``files`` or ``base64``
     :param expected_prediction: fail unless this is the first of ``predictions``; None: accept any answer
@@ -59,6 +62,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         image_url: str | None = None,
         image_file: str | None = None,
         image_base64: str | None = None,
+        allow_any_image_file: bool = False,
         path: str = "/image",
         field: str | None = None,
         expected_prediction: Any = None,
@@ -73,6 +77,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         self.image_url = image_url
         self.image_file = image_file
         self.image_base64 = image_base64
+        self.allow_any_image_file = allow_any_image_file
         self.path = path
         self.field = field
         self.expected_prediction = expected_prediction
@@ -91,6 +96,11 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=serving.url)
             timeout = in_seconds(self.request_timeout)
             answer = self.hook.send(invoke_serving(serving, self.path, timeout=timeout, **picture))
+            if problem := problem_as_xcom(answer):
+                raise InvokeError(
+                    f"The answer of serving {serving.name!r} cannot become a result in Airflow: {problem}.",
+                    serving.name,
+                )
             self._check(answer)
         except BitaHubError as error:
             raise airflow_error(error) from error
@@ -122,16 +132,16 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         return {"form": {field: value}}
 
     def _read(self, path: str) -> bytes:
-        from airflow.sdk import ObjectStoragePath
-
-        from airflow_bitahub.storage import is_server_path, read_bytes
+        from airflow_bitahub.storage import PICTURE_LIMIT, is_server_path, read_anywhere
 
         if is_server_path(path):
-            return self.hook.storage.read_bytes(self.hook.folders.fill(path))
-        try:
-            return read_bytes(ObjectStoragePath(path))
-        except FileNotFoundError as error:
-            raise StorageError(f"The picture {path} does not exist.") from error
+            return self.hook.storage.read_bytes("image_file", self.hook.folders.fill(path), PICTURE_LIMIT)
+        if not self.allow_any_image_file:
+            raise ConfigurationError(
+                f"image_file {path!r} is not below /projects, /datasets or /models of the platform's storage. To read "
+                f"files of the worker or other addresses, set allow_any_image_file=True."
+            )
+        return read_anywhere("image_file", path, PICTURE_LIMIT)
 
     def _check(self, answer: Any) -> None:
         if self.expected_prediction in (None, ""):
@@ -140,6 +150,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         first = predictions[0] if isinstance(predictions, Sequence) and predictions else None
         if str(first) != str(self.expected_prediction):
             raise InvokeError(
-                f"Serving {self.serving_name!r} answered {first!r}; expected was {self.expected_prediction!r}.",
+                f"Serving {self.serving_name!r} answered {shorten(repr(first), 200)}; expected was "
+                f"{self.expected_prediction!r}.",
                 self.serving_name,
             )

@@ -98,6 +98,8 @@ def test_example_passes_the_version_it_trained_from_task_to_task() -> None:
         ("serving_name", "x" * 50),
         ("label", 10),
         ("picture", None),
+        ("picture", "/proc/self/environ"),
+        ("picture", "http://127.0.0.1/datasets/u/7.png"),
     ],
 )
 def test_example_refuses_params_that_make_no_sense(param: str, value: Any) -> None:

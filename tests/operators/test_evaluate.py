@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.execution_time.comms import SetXCom, _RequestFrame
+from airflow.sdk.serde import deserialize, serialize
 
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
@@ -65,6 +68,22 @@ def test_metrics_that_are_no_numbers_survive_as_none(task_run: TaskRun) -> None:
     assert json.loads(json.dumps(result, allow_nan=False))["metrics"] == {"accuracy": None, "loss": None}
 
 
+def through_airflow(value: Any) -> Any:
+    """Return an XCom as a downstream task gets it: through the task's channel, the API and the database's JSON."""
+    message = SetXCom(key="k", value=serialize(value), dag_id="d", run_id="r", task_id="t")
+    assert _RequestFrame(id=1, body=message.model_dump()).as_bytes()
+    return deserialize(json.loads(httpx.Request("POST", "http://airflow", json=message.value).content))
+
+
+def test_airflow_accepts_every_metric(task_run: TaskRun) -> None:
+    odd = r'{"a": 1e400, "b": 36893488147419103232, "c": "\ud800\u0000", "\udfff": [NaN], "d": %s0%s}'
+    text = odd % ("[" * 90, "]" * 90)
+    result: Any = evaluate(command=f"echo '{text}' > /output/evaluation_result.json").execute(task_run.context())
+    metrics = result["metrics"]
+    assert [metrics[name] for name in ("a", "b", "c", "\ufffd")] == [None, 2.0**65, "\ufffd\ufffd", [None]]
+    assert through_airflow(result) == result
+
+
 def test_predictions_are_the_last_of_the_datasets(task_run: TaskRun, submitted: Submitted) -> None:
     evaluate(datasets=["MNIST"], predictions=PREDICTIONS.replace(FOLDERS.user_id, "{user_id}")).execute(
         task_run.context()
@@ -81,12 +100,16 @@ def test_predictions_are_the_last_of_the_datasets(task_run: TaskRun, submitted: 
         ("echo accuracy 0.9 > /output/evaluation_result.json", "is not JSON"),
         ("echo '[0.9]' > /output/evaluation_result.json", r"contains '\[0\.9\]' instead of a JSON object of metrics"),
         ("mkdir /output/evaluation_result.json", "cannot be read"),
+        ("ln -s /etc/passwd /output/evaluation_result.json", r"cannot be read: .* is a link"),
+        ("touch /output/other.json", r"does not exist .* Its folder contains 'other\.json'"),
+        ("head -c 1048577 /dev/zero > /output/evaluation_result.json", "its size is 1048577 bytes, and the limit is"),
+        ('echo \'{"a": {"__id__": 1}}\' > /output/evaluation_result.json', "has the key '__id__', which Airflow"),
     ],
 )
 def test_metrics_that_cannot_be_read_are_told_in_a_sentence_and_the_job_is_not_run_again(
     command: str, says: str, task_run: TaskRun, submitted: Submitted, platform: Emulator
 ) -> None:
-    with pytest.raises(StorageError, match=says):
+    with pytest.raises(StorageError, match=f"^result_file: .*{says}"):
         evaluate(command=command).execute(task_run.context())
     output = submitted.only.spec.output
     assert output is not None
@@ -106,6 +129,12 @@ def test_evaluation_nobody_could_read_is_not_submitted(
     monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
     with pytest.raises(AirflowFailException, match="extra 'storage_uri' is not set"):
         evaluate().execute(task_run.context())
+    assert submitted() == []
+
+
+def test_result_file_outside_the_output_is_not_waited_for(task_run: TaskRun, submitted: Submitted) -> None:
+    with pytest.raises(AirflowFailException, match=r"/\.\./other/metrics\.json' is not below .* contains '\.\.'"):
+        evaluate(result_file="../other/metrics.json").execute(task_run.context())
     assert submitted() == []
 
 

@@ -1,0 +1,72 @@
+"""Text from outside: shortened before people read it, and JSON read into values that every store accepts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+MESSAGE_LIMIT = 12_000  # characters of an error's text: enough for the last lines of a job's log
+TEXT_LIMIT = 1_000  # characters of one text from outside, such as a message of the platform
+
+# What UTF-8 cannot encode, and what PostgreSQL cannot store; JSON can write both as escapes.
+_UNSTORABLE = re.compile("[\ud800-\udfff\0]")
+_ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+
+
+def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Return a text of at most about `limit` characters: its beginning and its end, and how much is left out.
+
+    Characters that Airflow cannot store become U+FFFD, since the text may become part of a trigger's event.
+    """
+    if len(text) > limit:
+        half = limit // 2
+        text = f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def parse_json(content: bytes) -> Any:
+    """Return parsed JSON in which Airflow can store every value as an XCom, in any database.
+
+    NaN, infinities and numbers beyond a float's range become None. An integer beyond 64 bits becomes a float. Half of a
+    surrogate pair, the null character and bytes that are not UTF-8 become U+FFFD.
+
+    :raises ValueError: it is not JSON, or nested too deeply
+    """
+    text = content.decode("utf-8-sig", "replace")
+    # Most answers of a platform contain no such number, and reading each integer by `_integer` costs a third more.
+    has_long_number = _LONG_NUMBER in content.translate(_DIGITS_AS_ZEROS)
+    try:
+        value = (_CAREFUL_DECODER if has_long_number else _DECODER).decode(text)
+        return _replace_unstorable(value) if _ESCAPE.search(text) else value
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+def _integer(digits: str) -> int | float | None:
+    if len(digits) > 20:  # reading thousands of digits as an integer is slow, and Python refuses it
+        return _finite(digits)
+    number = int(digits)
+    return number if -(2**63) <= number < 2**63 else float(number)
+
+
+_LONG_NUMBER = b"0" * 19  # every shorter integer fits into 64 bits
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
+_CAREFUL_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
+
+
+def _replace_unstorable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_replace_unstorable(each) for each in value]
+    if isinstance(value, dict):
+        return {_replace_unstorable(name): _replace_unstorable(each) for name, each in value.items()}
+    return value

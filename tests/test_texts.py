@@ -1,0 +1,56 @@
+"""Text from outside: shortened, and JSON that every store accepts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from airflow_bitahub.exceptions import APIError, JobFailedError, StorageError
+from airflow_bitahub.texts import MESSAGE_LIMIT, parse_json, shorten
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
+    assert shorten("x" * 100, 100) == "x" * 100
+    assert shorten("a" * 60 + "b" * 60, 100) == "a" * 50 + " [... 20 characters left out ...] " + "b" * 50
+
+
+@pytest.mark.parametrize(
+    "error", [StorageError, lambda text: JobFailedError(text, "x"), lambda text: APIError(1, None, text, "x")]
+)
+def test_the_text_of_an_error_is_short_and_can_be_stored(error: Any) -> None:
+    text = str(error(f"Begin \ud800\0 {'x' * 1_000_000} end"))
+    assert text.startswith("Begin \ufffd\ufffd x")
+    assert text.endswith("x end")
+    assert len(text) < MESSAGE_LIMIT + 100
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (b"[NaN, Infinity, -Infinity, 1e400, -1e400]", [None] * 5),
+        (b"9223372036854775807", 2**63 - 1),
+        (b"-9223372036854775808", -(2**63)),
+        (b"9223372036854775808", float(2**63)),
+        (b"-9223372036854775809", -float(2**63)),
+        (b"1" + b"0" * 30, 1e30),
+        (b"9" * 5_000, None),
+        (b'"half \\ud800 null \\u0000 both \\ud83d\\ude00"', "half \ufffd null \ufffd both \U0001f600"),
+        (b'{"\\udfff": ["\\udfff"]}', {"\ufffd": ["\ufffd"]}),
+        (b'"\xff \xed\xa0\x80"', "\ufffd \ufffd\ufffd\ufffd"),
+        (b"\xef\xbb\xbf[1]", [1]),
+        (b'{"a": 0.5, "b": 7, "c": true, "d": null}', {"a": 0.5, "b": 7, "c": True, "d": None}),
+    ],
+)
+def test_json_is_read_into_what_every_store_accepts(text: bytes, value: Any) -> None:
+    read = parse_json(text)
+    assert read == value
+    assert type(read) is type(value)
+    json.dumps(read, allow_nan=False, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"\xff\xfe\x00"])
+def test_what_is_no_json_is_a_value_error(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"Expecting|deeply"):
+        parse_json(text)

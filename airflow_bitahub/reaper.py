@@ -59,16 +59,15 @@ class Findings(NamedTuple):
         if self.foreign:
             others = ", ".join(f"{marker} ({count})" for marker, count in self.foreign.most_common())
             yield (
-                f"Not shown: {self.foreign.total()} live jobs with other markers and without a record here: {others}. "
-                f"Most likely another Airflow submitted them, so they are never stopped. If that is unexpected: is "
-                f"this the right database?"
+                f"Not shown: live jobs with other markers, which are not on record here: {others}. Most likely another "
+                f"Airflow submitted them, so they are never stopped. If it did not: is this the right database?"
             )
         if self.unreadable:
-            yield f"Not shown: {self.unreadable} entries in the platform's list that could not be read."
+            yield f"Not shown: entries in the platform's list that could not be read: {self.unreadable}."
         if unwatched := self.database.unwatched:
             yield (
-                f"{len(unwatched)} deferred tasks are not watched by any triggerer, one of them for "
-                f"{max(unwatched.values()):.0f} s. {MORE_TRIGGERERS}"
+                f"Deferred tasks that no triggerer watches: {len(unwatched)}, one of them since "
+                f"{max(unwatched.values()):.0f} s ago. {MORE_TRIGGERERS}"
             )
 
 

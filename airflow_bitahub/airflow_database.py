@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_bitahub.exceptions import ConfigurationError
@@ -113,10 +113,9 @@ def _unwatched(session: Session) -> dict[str, float]:
     from airflow.jobs.job import Job as AirflowJob
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.trigger import Trigger
-    from airflow.utils import timezone
     from sqlalchemy import or_, select
 
-    now = timezone.utcnow()
+    now = datetime.now(timezone.utc)
     # As Airflow itself decides which triggerer is alive, see `Trigger.assign_unassigned`.
     threshold = conf.getfloat("triggerer", "triggerer_health_check_threshold")
     alive = select(AirflowJob.id).where(

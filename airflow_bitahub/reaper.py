@@ -66,8 +66,8 @@ class Findings(NamedTuple):
             yield f"Not shown: entries in the platform's list that could not be read: {self.unreadable}."
         if unwatched := self.database.unwatched:
             yield (
-                f"Deferred tasks that no triggerer watches: {len(unwatched)}, one of them since "
-                f"{max(unwatched.values()):.0f} s ago. {MORE_TRIGGERERS}"
+                f"Deferred tasks that no triggerer watches: {len(unwatched)}, for up to "
+                f"{max(unwatched.values()):.0f} s. {MORE_TRIGGERERS}"
             )
 
 

@@ -95,7 +95,7 @@ def test_what_is_declared_is_imported() -> None:
 
 
 def test_only_these_are_required() -> None:
-    assert declared() == {"apache-airflow", "apache-airflow-providers-common-compat", "httpx", "pydantic"}
+    assert declared() == {"apache-airflow", "apache-airflow-providers-common-compat", "httpx", "pydantic", "sqlalchemy"}
 
 
 @pytest.mark.parametrize("extra", sorted(MODULES))

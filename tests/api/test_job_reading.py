@@ -404,4 +404,4 @@ def test_a_list_in_no_known_shape_says_so(collection: Any) -> None:
 def test_an_unreadable_entry_of_a_list_is_counted_and_passed_over(known: dict[str, Job | None] | None) -> None:
     entries = [None, "x", {"state": "RUNNING"}, {"name": "mnist-1"}, {"name": "mnist-2", "state": "RUNNING"}]
     page = list_jobs(1, 10, known).read(response(entries), PLATFORM)
-    assert (page.jobs.keys(), page.unreadable) == ({"mnist-2"}, 4)
+    assert ([*page.jobs], page.unreadable) == (["mnist-2"], 4)

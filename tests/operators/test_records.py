@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
@@ -55,7 +56,7 @@ def test_the_first_task_makes_the_marker_and_all_others_read_it(variables: dict[
 def test_tasks_that_make_a_marker_at_the_same_time_end_with_one(
     variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([[]])  # another task makes its marker just after this one has looked
+    answers: Iterator[list[str]] = iter([[]])  # another task makes its marker just after this one has looked
 
     def keys(prefix: str) -> list[str]:
         return next(answers, None) or [f"{prefix}aaaaa", *variables]

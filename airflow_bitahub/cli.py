@@ -223,7 +223,7 @@ def _add_jobs(subparsers: Subparsers) -> None:
         "Airflow's own commands run, since it reads Airflow's database.",
     )
     actions = parser.add_subparsers(metavar="action", required=True)
-    listing = actions.add_parser("list", help="show live jobs: owned by a task, detached, or orphans")
+    listing = actions.add_parser("list", help="show live jobs: owned by a task, unwatched, detached, or orphans")
     listing.set_defaults(run=_run_jobs_list)
     reaping = actions.add_parser("reap", help="stop orphans: live jobs whose tasks have ended, unless detached")
     reaping.add_argument(
@@ -242,17 +242,19 @@ def _add_jobs(subparsers: Subparsers) -> None:
 def _run_jobs_list(args: argparse.Namespace) -> int:
     from airflow_bitahub.reaper import find_live_jobs, server_hook
 
-    for live in find_live_jobs(server_hook(args.conn_id)):
+    findings = find_live_jobs(server_hook(args.conn_id))
+    for live in findings.jobs:
         print(f"{live.ownership:9} {live.job.name:40} {live.job.status.value:9} {live.task or 'no task'}")
+    print(*findings.notes(), sep="\n")
     return 0
 
 
 def _run_jobs_reap(args: argparse.Namespace) -> int:
-    from airflow_bitahub.reaper import find_live_jobs, require_distinct_marker, server_hook, stop_orphan
+    from airflow_bitahub.reaper import find_live_jobs, server_hook, stop_orphan
 
     hook = server_hook(args.conn_id)
-    require_distinct_marker(hook)
-    orphans = [live for live in find_live_jobs(hook) if live.ownership == "orphan"]
+    findings = find_live_jobs(hook)
+    orphans = [live for live in findings.jobs if live.ownership == "orphan"]
     failures = 0
     for orphan in orphans:
         try:
@@ -260,6 +262,7 @@ def _run_jobs_reap(args: argparse.Namespace) -> int:
         except BitaHubError as error:
             outcome, failures = str(error), failures + 1
         print(f"{orphan.job.name:40} {orphan.task or 'no task'}: {outcome}", flush=True)
+    print(*findings.notes(), sep="\n")
     if args.dry_run and orphans:
         print("Nothing was stopped. To stop these jobs: airflow-bitahub jobs reap --no-dry-run")
     return 1 if failures else 0

@@ -6,16 +6,15 @@ recorded before anything is sent:
     {project}-{yyyymmdd of the run}-{token}-{attempt}
 
 *Generation*: clearing a task means "run it again", retrying means "get me the result of this run"; only the first
-starts a new generation. *Token*: random, one per generation; it begins with a marker of the deployment. *Attempt*:
-counts up only after a job that failed, or that we ourselves stopped.
+starts a new generation. *Token*: random, one per generation; it begins with a marker, which is random too, and the same
+for all jobs of one Airflow. *Attempt*: counts up only after a job that failed, or that we ourselves stopped.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from airflow_bitahub.exceptions import ConfigurationError
@@ -23,8 +22,9 @@ from airflow_bitahub.storage import path_part
 
 MAX_NAME = 40
 MAX_GIVEN_NAME = 58  # a counter may follow, and Kubernetes takes 63
-_MARKER_LENGTH, _RANDOM_LENGTH = 3, 7
+_MARKER_LENGTH, _RANDOM_LENGTH = 5, 7  # so two Airflows have the same marker in one of 33 million cases
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"  # base32: letters and digits that Kubernetes accepts in names
+_OUR_NAME = re.compile(rf".+-\d{{8}}-([a-z2-7]{{{_MARKER_LENGTH}}})[a-z2-7]{{{_RANDOM_LENGTH}}}-\d+", re.ASCII)
 
 
 def slug(text: str) -> str:
@@ -32,21 +32,25 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "job"
 
 
-def deployment_marker(deployment: str) -> str:
-    """Return the few letters that distinguish this deployment's jobs from a neighbour's in the shared namespace."""
-    digest = hashlib.sha256(deployment.encode()).digest()
-    return base64.b32encode(digest).decode().lower()[:_MARKER_LENGTH]
+def new_marker() -> str:
+    """Return a few random letters that distinguish one Airflow's jobs from another's in the shared namespace."""
+    return _random_letters(_MARKER_LENGTH)
+
+
+def is_marker(text: str) -> bool:
+    """Return whether a text has the form of a marker."""
+    return len(text) == _MARKER_LENGTH and set(text) <= set(_ALPHABET)
 
 
 def new_token(marker: str) -> str:
     """Return a random token that begins with the marker."""
-    return marker + "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_LENGTH))
+    return marker + _random_letters(_RANDOM_LENGTH)
 
 
-def is_marked(job_name: str, marker: str) -> bool:
-    """Return whether a deployment with that marker chose the name."""
-    pattern = rf".+-\d{{8}}-{re.escape(marker)}[{_ALPHABET}]{{{_RANDOM_LENGTH}}}-\d+"
-    return re.fullmatch(pattern, job_name) is not None
+def marker_in(job_name: str) -> str:
+    """Return the marker in a name that this package chose; "" for any other name."""
+    match = _OUR_NAME.fullmatch(job_name)
+    return match[1] if match else ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class TaskIdentity:
 
     :param project: the BitaHub project, for the name
     :param run_date: the day of the run, ``yyyymmdd``
-    :param marker: see `deployment_marker`
+    :param marker: returns the marker of this Airflow's jobs, see `new_marker`; called only for a new token
     :param output_root: server path under which each attempt gets its own folder
     :param max_tries: what Airflow knows about the task instance, as are `try_number`, `retries` and `clear_number`
     :param job_name: a name given by the DAG's author: used unchanged first, with a counter appended later
@@ -102,7 +106,7 @@ class TaskIdentity:
 
     project: str
     run_date: str
-    marker: str
+    marker: Callable[[], str]
     output_root: str
     max_tries: int
     try_number: int
@@ -125,7 +129,7 @@ class TaskIdentity:
 
     def first_attempt(self, previous: JobRecord | None) -> JobRecord:
         """Return the record that opens a new generation."""
-        return self._record(new_token(self.marker), 1, _next_submission(previous) if previous else 1)
+        return self._record(new_token(self.marker()), 1, _next_submission(previous) if previous else 1)
 
     def next_attempt(self, record: JobRecord) -> JobRecord:
         """Return the record of the next attempt in the same generation."""
@@ -156,6 +160,10 @@ class TaskIdentity:
             max_tries=self.max_tries,
             clear_number=self.clear_number,
         )
+
+
+def _random_letters(count: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(count))
 
 
 def _next_submission(record: JobRecord) -> int:

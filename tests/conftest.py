@@ -335,6 +335,10 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         assert description
         stored[key] = json.dumps(value, indent=2) if serialize_json else str(value)
 
+    def keys(prefix: str) -> list[str]:
+        return sorted(key for key in stored if key.startswith(prefix))
+
+    monkeypatch.setattr("airflow.sdk.Variable.keys", staticmethod(keys))
     monkeypatch.setattr("airflow.sdk.Variable.get", staticmethod(get))
     monkeypatch.setattr("airflow.sdk.Variable.set", staticmethod(set_))
     return stored

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from airflow_bitahub.identity import MAX_NAME, TaskIdentity, deployment_marker, new_token, slug
+from airflow_bitahub.identity import MAX_NAME, TaskIdentity, marker_in, new_marker, new_token, slug
 
 DNS_1123 = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 TASK = TaskIdentity(
     project="demo",
     run_date="20260101",
-    marker="abc",
+    marker=lambda: "abcde",
     output_root="/projects/u/demo/outputs",
     max_tries=2,
     try_number=1,
@@ -82,15 +82,33 @@ def test_the_output_folder_carries_the_jobs_own_part() -> None:
 
 
 def test_a_token_is_random_and_begins_with_the_marker() -> None:
-    tokens = {new_token("abc") for _ in range(100)}
+    tokens = {new_token("abcde") for _ in range(100)}
     assert len(tokens) == 100
-    assert all(re.fullmatch(r"abc[a-z2-7]{7}", token) for token in tokens)
+    assert all(re.fullmatch(r"abcde[a-z2-7]{7}", token) for token in tokens)
 
 
-def test_two_deployments_have_different_markers() -> None:
-    assert re.fullmatch(r"[a-z2-7]{3}", deployment_marker("https://airflow.example.com"))
-    assert deployment_marker("https://a.example.com") == deployment_marker("https://a.example.com")
-    assert deployment_marker("https://a.example.com") != deployment_marker("https://b.example.com")
+def test_the_marker_is_asked_for_only_when_a_token_is_made() -> None:
+    def fail() -> str:
+        raise AssertionError("one request to Airflow more than needed")
+
+    replace(TASK, marker=fail).next_attempt(replace(TASK, marker=new_marker).first_attempt(None))
+
+
+@pytest.mark.parametrize(
+    ("name", "marker"),
+    [
+        ("mnist-20260101-abcdefghijkl-1", "abcde"),
+        ("a-b-c-20260101-abcdefghijkl-12", "abcde"),
+        ("mnist-2026-abcdefghijkl-1", ""),
+        ("abcdefghijkl-1", ""),
+        ("mnist-20260101-abcde-1", ""),
+        ("mnist-20260101-abcdefghijkl", ""),
+        ("mnist-20260101-ABCDEFGHIJKL-1", ""),
+        ("a-name-of-their-own", ""),
+    ],
+)
+def test_a_marker_is_found_only_in_a_name_of_this_package(name: str, marker: str) -> None:
+    assert marker_in(name) == marker
 
 
 # Generations ----------------------------------------------------------------------------------------------------

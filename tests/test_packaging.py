@@ -95,7 +95,8 @@ def test_what_is_declared_is_imported() -> None:
 
 
 def test_only_these_are_required() -> None:
-    assert declared() == {"anyio", "apache-airflow", "apache-airflow-providers-common-compat", "httpx", "pydantic"}
+    required = {"anyio", "apache-airflow", "apache-airflow-providers-common-compat", "httpx", "pydantic", "sqlalchemy"}
+    assert declared() == required
 
 
 @pytest.mark.parametrize("extra", sorted(MODULES))

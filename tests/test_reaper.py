@@ -2,107 +2,114 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from airflow_bitahub.airflow_database import Database, OwningTask, read_database
 from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.cli import main
 from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
+from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
-from airflow_bitahub.identity import JobRecord, deployment_marker, is_marked, new_token
-from airflow_bitahub.reaper import OwningTask, classify_jobs, find_live_jobs, read_owning_tasks, require_distinct_marker
+from airflow_bitahub.identity import JobRecord, new_token
+from airflow_bitahub.reaper import classify_jobs, find_live_jobs
 from tests.conftest import IMAGE, Submitted
 
-MARKER = deployment_marker("ours http://localhost:8080")
+MARKER = "abcde"
 
 
-def record(name: str, **changes: Any) -> JobRecord:
-    return JobRecord(name, "/projects/u/p/outputs/1", "abcdefghij", 1, 1, 2, 0, **changes)
+def job_name(number: int, token: str | None = None) -> str:
+    return f"reap-20260101-{token or new_token(MARKER)}-{number}"
+
+
+def task(name: str, *, is_finished: bool = False, token: str = "", **changes: Any) -> OwningTask:
+    token = token or name.split("-")[-2]
+    return OwningTask(
+        "t of d, r", JobRecord(name, "/projects/u/p/outputs/1", token, 1, 1, 2, 0, **changes), is_finished
+    )
+
+
+def database(*tasks: OwningTask, **unwatched: float) -> Database:
+    return Database({MARKER}, {task.record.job_name: task for task in tasks}, unwatched)
 
 
 @pytest.fixture
-def named(connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[BitaHubHook]:
-    """A hook of a deployment that has a name, so its marker differs from others'."""
-    named = {**connection, "extra": {**connection["extra"], "deployment": "ours"}}
-    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(named))
-    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://localhost:8080")
-    hook = BitaHubHook()
-    assert hook.marker == MARKER
-    yield hook
-    hook.client.close()
+def in_airflow(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Lets Airflow's database hold what a test says."""
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # the command sets it for its own process
+    return lambda stored: monkeypatch.setattr("airflow_bitahub.reaper.read_database", lambda: stored)
 
 
-def lasting(client: BitaHubClient, name: str) -> None:
-    client.send(submit_job(JobSpec(job_name=name, task_roles=[TaskRole(image=IMAGE, command="sleep 60")])))
+def lasting(client: BitaHubClient, *names: str) -> None:
+    for name in names:
+        client.send(submit_job(JobSpec(job_name=name, task_roles=[TaskRole(image=IMAGE, command="sleep 60")])))
 
 
 @pytest.mark.parametrize(
-    ("is_finished", "detached", "ownership"),
+    ("is_finished", "detached", "unwatched", "ownership"),
     [
-        (False, False, "owned"),
-        (False, True, "owned"),
-        (True, False, "orphan"),
-        (True, True, "detached"),
+        (False, False, {}, "owned"),
+        (False, True, {}, "owned"),
+        (False, False, {"t of d, r": 90.0}, "unwatched"),
+        (True, False, {}, "orphan"),
+        (True, True, {}, "detached"),
     ],
 )
-def test_a_job_is_owned_while_its_task_has_not_finished(is_finished: bool, detached: bool, ownership: str) -> None:
-    job = Job(name="j", status=JobStatus.RUNNING)
-    [live] = classify_jobs([job], {"j": OwningTask("t of d, r", record("j", detached=detached), is_finished)})
+def test_a_job_is_owned_while_its_task_has_not_finished(
+    is_finished: bool, detached: bool, unwatched: dict[str, float], ownership: str
+) -> None:
+    name = job_name(1)
+    stored = database(task(name, is_finished=is_finished, detached=detached), **unwatched)
+    [live] = classify_jobs([Job(name=name, status=JobStatus.RUNNING)], stored)
     assert (live.ownership, live.task) == (ownership, "t of d, r")
 
 
-def test_a_job_that_no_task_has_on_record_is_an_orphan() -> None:
-    tasks = {"j-2": OwningTask("t of d, r", record("j-2"), is_finished=False)}
-    [live] = classify_jobs([Job(name="j-1", status=JobStatus.WAITING)], tasks)
-    assert (live.ownership, live.task) == ("orphan", "")
-
-
-@pytest.mark.parametrize(
-    ("pattern", "is_ours"),
-    [
-        ("mnist-20260101-{ours}-1", True),
-        ("a-b-c-20260101-{ours}-12", True),
-        ("mnist-20260101-{theirs}-1", False),
-        ("mnist-2026-{ours}-1", False),
-        ("{ours}-1", False),
-        ("mnist-20260101-{marker}-1", False),
-        ("mnist-20260101-{ours}", False),
-        ("a-name-of-their-own", False),
-    ],
-)
-def test_a_job_is_ours_if_its_name_has_the_marker_where_we_put_it(pattern: str, is_ours: bool) -> None:
-    tokens = {"ours": new_token(MARKER), "theirs": new_token(deployment_marker("theirs")), "marker": MARKER}
-    name = pattern.format(**tokens)
-    assert is_marked(name, MARKER) is is_ours
-
-
-def test_only_live_jobs_with_the_marker_are_found(
-    named: BitaHubHook, client: BitaHubClient, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
+def test_only_what_is_proven_to_be_this_airflows_is_its_job(
+    hook: BitaHubHook, client: BitaHubClient, submitted: Submitted, in_airflow: Any
 ) -> None:
-    others = {"another": OwningTask("t of d, r", record("another"), is_finished=False)}
-    monkeypatch.setattr("airflow_bitahub.reaper.read_owning_tasks", lambda: others)
-    ours, finished, theirs = (f"reap-20260101-{new_token(marker)}-1" for marker in (MARKER, MARKER, "zzz"))
-    for name in (ours, theirs, "a-name-of-their-own"):
-        lasting(client, name)
+    unrecorded, finished = job_name(1), job_name(2)
+    from_before = job_name(3, "zzz2345678")  # by a version of this package with other markers
+    theirs = [job_name(4, new_token("vwxyz")), job_name(5, new_token("vwxyz"))]
+    given = "a-name-that-two-airflows-may-choose"
+    in_airflow(database(task(from_before), task(given, token="abcdefghijkl", is_finished=True)))
+    lasting(client, unrecorded, from_before, *theirs, given)
     client.send(submit_job(JobSpec(job_name=finished, task_roles=[TaskRole(image=IMAGE, command="true")])))
     submitted.wait(finished)
-    assert [(live.job.name, live.ownership) for live in find_live_jobs(named)] == [(ours, "orphan")]
+    findings = find_live_jobs(hook)
+    shown = {live.job.name: live.ownership for live in findings.jobs}
+    assert shown == {unrecorded: "orphan", from_before: "owned"}
+    assert findings.foreign == {"vwxyz": 2}
+    [about_marker, about_others] = findings.notes()
+    assert "the marker abcde" in about_marker
+    assert "live jobs with other markers, which are not on record here: vwxyz (2)" in about_others
 
 
-def test_a_database_without_any_record_is_an_error(
-    named: BitaHubHook, client: BitaHubClient, submitted: Submitted, monkeypatch: pytest.MonkeyPatch
+def test_names_are_read_as_the_watcher_reads_them_and_what_is_unreadable_is_counted(
+    hook: BitaHubHook, platform: Emulator, in_airflow: Any
 ) -> None:
-    monkeypatch.setattr("airflow_bitahub.reaper.read_owning_tasks", dict)
-    lasting(client, f"reap-20260101-{new_token(named.marker)}-1")
-    with pytest.raises(ConfigurationError, match="is this the right database"):
-        find_live_jobs(named)
-    assert submitted.requests("DELETE") == []
+    owned, orphan = job_name(1), job_name(2)
+    in_airflow(database(task(owned)))
+    entries: list[Any] = [
+        {"name": f"me~{owned}", "jobStatus": {"state": "RUNNING"}},
+        {"name": f"me~{orphan}", "jobStatus": {"state": "WAITING"}},
+        {"name": f"me~{job_name(3)}"},
+        {"state": "RUNNING"},
+        None,
+    ]
+    answer = Effect(before=Answer(body=entries))
+    platform.faults.add(Fault(match=Match(method="GET", path="*/jobs"), effect=answer))
+    try:
+        findings = find_live_jobs(hook)
+    finally:
+        platform.faults.clear()
+    assert {live.job.name: live.ownership for live in findings.jobs} == {owned: "owned", orphan: "orphan"}
+    assert findings.unreadable == 3
+    assert any("entries in the platform's list that could not be read: 3" in note for note in findings.notes())
 
 
 @pytest.mark.parametrize(
@@ -118,39 +125,38 @@ def test_a_database_that_does_not_contain_all_records_is_an_error(
 ) -> None:
     monkeypatch.setenv(f"AIRFLOW__{setting}", value)
     with pytest.raises(ConfigurationError, match="orphaned jobs cannot be identified"):
-        read_owning_tasks()
+        read_database()
 
 
-def test_airflows_that_share_a_connection_have_markers_of_their_own(
-    named: BitaHubHook, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = named.marker
-    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://another.example.com")
-    assert named.marker != before
-
-
-@pytest.mark.usefixtures("named")
-def test_reaping_shows_first_and_stops_on_request(
-    client: BitaHubClient,
-    submitted: Submitted,
+@pytest.mark.parametrize("has_connection", [True, False])
+def test_a_database_without_airflows_tables_is_named_in_a_sentence(
+    has_connection: bool,
+    connection: dict[str, Any],  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")  # the command sets it for its own process
-    names = [f"reap-20260101-{new_token(MARKER)}-{number}" for number in (1, 2, 3)]
-    orphan, owned, detached = names
-    tasks = {
-        owned: OwningTask("w of d, r", record(owned), is_finished=False),
-        detached: OwningTask("t of d, r", record(detached, detached=True), is_finished=True),
-    }
-    monkeypatch.setattr("airflow_bitahub.reaper.read_owning_tasks", lambda: tasks)
-    for name in names:
-        lasting(client, name)
+    monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "")
+    conn_id = "bitahub_default" if has_connection else "in_the_database"
+    assert main(["jobs", "list", "--conn-id", conn_id]) == 1
+    [sentence] = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("Airflow's database could not be read (no such table: variable).")
+
+
+@pytest.mark.usefixtures("connection")
+def test_reaping_shows_first_and_stops_on_request(
+    client: BitaHubClient, submitted: Submitted, in_airflow: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = orphan, owned, detached = [job_name(number) for number in (1, 2, 3)]
+    foreign = job_name(4, new_token("vwxyz"))
+    in_airflow(database(task(owned), task(detached, detached=True, is_finished=True), another=90.0))
+    lasting(client, *names, foreign)
 
     assert main(["jobs", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     shown = {line.split()[1]: line.split()[0] for line in lines}
     assert {name: shown[name] for name in names} == {orphan: "orphan", owned: "owned", detached: "detached"}
+    assert any("Deferred tasks that no triggerer watches: 1, for up to 90 s" in line for line in lines)
+    assert not any(foreign in line for line in lines)
 
     assert main(["jobs", "reap"]) == 0
     out = capsys.readouterr().out
@@ -163,19 +169,4 @@ def test_reaping_shows_first_and_stops_on_request(
     assert main(["jobs", "reap", "--no-dry-run"]) == 0
     assert "no task: it is STOPPED" in capsys.readouterr().out
     assert submitted.requests("DELETE") == [orphan]
-    assert {submitted.status(name).is_terminal for name in (owned, detached)} == {False}
-
-
-@pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("base_url", ["", "http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:1"])
-def test_nothing_is_reaped_where_another_airflow_may_have_the_same_marker(
-    base_url: str, monkeypatch: pytest.MonkeyPatch, named: BitaHubHook
-) -> None:
-    monkeypatch.setenv("AIRFLOW__API__BASE_URL", base_url)
-    require_distinct_marker(named)
-    unnamed = BitaHubHook()
-    unnamed.settings = type(named.settings)(named.settings.base_url, None, "u", {})
-    with pytest.raises(ConfigurationError, match="extra 'deployment'"):
-        require_distinct_marker(unnamed)
-    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com")
-    require_distinct_marker(unnamed)
+    assert {submitted.status(name).is_terminal for name in (owned, detached, foreign)} == {False}

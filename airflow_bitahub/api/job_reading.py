@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -85,11 +84,13 @@ class JobPage(NamedTuple):
     :param jobs: the jobs on it by name; of a filtered list, only the known ones
     :param names: the names of all jobs on it
     :param size: the length of the answer in bytes
+    :param unreadable: the number of entries on it that could not be read
     """
 
     jobs: dict[str, Job]
     names: set[str]
     size: int
+    unreadable: int = 0
 
 
 def read_job(data: Any, platform: Platform, name: str, known: Job | None = None) -> Job:
@@ -107,25 +108,31 @@ def read_job_page(data: Any, platform: Platform, size: int, known: Mapping[str, 
 
     :param size: the length of the answer in bytes
     :param known: None: read every job; of several entries with the same name, one that has not finished comes first.
-        Otherwise read only jobs of these names, each with the job as last reported (as in `read_job`); an entry that
-        cannot be read, or whose name appears twice, counts as missing
-    :raises UnexpectedResponseError: the answer is no list; or, with `known` None, an entry cannot be read
+        Otherwise read only jobs of these names, each with the job as last reported (as in `read_job`); one whose name
+        appears twice counts as missing
+    :raises UnexpectedResponseError: the answer is no list
     """
-    page = JobPage({}, set(), size)
+    jobs: dict[str, Job] = {}
+    names: set[str] = set()
+    unreadable = 0
     for item in items_of(data):
         facts = _facts(item)
         name = _listed_name(facts)
-        if known is None:
-            job = _read_facts(facts, platform, name, None)
-            if name not in page.jobs or page.jobs[name].status.is_terminal:
-                page.jobs[name] = job
-        elif name in page.names:
-            page.jobs.pop(name, None)
-        elif name in known:
-            with suppress(UnexpectedResponseError):
-                page.jobs[name] = _read_facts(facts, platform, name, known[name])
-        page.names.add(name)
-    return page
+        try:
+            if not name:
+                unreadable += 1
+            elif known is None:
+                job = _read_facts(facts, platform, name, None)
+                if name not in jobs or jobs[name].status.is_terminal:
+                    jobs[name] = job
+            elif name in names:
+                jobs.pop(name, None)
+            elif name in known:
+                jobs[name] = _read_facts(facts, platform, name, known[name])
+        except UnexpectedResponseError:
+            unreadable += 1
+        names.add(name)
+    return JobPage(jobs, names, size, unreadable)
 
 
 def _listed_name(facts: list[Mapping[str, Any]]) -> str:

@@ -12,7 +12,6 @@ from airflow.sdk import BaseHook
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.hooks.settings import Settings
-from airflow_bitahub.identity import deployment_marker
 from airflow_bitahub.storage import Folders, Storage
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ class BitaHubHook(BaseHook):
       or ``auto`` (the cheaper one; the default)
     - ``longest_poll_interval``: seconds. The longer a job has been deferred, the more rarely it is queried: the pause
       grows to a twentieth of the time waited, up to this (default: the pause stays `poll_interval`)
-    - ``deployment``: a name for this Airflow, where its address does not distinguish it from another one on the same
-      account
     - ``timezone``: the zone of the platform's times that have no offset, such as ``Asia/Shanghai`` (default: UTC)
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
 
@@ -126,15 +123,6 @@ class BitaHubHook(BaseHook):
     def default_image(self) -> str:
         """The container image of jobs and servings that name none; "" where the connection has none either."""
         return self.settings.text("default_image")
-
-    @property
-    def marker(self) -> str:
-        """The beginning of this deployment's job tokens, made of Airflow's address and the extra ``deployment``."""
-        from airflow.sdk.configuration import conf
-
-        # Both, since several Airflows may use the same connection.
-        parts = (self.settings.text("deployment"), conf.get("api", "base_url", fallback="") or "")
-        return deployment_marker(" ".join(filter(None, parts)) or "airflow")
 
     def job_url(self, name: str) -> str:
         """Return the address of a job's page."""

@@ -22,7 +22,7 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds
 from airflow_bitahub.operators.failures import job_error
-from airflow_bitahub.operators.records import load_job_record, save_job_record
+from airflow_bitahub.operators.records import load_job_record, load_marker, save_job_record
 from airflow_bitahub.triggers.events import is_about, job_subject
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class JobLifecycle(ResourceLifecycle):
         return TaskIdentity(
             project=self.project,
             run_date=date.strftime("%Y%m%d"),
-            marker=self.hook.marker,
+            marker=load_marker,
             output_root=self.output_root(),
             max_tries=ti.max_tries,
             try_number=ti.try_number,

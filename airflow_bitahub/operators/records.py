@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -10,6 +11,8 @@ from airflow.sdk import Variable
 from airflow_bitahub.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from _typeshed import DataclassInstance
     from airflow.sdk import Context
 
@@ -19,8 +22,11 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="DataclassInstance")
 
+log = logging.getLogger(__name__)
+
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
 _AWAITED_KEY = "bitahub_serving"  # likewise
+MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 
 class AwaitedServing(NamedTuple):
@@ -59,6 +65,43 @@ def load_job_record(context: Context) -> JobRecord | None:
 def save_job_record(context: Context, record: JobRecord) -> None:
     """Store the job record of a task instance."""
     _save(context, JOB_RECORD_KEY, asdict(record))
+
+
+def load_marker() -> str:
+    """Return the marker of this Airflow's jobs, which its first task makes.
+
+    It is kept in the key of a Variable, not in its value. Keys are read from Airflow's database only, so no secrets
+    backend can replace them. A failed query of keys is an error, whereas a failed query of a value looks like a missing
+    Variable, and a new marker would replace the old one. If two first tasks make a marker at the same time, both stay,
+    and all later tasks use the same one of them.
+    """
+    from airflow_bitahub.identity import new_marker
+
+    try:
+        markers = _markers()
+        if not markers:
+            marker = new_marker()
+            Variable.set(MARKER_KEY + marker, marker, description="In the names of the jobs that this Airflow submits")
+            markers = _markers()
+        return min(markers)
+    except Exception as error:  # the job is on record too, so it must not fail for this
+        log.warning(
+            "The job's name gets a marker of its own, because this Airflow's marker could not be kept in a Variable "
+            "(%s). If the DAG run is deleted while the job runs, `airflow-bitahub jobs` does not recognize the job.",
+            error,
+        )
+        return new_marker()
+
+
+def markers_in(keys: Iterable[str]) -> set[str]:
+    """Return the markers in keys of Variables."""
+    from airflow_bitahub.identity import is_marker
+
+    return {marker for key in keys if key.startswith(MARKER_KEY) and is_marker(marker := key.removeprefix(MARKER_KEY))}
+
+
+def _markers() -> set[str]:
+    return markers_in(Variable.keys(prefix=MARKER_KEY))
 
 
 def load_awaited_serving(context: Context) -> AwaitedServing:

@@ -106,6 +106,7 @@ class JobPages:
         self.names: set[str] = set()  # of all jobs on the pages read so far
         self.count = 0  # of pages read
         self.size = 0  # of these pages, in bytes
+        self.unreadable = 0  # entries
         self.is_complete = False
 
     def next_page(self) -> Call[JobPage]:
@@ -116,19 +117,21 @@ class JobPages:
         """Add the answer to `next_page`, and return its jobs that no earlier page contained, by name."""
         new = {name: job for name, job in page.jobs.items() if name not in self.names}
         self.is_complete = page.names <= self.names
+        if not self.is_complete:
+            self.unreadable += page.unreadable
         self.names |= page.names
         self.count += 1
         self.size += page.size
         return new
 
 
-def list_all_jobs(page_size: int = 500) -> Procedure[list[Job]]:
-    """Return all jobs of the namespace."""
+def list_all_jobs(page_size: int = 500) -> Procedure[tuple[list[Job], int]]:
+    """Return all jobs of the namespace, and the number of entries in the platform's list that could not be read."""
     pages = JobPages(page_size)
     jobs: list[Job] = []
     while not pages.is_complete:
         jobs += pages.add((yield from pages.next_page())).values()
-    return jobs
+    return jobs, pages.unreadable
 
 
 def end_job(

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
+# Seconds within which a triggerer that has room for another task begins to watch it: each takes up 50 per second.
+TAKE_UP_SECONDS = 60.0
+MORE_TRIGGERERS = (
+    "Each triggerer watches as many deferred tasks as its setting [triggerer] capacity says (1000 by default): start "
+    "more triggerers, or raise the capacity."
+)
+
 
 class JobEvent(TypedDict, total=False):
     """What `BitaHubJobTrigger` reports.

@@ -396,7 +396,7 @@ def test_every_shape_of_an_empty_list(collection: Any) -> None:
     assert list_jobs().read(response(collection), PLATFORM).jobs == {}
 
 
-@pytest.mark.parametrize("collection", ["jobs", 7, {"mnist-1": FLAT}, {"items": {"mnist-1": FLAT}}, [None], ["x"]])
+@pytest.mark.parametrize("collection", ["jobs", 7, {"mnist-1": FLAT}, {"items": {"mnist-1": FLAT}}])
 def test_a_list_in_no_known_shape_says_so(collection: Any) -> None:
     with pytest.raises(UnexpectedResponseError):
         list_jobs().read(response(collection), PLATFORM)
@@ -438,3 +438,10 @@ def test_an_error_of_the_reading_itself_is_a_failed_query() -> None:
 
     with pytest.raises(UnexpectedResponseError, match=r"get job 'mnist-1'.*HTTP 200.*RecursionError"):
         replace(get_job("mnist-1"), read=read).read_answer(response({}), PLATFORM)
+
+
+@pytest.mark.parametrize("known", [None, {"mnist-1": None, "mnist-2": None}])
+def test_an_unreadable_entry_of_a_list_is_counted_and_passed_over(known: dict[str, Job | None] | None) -> None:
+    entries = [None, "x", {"state": "RUNNING"}, {"name": "mnist-1"}, {"name": "mnist-2", "state": "RUNNING"}]
+    page = list_jobs(1, 10, known).read(response(entries), PLATFORM)
+    assert ([*page.jobs], page.unreadable) == (["mnist-2"], 4)

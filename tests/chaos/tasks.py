@@ -15,7 +15,7 @@ ENDLESS = ("we", "de", "wl", "dl")
 OVER = ("success", "failed", "skipped")
 NAMES = (*(f"{way}{number}" for way in "wd" for number in "123f"), *ENDLESS)
 MAPPED = (("wm", 2), ("dm", 3))
-_JOB_NAME = re.compile(r"(?P<owner>.+)-\d{8}-(?P<token>[a-z2-7]{10})-(?P<attempt>\d+)")
+_JOB_NAME = re.compile(r"(?P<owner>.+)-\d{8}-(?P<token>[a-z2-7]{12})-(?P<attempt>\d+)")
 
 
 class Task(NamedTuple):

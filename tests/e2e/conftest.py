@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again")
-DEPLOYMENT = "the tests'"
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
 
@@ -135,9 +133,7 @@ def world(
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
-        connection = platform.connection(emulator)
-        extra = {**json.loads(str(connection["extra"])), "deployment": DEPLOYMENT}
-        airflow.set_connection({**connection, "extra": json.dumps(extra)})
+        airflow.set_connection(platform.connection(emulator))
         world = World(airflow, emulator, arguments, stack.close)
         wanted = [
             name for item in request.session.items for mark in item.iter_markers("dag_runs") for name in mark.args

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.identity import deployment_marker, new_token
-from tests.e2e.conftest import DEPLOYMENT, wait_until
+from airflow_bitahub.identity import new_token
+from tests.e2e.conftest import wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -22,17 +23,26 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-def jobs(world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``airflow-bitahub jobs`` beside Airflow; the connection ``unnamed`` has no extra 'deployment'."""
-    connection = {"conn_type": "bitahub", "host": world.emulator.url, "password": world.emulator.token}
-    program = "import sys; from airflow_bitahub.cli import main; sys.exit(main())"
-    return subprocess.run(
-        [sys.executable, "-c", program, "jobs", *arguments],
-        env={**world.airflow.environment, "AIRFLOW_CONN_UNNAMED": json.dumps(connection)},
+def jobs(world: World, *arguments: str) -> str:
+    """Run ``airflow-bitahub jobs`` beside Airflow, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow_bitahub.cli", "jobs", *arguments],
+        env=world.airflow.environment,
         capture_output=True,
         text=True,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ownership(listed: str) -> dict[str, str]:
+    return {line.split()[1]: line.split()[0] for line in listed.splitlines()}
+
+
+def in_database(world: World, statement: str, *arguments: Any) -> list[Any]:
+    with closing(sqlite3.connect(world.airflow.home / "airflow.db", timeout=60)) as database, database:
+        return database.execute(statement, arguments).fetchall()
 
 
 def test_only_orphans_are_reaped(world: World) -> None:
@@ -41,8 +51,9 @@ def test_only_orphans_are_reaped(world: World) -> None:
     worker, triggerer = (
         wait_until(partial(world.job, dag, run_id, task))["name"] for task in ("on-worker", "in-triggerer")
     )
-    marker = deployment_marker(f"{DEPLOYMENT} {world.airflow.url}")
-    orphan, foreign = f"lost-20260101-{new_token(marker)}-1", "somebody-elses"
+    [variable] = world.airflow.call("GET", "/variables?variable_key_pattern=bitahub_marker.%25")["variables"]
+    marker = variable["value"]
+    orphan, foreign = (f"lost-20260101-{new_token(letters)}-1" for letters in (marker, "vwxyz"))
     client = BitaHubClient(world.emulator.url, auth=BearerToken(world.emulator.token))
     for name in (orphan, foreign):
         role = TaskRole(image="python:3", command="sleep 300")
@@ -50,23 +61,30 @@ def test_only_orphans_are_reaped(world: World) -> None:
     client.close()
 
     listed = jobs(world, "list")
-    assert listed.returncode == 0, listed.stderr
-    ownership = {line.split()[1]: line.split()[0] for line in listed.stdout.splitlines()}
-    known = {name: ownership[name] for name in (worker, triggerer, orphan)}
+    known = {name: ownership(listed)[name] for name in (worker, triggerer, orphan)}
     assert known == {worker: "owned", triggerer: "owned", orphan: "orphan"}
-    assert foreign not in ownership
-    assert f"on-worker of both_ways, {run_id}" in listed.stdout
-
-    refused = jobs(world, "reap", "--conn-id", "unnamed", "--no-dry-run")
-    assert refused.returncode == 1
-    assert "extra 'deployment'" in refused.stderr
+    assert foreign not in listed
+    assert "vwxyz (1)" in listed
+    assert f"the marker {marker} " in listed
+    assert f"on-worker of both_ways, {run_id}" in listed
 
     reaped = jobs(world, "reap", "--no-dry-run")
-    assert reaped.returncode == 0, reaped.stderr
-    assert f"{orphan} " in reaped.stdout
+    assert f"{orphan} " in reaped
     ended = {job["name"] for job in world.ledger("") if job["state"] == "STOPPED"}
     assert orphan in ended
     assert not ended & {worker, triggerer, foreign}
+
+    # A triggerer that only takes up the tasks of some queues leaves this one alone.
+    trigger = "id = (SELECT trigger_id FROM task_instance WHERE run_id = ? AND task_id = 'in-triggerer')"
+    away = "UPDATE trigger SET queue = 'nobody', triggerer_id = NULL, created_date = '2026-01-01 00:00:00.000000'"
+    in_database(world, f"{away} WHERE {trigger}", run_id)
+    listed = jobs(world, "list")
+    assert ownership(listed)[triggerer] == "unwatched"
+    assert ownership(listed)[worker] == "owned"
+    assert "Deferred tasks that no triggerer watches: 1," in listed
+    in_database(world, f"UPDATE trigger SET queue = NULL WHERE {trigger}", run_id)
+    wait_until(lambda: in_database(world, f"SELECT triggerer_id FROM trigger WHERE {trigger}", run_id) != [(None,)])
+    assert ownership(jobs(world, "list"))[triggerer] == "owned"
 
     # Deleting a run stops its jobs. Airflow only deletes a run that has ended.
     world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}", {"state": "failed"})

@@ -17,7 +17,6 @@ from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
-from airflow_bitahub.identity import deployment_marker
 from airflow_bitahub.procedures.jobs import wait_for_job
 
 TOKEN = "s3cret-token"
@@ -51,12 +50,6 @@ def test_where_a_person_looks(connect: Any) -> None:
     )
     assert hook.job_url("mnist-1") == "https://www.bitahub.com/job?name=mnist-1"
     assert hook.serving_url("mnist") == "https://x/mnist"
-
-
-def test_the_marker_tells_deployments_apart(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.com")
-    assert connect().marker == deployment_marker("https://airflow.example.com")
-    assert connect({"deployment": "us"}).marker == deployment_marker("us https://airflow.example.com")
 
 
 # Against a server -----------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from airflow_bitahub.exceptions import (
     StateUnknownError,
     TransportError,
 )
-from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.identity import marker_in
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.failures import EVICTION_DELAY
 from airflow_bitahub.operators.job import BitaHubJobOperator
@@ -129,7 +129,7 @@ def test_result_has_the_documented_entries(task_run: TaskRun, submitted: Submitt
     result = job(command="echo hello > /output/hello").execute(task_run.context())
     assert result is not None
     assert list(result) == ["job_name", "status", "output_path", "queue_seconds", "run_seconds", "exit_code"]
-    assert re.fullmatch(r"demo-20260101-[a-z2-7]{10}-1", result["job_name"])
+    assert re.fullmatch(r"demo-20260101-[a-z2-7]{12}-1", result["job_name"])
     assert result["output_path"] == f"{OUTPUTS}/{result['job_name'].removeprefix('demo-')}"
     assert (result["status"], result["exit_code"]) == ("SUCCEEDED", 0)
     assert isinstance(result["queue_seconds"], float)
@@ -149,9 +149,11 @@ def test_job_writes_into_the_folder_the_result_names(task_run: TaskRun, platform
     assert (platform.storage / result["output_path"].lstrip("/") / "hello").read_text() == "hello\n"
 
 
-def test_job_name_begins_with_this_deployments_marker(task_run: TaskRun, submitted: Submitted) -> None:
-    job().execute(task_run.context())
-    assert submitted.only.key.name.startswith(f"demo-20260101-{BitaHubHook().marker}")
+def test_job_names_have_this_airflows_marker(submitted: Submitted, variables: dict[str, str]) -> None:
+    for _ in range(2):
+        job().execute(TaskRun().context())
+    [marker] = {marker_in(stored.key.name) for stored in submitted()}
+    assert variables == {f"bitahub_marker.{marker}": marker}
 
 
 def test_run_without_a_logical_date_is_named_after_its_run_date(submitted: Submitted) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import pytest
 
 from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.identity import JobRecord
-from airflow_bitahub.operators.records import read_record
+from airflow_bitahub.identity import JobRecord, is_marker
+from airflow_bitahub.operators.records import load_marker, read_record
 from airflow_bitahub.procedures.rollout import ServingRecord
 
 RECORD = JobRecord("mnist-1", "/projects/u/demo/outputs/1", "abcdefghij", 1, 1, 2, 0, confirmed=True)
@@ -39,3 +41,44 @@ def test_records_of_other_versions_of_this_package_are_read() -> None:
     older = {key: value for key, value in asdict(RECORD).items() if key not in ("stopped", "refused")}
     assert read_record(JobRecord, older) == RECORD
     assert read_record(ServingRecord, {"digest": "abc", "colour": "red"}) == ServingRecord("abc")
+
+
+# The marker -----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_task_makes_the_marker_and_all_others_read_it(variables: dict[str, str]) -> None:
+    marker = load_marker()
+    assert is_marker(marker)
+    assert load_marker() == marker
+    assert variables == {f"bitahub_marker.{marker}": marker}
+
+
+def test_tasks_that_make_a_marker_at_the_same_time_end_with_one(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Iterator[list[str]] = iter([[]])  # another task makes its marker just after this one has looked
+
+    def keys(prefix: str) -> list[str]:
+        return next(answers, None) or [f"{prefix}aaaaa", *variables]
+
+    monkeypatch.setattr("airflow.sdk.Variable.keys", staticmethod(keys))
+    assert {load_marker(), load_marker()} == {"aaaaa"}
+
+
+def test_other_variables_with_such_a_key_are_no_marker(variables: dict[str, str]) -> None:
+    variables |= {"bitahub_marker.": "x", "bitahub_marker.prod": "x", "bitahub_marker.ABCDE": "x"}
+    marker = load_marker()
+    assert is_marker(marker)
+    assert f"bitahub_marker.{marker}" in variables
+
+
+def test_a_task_goes_on_where_airflow_keeps_no_marker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def keys(prefix: str) -> list[str]:
+        raise PermissionError(f"no access to {prefix}")
+
+    monkeypatch.setattr("airflow.sdk.Variable.keys", staticmethod(keys))
+    with caplog.at_level(logging.WARNING):
+        assert is_marker(load_marker())
+    assert "no access to bitahub_marker." in caplog.text

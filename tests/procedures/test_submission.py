@@ -197,7 +197,7 @@ def spec_of(record: JobRecord) -> JobSpec:
 TASK = TaskIdentity(
     project="demo",
     run_date="20260101",
-    marker="abc",
+    marker=lambda: "abcde",
     output_root="/projects/u/demo/outputs",
     max_tries=2,
     try_number=1,

@@ -53,7 +53,7 @@ class OneJob:
 
     def ensure(self, client: BitaHubClient) -> Job:
         """Submit the job, or find it, as an operator does."""
-        task = TaskIdentity("mnist", "20260101", "abc", "/projects/u/p/outputs", 0, 1, 0, 0)
+        task = TaskIdentity("mnist", "20260101", lambda: "abcde", "/projects/u/p/outputs", 0, 1, 0, 0)
         job, _ = client.run(
             ensure_job(
                 task,

@@ -156,7 +156,7 @@ def test_a_job_nobody_submitted(client: BitaHubClient) -> None:
 
 
 def test_a_task_that_is_tried_again_finds_its_job(client: BitaHubClient, installation: Emulator) -> None:
-    task = TaskIdentity("demo", "20260101", "abc", "/projects/u/demo/outputs", 2, 1, 2, 0)
+    task = TaskIdentity("demo", "20260101", lambda: "abcde", "/projects/u/demo/outputs", 2, 1, 2, 0)
     saved: list[JobRecord] = []
 
     def ensure(record: JobRecord | None) -> Job:

@@ -53,12 +53,14 @@ class Folders:
 
     def dataset(self, name: str) -> tuple[str, str]:
         """Return the server path and container path of a dataset."""
-        path_part("dataset", name)
+        in_shell = re.sub(r"[^\w.-]+", "_", name)
+        spelt_out = {"path": f"/datasets/{{user_id}}/{name}", "mount_path": f"/data/{{user_name}}/{in_shell}"}
+        path_part("dataset", name, f"; or give the folder itself: {spelt_out}")
         return f"/datasets/{self.user_id}/{name}", f"/data/{self.user_name}/{name}"
 
     def model(self, name: str) -> tuple[str, str]:
         """Return the server path and container path of a model."""
-        path_part("model", name)
+        path_part("model", name, f"; or give its path: '/models/{{user_id}}/{name}'")
         return f"/models/{self.user_id}/{name}", f"/model/{self.user_name}/{name}"
 
     def model_mount(self, model: str) -> tuple[str, str]:
@@ -83,11 +85,16 @@ class Folders:
         return re.sub(r"(?<!\$)\{(user_id|user_name)\}", lambda match: values[match[1]], text)
 
 
-def path_part(what: str, value: str) -> str:
-    """Return `value` if it can be one part of a server path and of a shell command; raise ConfigurationError if not."""
+def path_part(what: str, value: str, instead: str = "") -> str:
+    """Return `value` if it can be one part of a server path and of a shell command.
+
+    :param instead: what to give instead, for the error; it does not work for a value that contains ``..``
+    :raises ConfigurationError: it cannot
+    """
     if not re.fullmatch(r"[\w.-]+", value) or value.startswith("."):
         raise ConfigurationError(
-            f"{what} {value!r} cannot be part of a path: use letters, digits, '-', '_' and '.', not starting with '.'."
+            f"{what} {value!r} cannot be part of a path: use letters, digits, '-', '_' and '.', not starting with '.'"
+            f"{'' if '..' in value.split('/') else instead}."
         )
     return value
 

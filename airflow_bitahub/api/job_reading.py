@@ -36,7 +36,7 @@ class Job(BaseModel):
     :param exit_type: the platform's name for the kind of end, such as ``NON_TRANSIENT`` (client)
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     name: str
     status: JobStatus

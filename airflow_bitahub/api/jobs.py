@@ -9,9 +9,10 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from airflow_bitahub.api.envelope import accept, unwrap
 from airflow_bitahub.api.job_reading import Job, JobPage, read_job, read_job_page
+from airflow_bitahub.api.names import DNS_LABEL
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import DNS_LABEL, Accelerator, StrictModel
+from airflow_bitahub.api.wire import Accelerator, StrictModel
 from airflow_bitahub.texts import shorten
 
 LOG_LINE_LIMIT = 500  # characters of one line of a job's log
@@ -51,7 +52,7 @@ class TaskRole(StrictModel):
 
     :param cpu: cores
     :param memory_mb: memory in MB
-    :param shm_mb: shared memory in MB, at most `memory_mb`
+    :param shm_mb: shared memory in MB, at most `memory_mb`; default: half of it, as in the document
     :param task_number: the number of replicas
     :param command: one shell line
     :param acc_device: the accelerators; None: none
@@ -64,7 +65,7 @@ class TaskRole(StrictModel):
     cpu: Annotated[int, Field(ge=1, alias="cpuNumber")] = 2
     memory_mb: Annotated[int, Field(ge=1, alias="memoryMB")] = 16384
     image: Annotated[str, StringConstraints(min_length=1)]
-    shm_mb: Annotated[int, Field(ge=0, alias="shmMB")] = 8192
+    shm_mb: Annotated[int, Field(ge=0, alias="shmMB")] = Field(default_factory=lambda fields: fields["memory_mb"] // 2)
     task_role_name: Name = "task1"
     task_number: Annotated[int, Field(ge=1)] = 1
     command: Annotated[str, StringConstraints(min_length=1)]

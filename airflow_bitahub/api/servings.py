@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from airflow_bitahub.api.envelope import accept, unwrap
+from airflow_bitahub.api.names import DNS_LABEL, LONGEST_SERVING_NAME
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import DNS_LABEL, Accelerator, StrictModel, items_of, to_epoch
+from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, to_epoch
 from airflow_bitahub.exceptions import InvokeError, UnexpectedResponseError
 from airflow_bitahub.texts import shorten
 
@@ -42,9 +43,9 @@ class ServingProtocol(StrictModel):
 
 
 class ServingSpec(StrictModel):
-    """The body of a creation (seed). The name becomes part of a host name, which limits it to 49 characters."""
+    """The body of a creation (seed)."""
 
-    name: Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=49)]
+    name: Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=LONGEST_SERVING_NAME)]
     kind: str = "inference"
     model: ServingModel
     image: Annotated[str, StringConstraints(min_length=1)]
@@ -74,7 +75,7 @@ class Serving(BaseModel):
     :param message: what the platform says about its state
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     name: str
     status: ServingStatus

@@ -10,8 +10,6 @@ from pydantic.alias_generators import to_camel
 
 from airflow_bitahub.exceptions import UnexpectedResponseError
 
-DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"  # names of Kubernetes objects (family)
-
 _LATEST = 253_402_300_800.0  # the year 10,000 in seconds since the epoch
 
 
@@ -19,7 +17,12 @@ class StrictModel(BaseModel):
     """A part of a request. Unknown fields are refused, so that a misspelling cannot cost GPU hours."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+        frozen=True,
+        extra="forbid",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        hide_input_in_errors=True,  # an error may reach a log, and environment values may be secret
     )
 
     def body(self) -> dict[str, Any]:

@@ -35,16 +35,6 @@ WATCH_MODES = ("auto", "collection", "single")
 _PATH_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
 _PAGES = ("console_url", "serving_console_url")
 _TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "timezone", "watch", *_PATH_PARTS, *_PAGES)
-    "user_id",
-    "user_name",
-    "storage_uri",
-    "default_image",
-    "deployment",
-    "timezone",
-    "watch",
-    *_PATH_PARTS,
-    *_PAGES,
-)
 _NUMBERS = ("request_timeout", "max_requests_per_second", "longest_poll_interval")
 _TABLES = ("endpoints", "status_words", "error_codes")
 # What a connection may say. Anything else in its extra is left alone: it may be meant for something else.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -16,7 +16,9 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, Tas
 
 from airflow_bitahub.exceptions import BitaHubError, JobTimeoutError, ServingTimeoutError, StateUnknownError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
+from airflow_bitahub.operators.arguments import CheckedArguments
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.masking import hide_secrets
 from airflow_bitahub.procedures import retry
 
 if TYPE_CHECKING:
@@ -30,18 +32,7 @@ TRIGGERER_MARGIN = timedelta(minutes=5)
 KILL_BUDGET = 4.0
 
 
-def in_seconds(limit: timedelta | float) -> float:
-    """Return a limit of time in seconds."""
-    return limit.total_seconds() if isinstance(limit, timedelta) else limit
-
-
-def require_positive(name: str, limit: timedelta | float) -> None:
-    """Raise ValueError, with the argument's name, when a limit of time is not more than 0."""
-    if in_seconds(limit) <= 0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {limit!r}")
-
-
-class BitaHubOperator(BaseOperator):
+class BitaHubOperator(BaseOperator, CheckedArguments):
     """Talks to BitaHub through a connection.
 
     It has no constructor: Airflow copies all of a DAG's params for every constructor among an operator's ancestors.
@@ -55,6 +46,17 @@ class BitaHubOperator(BaseOperator):
         from airflow_bitahub.hooks.bitahub import BitaHubHook
 
         return BitaHubHook(self.bitahub_conn_id)
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """Render the templates, and let Airflow mask the secrets in them before it stores what they became.
+
+        Airflow calls this for a mapped task instance, too, unlike `render_template_fields`.
+        """
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        for name, value in hide_secrets({name: getattr(parent, name) for name in template_fields}).items():
+            setattr(parent, name, value)
 
 
 class ResourceLifecycle(BitaHubOperator):
@@ -111,6 +113,16 @@ class ResourceLifecycle(BitaHubOperator):
 
     # Settling --------------------------------------------------------------------------------------------------
 
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """Render the templates. If one fails for good, stop what an earlier try started."""
+        try:
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        except Exception:
+            with self.settling(context):
+                raise
+
     @contextmanager
     def settling(self, context: Context) -> Iterator[None]:
         """Restore what was stored; stop what was started when the task fails for good; convert errors for Airflow.
@@ -123,16 +135,16 @@ class ResourceLifecycle(BitaHubOperator):
             self._look_up_connection()
             yield
         except StateUnknownError as error:
-            raise self._left_alone(error) from error
-        except AirflowTaskTimeout as error:
-            raise self._timed_out(self.timeout_error(), "execution_timeout") from error
+            raise self._left_alone(error) from None
+        except AirflowTaskTimeout:
+            raise self._timed_out(self.timeout_error(), "execution_timeout") from None
         except (JobTimeoutError, ServingTimeoutError) as error:
-            raise self._timed_out(error, self.limit_of(error)) from error
+            raise self._timed_out(error, self.limit_of(error)) from None
         except Exception as error:
             if self.is_last_try(error) and not self.has_ended(error):
                 self.stop_own("the task failed")
             if isinstance(error, BitaHubError):
-                raise airflow_error(error) from error
+                raise airflow_error(error) from None
             raise
 
     def is_last_try(self, error: Exception) -> bool:
@@ -194,6 +206,7 @@ class ResourceLifecycle(BitaHubOperator):
     def on_deferral_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:
         """Return the result if the job finished anyway; otherwise raise the error for the failed or missing trigger."""
         with self.settling(context):
+            self.read_arguments()
             if (result := self.result_if_finished()) is not None:
                 return result
             if isinstance(error, TaskDeferralTimeout):

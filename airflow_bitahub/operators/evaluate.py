@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_bitahub.exceptions import StorageError
+from airflow_bitahub.operators.arguments import Check, as_path, as_text
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.xcom import problem_as_xcom
 from airflow_bitahub.texts import shorten
@@ -32,6 +33,11 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
     """
 
     template_fields: Sequence[str] = (*BitaHubJobOperator.template_fields, "predictions", "result_file")
+    argument_checks: ClassVar[Mapping[str, Check]] = {
+        **BitaHubJobOperator.argument_checks,
+        "predictions": as_path,
+        "result_file": as_text,
+    }
 
     def __init__(
         self,
@@ -44,6 +50,7 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
         super().__init__(models=models, **kwargs)
         self.predictions = predictions
         self.result_file = result_file
+        self.check_arguments()
 
     def job_mounts(self) -> dict[str, Any]:
         """Return the folders of any job, and the predictions last among the datasets."""
@@ -55,8 +62,9 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
         return {**mounts, "datasets": [*mounts["datasets"], predictions]}
 
     def spec(self, record: JobRecord) -> JobSpec:
-        """Return the submission. Raises ConfigurationError also when its result could not be read."""
-        self.hook.storage.path(self._result_path(record))
+        """Return the submission. Raises ConfigurationError also when its result is wanted and could not be read."""
+        if self.wait_for_completion:
+            self.hook.storage.path(self._result_path(record))
         return super().spec(record)
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:

@@ -36,8 +36,12 @@ RETRY_POLICY = ExceptionRetryPolicy(
 
 
 def airflow_error(error: BitaHubError) -> Exception:
-    """Return the error to raise in a task: for a final error, one that fails the task without using up its retries."""
-    return AirflowFailException(str(error)) if retry.is_final(error) else error
+    """Return the error to raise in a task: for a final error, one that fails the task without using up its retries.
+
+    Raise it ``from None``. The text says all that a user needs, and Airflow logs one traceback for each error in a
+    chain of causes.
+    """
+    return AirflowFailException(str(error)).with_traceback(error.__traceback__) if retry.is_final(error) else error
 
 
 def job_error(job: Job, log: str, *, may_resubmit: bool) -> JobError:

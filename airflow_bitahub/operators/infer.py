@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+from airflow_bitahub.operators.arguments import Check, as_model
 from airflow_bitahub.operators.job import BitaHubJobOperator
 
 
@@ -16,14 +17,16 @@ class BitaHubInferOperator(BitaHubJobOperator):
     Parameters and result are those of `BitaHubJobOperator`, except:
 
     :param model: the model's name, or the server path of one of its versions, such as the ``model_path`` in the
-        result of `BitaHubSaveModelOperator`
+        result of `BitaHubSaveModelOperator`; or a folder, as in `datasets`
     """
 
     template_fields: Sequence[str] = (*BitaHubJobOperator.template_fields, "model")
+    argument_checks: ClassVar[Mapping[str, Check]] = {**BitaHubJobOperator.argument_checks, "model": as_model}
 
-    def __init__(self, *, model: str, **kwargs: Any) -> None:
+    def __init__(self, *, model: str | Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model = model
+        self.check_arguments()
 
     def job_mounts(self) -> dict[str, Any]:
         """Return the folders of any job, and the model first among the models."""

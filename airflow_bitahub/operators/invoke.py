@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, InvokeError, ServingFailedError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.base import BitaHubOperator, in_seconds, require_positive
+from airflow_bitahub.operators.arguments import Check, as_seconds, as_text, is_none, optional
+from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.xcom import problem_as_xcom
 from airflow_bitahub.texts import shorten
@@ -51,6 +52,17 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         "expected_prediction",
         "bitahub_conn_id",
     )
+    argument_checks: ClassVar[Mapping[str, Check]] = {
+        "serving_name": as_text,
+        "version": as_text,
+        "image_url": optional(as_text),
+        "image_file": optional(as_text),
+        "image_base64": optional(as_text),
+        "path": as_text,
+        "field": optional(as_text),
+        "request_timeout": as_seconds,
+        "bitahub_conn_id": as_text,
+    }
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
     ui_color = "#dff5e1"
 
@@ -71,7 +83,6 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require_positive("request_timeout", request_timeout)
         self.serving_name = serving_name
         self.version = version
         self.image_url = image_url
@@ -81,21 +92,23 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         self.path = path
         self.field = field
         self.expected_prediction = expected_prediction
-        self.request_timeout = request_timeout
+        self.request_timeout: Any = request_timeout  # seconds, once the arguments have been read
         self.bitahub_conn_id = bitahub_conn_id
+        self.check_arguments()
 
     def execute(self, context: Context) -> Any:
         """Send the picture, and check the answer."""
         from airflow_bitahub.api.servings import get_serving, invoke_serving
 
         try:
+            self.read_arguments()
             picture = self._picture()
             serving = self.hook.send(get_serving(self.serving_name, self.version))
             if not serving.url:
                 raise ServingFailedError(f"The {serving}: it has no address.", serving.name)
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=serving.url)
-            timeout = in_seconds(self.request_timeout)
-            answer = self.hook.send(invoke_serving(serving, self.path, timeout=timeout, **picture))
+            call = invoke_serving(serving, self.path, timeout=self.request_timeout, **picture)
+            answer = self.hook.send(call)
             if problem := problem_as_xcom(answer):
                 raise InvokeError(
                     f"The answer of serving {serving.name!r} cannot become a result in Airflow: {problem}.",
@@ -103,7 +116,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
                 )
             self._check(answer)
         except BitaHubError as error:
-            raise airflow_error(error) from error
+            raise airflow_error(error) from None
         return answer
 
     def _picture(self) -> dict[str, Any]:
@@ -115,7 +128,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
                 ("files", self.image_file),
                 ("base64", self.image_base64),
             )
-            if value
+            if value is not None
         }
         if len(given) != 1:
             raise ConfigurationError("Give exactly one of image_url, image_file and image_base64.")
@@ -144,7 +157,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         return read_anywhere("image_file", path, PICTURE_LIMIT)
 
     def _check(self, answer: Any) -> None:
-        if self.expected_prediction in (None, ""):
+        if is_none(self.expected_prediction):
             return
         predictions = answer.get("predictions") if isinstance(answer, Mapping) else None
         first = predictions[0] if isinstance(predictions, Sequence) and predictions else None

@@ -9,8 +9,25 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk.configuration import conf
 
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
+from airflow_bitahub.identity import MAX_GIVEN_NAME
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import require_positive
+from airflow_bitahub.operators.arguments import (
+    Check,
+    as_count,
+    as_dataset,
+    as_dns_label,
+    as_extra_body,
+    as_flag,
+    as_list,
+    as_model,
+    as_path,
+    as_path_part,
+    as_seconds,
+    as_seconds_or_zero,
+    as_task_role,
+    as_text,
+    optional,
+)
 from airflow_bitahub.operators.failures import RETRY_POLICY
 from airflow_bitahub.operators.job_lifecycle import JobLifecycle
 from airflow_bitahub.procedures.retry import UNREACHABLE_TIMEOUT
@@ -57,7 +74,7 @@ class BitaHubJobOperator(JobLifecycle):
     :param accelerator_count: accelerators per replica
     :param cpu: cores per replica
     :param memory_mb: memory per replica in MB
-    :param shm_mb: shared memory per replica in MB, at most `memory_mb`
+    :param shm_mb: shared memory per replica in MB, at most `memory_mb`; default: half of it
     :param task_roles: for a job of several roles: one mapping for each, with fields of `api.jobs.TaskRole`; they
         replace the arguments above
     :param platform_queue: the platform's queue; ``queue`` is Airflow's own parameter
@@ -66,7 +83,7 @@ class BitaHubJobOperator(JobLifecycle):
         taken for a new one
     :param extra_body: fields of the submission that this package does not know, sent unchanged
     :param wait_for_completion: False: succeed as soon as the job is submitted
-    :param poll_interval: seconds between two queries of the job
+    :param poll_interval: the pause between two queries of the job
     :param deferrable: wait in the triggerer instead of on a worker; default: ``[operators] default_deferrable``
     :param queue_timeout: how long the job may stay in the queue, from the start of the try. Then it is stopped and the
         try fails. None: no limit. ``execution_timeout`` works likewise, also while the task is deferred
@@ -80,6 +97,7 @@ class BitaHubJobOperator(JobLifecycle):
     """
 
     template_fields: Sequence[str] = (
+        "bitahub_conn_id",  # the first: where another cannot be rendered, the job may have to be stopped
         "project",
         "command",
         "image",
@@ -96,8 +114,33 @@ class BitaHubJobOperator(JobLifecycle):
         "job_name",
         "output_version",
         "extra_body",
-        "bitahub_conn_id",
     )
+    argument_checks: ClassVar[Mapping[str, Check]] = {
+        "bitahub_conn_id": as_text,
+        "project": as_path_part,
+        "command": as_text,
+        "image": optional(as_text),
+        "datasets": optional(as_list(as_dataset), default=[]),
+        "models": optional(as_list(as_model)),
+        "code_path": optional(as_path),
+        "accelerator": optional(as_text),
+        "accelerator_count": as_count(),
+        "cpu": as_count(),
+        "memory_mb": as_count(),
+        "shm_mb": optional(as_count(0)),
+        "task_roles": optional(as_list(as_task_role)),
+        "platform_queue": as_text,
+        "job_name": optional(as_dns_label(MAX_GIVEN_NAME)),
+        "output_version": optional(as_path_part),
+        "extra_body": optional(as_extra_body),
+        "wait_for_completion": as_flag,
+        "poll_interval": as_seconds,
+        "deferrable": as_flag,
+        "queue_timeout": optional(as_seconds),
+        "unreachable_timeout": as_seconds_or_zero,
+        "cancel_on_kill": as_flag,
+        "resubmit_stopped": as_flag,
+    }
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "command": "bash",
         "task_roles": "json",
@@ -119,14 +162,14 @@ class BitaHubJobOperator(JobLifecycle):
         accelerator_count: int | str = 1,
         cpu: int | str = 2,
         memory_mb: int | str = 16384,
-        shm_mb: int | str = 8192,
+        shm_mb: int | str | None = None,
         task_roles: Sequence[Mapping[str, Any]] | None = None,
         platform_queue: str = "default",
         job_name: str | None = None,
         output_version: str | None = None,
         extra_body: Mapping[str, Any] | None = None,
         wait_for_completion: bool = True,
-        poll_interval: float = 10,
+        poll_interval: timedelta | float = 10,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         queue_timeout: timedelta | float | None = None,
         unreachable_timeout: timedelta | float = UNREACHABLE_TIMEOUT,
@@ -138,9 +181,6 @@ class BitaHubJobOperator(JobLifecycle):
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, retry_policy=retry_policy, **kwargs)
-        require_positive("poll_interval", poll_interval)
-        if queue_timeout is not None:
-            require_positive("queue_timeout", queue_timeout)
         self.project = project
         self.command = command
         self.image = image
@@ -165,6 +205,7 @@ class BitaHubJobOperator(JobLifecycle):
         self.cancel_on_kill = cancel_on_kill
         self.resubmit_stopped = resubmit_stopped
         self.bitahub_conn_id = bitahub_conn_id
+        self.check_arguments()
 
     # What subclasses replace -----------------------------------------------------------------------------------
 
@@ -210,7 +251,6 @@ class BitaHubJobOperator(JobLifecycle):
         """Return the submission. Raises ConfigurationError for arguments that the platform could not accept."""
         from airflow_bitahub.operators import job_spec
 
-        job_spec.check_extra_body(self.extra_body)
         defaults = {
             "cpu": self.cpu,
             "memory_mb": self.memory_mb,
@@ -225,7 +265,7 @@ class BitaHubJobOperator(JobLifecycle):
             output=self.output_mount(record),
             task_roles=[
                 job_spec.task_role(self.hook.folders, role, defaults=defaults, accelerator=accelerator)
-                for role in job_spec.as_list("task_roles", self.task_roles or [{}])
+                for role in self.task_roles or [{}]
             ],
             queue=self.platform_queue,
         )

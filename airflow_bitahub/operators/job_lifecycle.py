@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub.exceptions import (
@@ -20,7 +19,7 @@ from airflow_bitahub.exceptions import (
     StateUnknownError,
 )
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import load_job_record, load_marker, save_job_record
 from airflow_bitahub.triggers.events import is_about, job_subject
@@ -49,10 +48,10 @@ class JobLifecycle(ResourceLifecycle):
     output_version: str | None
     extra_body: Mapping[str, Any] | None
     wait_for_completion: bool
-    poll_interval: float
+    poll_interval: Any  # seconds, once the arguments have been read; likewise the other limits of time
     deferrable: bool
-    queue_timeout: timedelta | float | None
-    unreachable_timeout: timedelta | float
+    queue_timeout: Any
+    unreachable_timeout: Any
     cancel_on_kill: bool
     resubmit_stopped: bool
 
@@ -79,6 +78,7 @@ class JobLifecycle(ResourceLifecycle):
         from airflow_bitahub.procedures.submission import ensure_job
 
         with self.settling(context):
+            self.read_arguments()
             job, record = self.hook.run(
                 ensure_job(
                     self._identity(context),
@@ -87,7 +87,7 @@ class JobLifecycle(ResourceLifecycle):
                     save=self._save_unless_abandoned,
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
-                    unreachable_timeout=in_seconds(self.unreachable_timeout),
+                    unreachable_timeout=self.unreachable_timeout,
                 )
             )
             context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
@@ -101,7 +101,7 @@ class JobLifecycle(ResourceLifecycle):
                     job.name,
                     poll_interval=self.poll_interval,
                     queue_deadline=self._queue_deadline(),  # Airflow itself enforces execution_timeout on a worker
-                    unreachable_timeout=in_seconds(self.unreachable_timeout),
+                    unreachable_timeout=self.unreachable_timeout,
                     is_known=True,
                     on_change=self._log_change,
                 )
@@ -111,6 +111,7 @@ class JobLifecycle(ResourceLifecycle):
     def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any] | None:
         """Continue after the deferral with what the trigger reports."""
         with self.settling(context):
+            self.read_arguments()
             record = self._record
             if record is None or not event:
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
@@ -163,7 +164,11 @@ class JobLifecycle(ResourceLifecycle):
 
     def nothing_to_stop(self) -> str:
         """Return in words why there is no job to stop; "" where there is one."""
-        return "" if self._record and not self._record.refused else "no job had been submitted"
+        record, seen = self._record, self._last_seen
+        if record is None or record.refused:
+            return "no job had been submitted"
+        has_finished = seen is not None and seen.name == record.job_name and seen.status.is_terminal
+        return f"the job is {seen.raw_state}" if seen and has_finished else ""
 
     def how_to_stop(self) -> str:
         """Return in words how a user finds and stops the job."""
@@ -214,8 +219,8 @@ class JobLifecycle(ResourceLifecycle):
             try_number=ti.try_number,
             retries=self.retries or 0,
             clear_number=getattr(dag_run, "clear_number", 0) or 0,
-            job_name=self.job_name or None,
-            output_version=self.output_version or None,
+            job_name=self.job_name,
+            output_version=self.output_version,
         )
 
     def _complete(self, event: JobEvent, record: JobRecord) -> dict[str, Any]:
@@ -249,7 +254,7 @@ class JobLifecycle(ResourceLifecycle):
                 poll_interval=self.poll_interval,
                 deadline=deadline,
                 queue_deadline=self._queue_deadline(),
-                unreachable_timeout=in_seconds(self.unreachable_timeout),
+                unreachable_timeout=self.unreachable_timeout,
                 cancel_on_kill=self.cancel_on_kill,
             ),
             method_name="execute_complete",
@@ -257,7 +262,7 @@ class JobLifecycle(ResourceLifecycle):
         )
 
     def _queue_deadline(self) -> float | None:
-        return self.deadline(None if self.queue_timeout is None else in_seconds(self.queue_timeout))
+        return self.deadline(self.queue_timeout)
 
     def _log_change(self, job: Job) -> None:
         if self._last_seen is None or self._last_seen.raw_state != job.raw_state:
@@ -266,6 +271,7 @@ class JobLifecycle(ResourceLifecycle):
 
     def _conclude(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Return the result of a job that succeeded; raise the error for any other end."""
+        self._last_seen = job
         if job.status.is_successful:
             return self.result(job, record)
         raise job_error(job, self._log_tail(job.name), may_resubmit=record.stopped or self.resubmit_stopped)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from airflow_bitahub import storage
-from airflow_bitahub.api.jobs import JobSpec, Mount
+from airflow_bitahub.api.jobs import JobSpec, Mount, MountSource, TaskRole
+from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingResource, ServingSpec
+from airflow_bitahub.api.wire import Accelerator
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.storage import Folders
 
@@ -21,7 +23,18 @@ def job_spec(**fields: Any) -> JobSpec:
     try:
         return JobSpec.model_validate(fields)
     except ValidationError as error:
-        raise ConfigurationError(explain(error)) from error
+        raise ConfigurationError(explain(error)) from None
+
+
+def serving_spec(**fields: Any) -> ServingSpec:
+    """Return the specification with these fields.
+
+    :raises ConfigurationError: the platform could not accept them
+    """
+    try:
+        return ServingSpec.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigurationError(explain(error)) from None
 
 
 def mount(path: str, mount_path: str) -> Mount:
@@ -32,7 +45,7 @@ def mount(path: str, mount_path: str) -> Mount:
     try:
         return Mount.of(path, mount_path)
     except ValidationError as error:
-        raise ConfigurationError(explain(error)) from error
+        raise ConfigurationError(explain(error)) from None
 
 
 def input_mounts(
@@ -45,7 +58,7 @@ def input_mounts(
 ) -> dict[str, Any]:
     """Return the fields ``code``, ``datasets`` and ``models`` of a specification.
 
-    :param code_path: a server path, in which ``{project}`` stands for the project; None or "": no code
+    :param code_path: a server path, in which ``{project}`` stands for the project; None: no code
     :param datasets: names, or folders as in `folder_mount`
     :param models: names, server paths of a version, or folders as in `folder_mount`; None: the field is not sent
     """
@@ -54,10 +67,8 @@ def input_mounts(
         code = mount(folders.fill(code_path).replace("{project}", project), storage.CODE)
     return {
         "code": code,
-        "datasets": [folder_mount(folders, item, folders.dataset) for item in as_list("datasets", datasets)],
-        "models": None
-        if models is None
-        else [folder_mount(folders, item, folders.model_mount) for item in as_list("models", models)],
+        "datasets": [folder_mount(folders, item, folders.dataset) for item in datasets],
+        "models": None if models is None else [folder_mount(folders, item, folders.model_mount) for item in models],
     }
 
 
@@ -69,12 +80,7 @@ def folder_mount(folders: Folders, item: str | Mapping[str, str], by_name: Calla
     """
     if isinstance(item, str):
         return mount(*by_name(folders.fill(item)))
-    if not isinstance(item, Mapping):  # None, where the XCom of a template is missing
-        raise ConfigurationError(f"A folder is a name, or has 'path' and 'mount_path'; {item!r} is neither.")
-    try:
-        return mount(folders.fill(item["path"]), folders.fill(item["mount_path"]))
-    except KeyError as error:
-        raise ConfigurationError(f"A folder needs 'path' and 'mount_path'; {dict(item)} lacks {error}.") from error
+    return mount(folders.fill(item["path"]), folders.fill(item["mount_path"]))
 
 
 def task_role(
@@ -83,16 +89,15 @@ def task_role(
     """Return the fields of one task role.
 
     :param role: the role's own fields, which come before the defaults
-    :param defaults: the fields of every role: ``image``, ``command``, ``cpu`` and so on
+    :param defaults: the fields of every role: ``image``, ``command``, ``cpu`` and so on; one that is None is not set
     :param accelerator: the accelerators of every role; None: none
     """
-    if not isinstance(role, Mapping):
-        raise ConfigurationError(f"A task role is a mapping of fields, not {role!r}.")
     image = role.get("image") or defaults["image"]
     if not image:
         raise ConfigurationError(NO_IMAGE)
     command = folders.fill(role.get("command") or defaults["command"])
-    return {**defaults, "acc_device": accelerator, **role, "image": image, "command": command}
+    merged = {**defaults, "acc_device": accelerator, **role, "image": image, "command": command}
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 NO_IMAGE = "Give an image, or set default_image in the extra of the Airflow connection."
@@ -103,23 +108,30 @@ def accelerator(device_type: str | None, count: int | str) -> dict[str, Any] | N
     return {"device_type": device_type, "requests": count} if device_type else None
 
 
-def check_extra_body(extra_body: Any) -> None:
-    """Raise ConfigurationError when `extra_body` is no mapping, or would replace the job's name."""
-    if extra_body is not None and (not isinstance(extra_body, Mapping) or "jobName" in extra_body):
-        raise ConfigurationError("extra_body must be a mapping of fields, without jobName: the name is job_name.")
-
-
-def as_list(name: str, value: Any) -> list[Any]:
-    """Return a sequence as a list. Raises ConfigurationError, with the argument's name, when it is none."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ConfigurationError(f"{name} must be a list, not {value!r}.")
-    return list(value)
-
-
 def explain(error: ValidationError) -> str:
-    """Return pydantic's complaints about arguments as one sentence."""
-    problems = "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'arguments'}: {problem['msg']}"
-        for problem in error.errors()
-    )
+    """Return pydantic's complaints about arguments as one sentence, in the operator's words and without any value."""
+    problems = "; ".join(_problems(error))
     return f"The platform could not accept these arguments, so nothing was sent: {problems}."
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_input=False, include_url=False):
+        if problem["type"] == "default_factory_not_called":
+            continue  # it follows from another problem
+        where = "".join(
+            f"[{part}]" if isinstance(part, int) else f".{_NAMES.get(part, part)}" for part in problem["loc"]
+        )
+        what = problem["msg"].removeprefix("Value error, ")
+        yield f"{where.removeprefix('.')}: {what}" if where else what
+
+
+def _names(*models: type[BaseModel]) -> dict[str, str]:
+    return {field.alias: name for model in models for name, field in model.model_fields.items() if field.alias}
+
+
+# The platform's spelling of a field -> the name that a DAG uses.
+_NAMES: Mapping[str, str] = {
+    **_names(JobSpec, TaskRole, MountSource, Accelerator),
+    **_names(ServingSpec, ServingModel, ServingResource, ServingProtocol),
+    "queue": "platform_queue",
+}

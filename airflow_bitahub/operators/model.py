@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_bitahub.operators.arguments import Check, as_model_name, as_path, as_path_part
 from airflow_bitahub.operators.job import BitaHubJobOperator
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.identity import JobRecord
 
 _SOURCE, _TARGET = "/source", "/output"
+_NOT_TAKEN = ("command", "datasets", "models", "code_path", "task_roles")
 
 
 class BitaHubSaveModelOperator(BitaHubJobOperator):
@@ -36,15 +38,17 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
     """
 
     template_fields: Sequence[str] = (
-        *(
-            name
-            for name in BitaHubJobOperator.template_fields
-            if name not in ("command", "datasets", "models", "code_path", "task_roles")
-        ),
+        *(name for name in BitaHubJobOperator.template_fields if name not in _NOT_TAKEN),
         "model",
         "source",
         "source_folder",
     )
+    argument_checks: ClassVar[Mapping[str, Check]] = {
+        **{name: check for name, check in BitaHubJobOperator.argument_checks.items() if name not in _NOT_TAKEN},
+        "model": as_model_name,
+        "source": as_path,
+        "source_folder": as_path_part,
+    }
 
     def __init__(
         self,
@@ -55,19 +59,20 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         project: str = "save-model",
         cpu: int | str = 1,
         memory_mb: int | str = 2048,
-        shm_mb: int | str = 64,
         **kwargs: Any,
     ) -> None:
-        if wrong := {"command", "datasets", "models", "code_path", "task_roles"} & kwargs.keys():
+        if wrong := set(_NOT_TAKEN) & kwargs.keys():
             raise TypeError(f"BitaHubSaveModelOperator defines its own job and takes no {', '.join(sorted(wrong))}")
-        super().__init__(project=project, command="", cpu=cpu, memory_mb=memory_mb, shm_mb=shm_mb, **kwargs)
+        super().__init__(project=project, command="", cpu=cpu, memory_mb=memory_mb, **kwargs)
         self.model = model
         self.source = source
         self.source_folder = source_folder
+        self.check_arguments()
 
     def output_root(self) -> str:
         """Return the model's folder, in which every version is a folder."""
-        return self.hook.folders.model(self.model)[0]
+        folders = self.hook.folders
+        return folders.model(folders.fill(self.model))[0]
 
     def job_mounts(self) -> dict[str, Any]:
         """Return the trained model as the only input."""
@@ -83,10 +88,8 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
 
     def job_command(self, record: JobRecord) -> str:
         """Return a copy that may be interrupted anywhere and run again, as the platform does after an eviction."""
-        from airflow_bitahub.storage import path_part
-
-        version = shlex.quote(path_part("output_version", record.version))
-        folder = shlex.quote(path_part("source_folder", self.source_folder))
+        version = shlex.quote(record.version)
+        folder = shlex.quote(self.source_folder)
         half = f".{version}.partial"
         by = f"{half}/.saved-by"
         return (

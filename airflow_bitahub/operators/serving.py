@@ -12,10 +12,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.configuration import conf
 
+from airflow_bitahub.api.names import LONGEST_SERVING_NAME
 from airflow_bitahub.exceptions import ConfigurationError, ServingFailedError, ServingTimeoutError, StateUnknownError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds, require_positive
+from airflow_bitahub.operators.arguments import (
+    Check,
+    as_commands,
+    as_count,
+    as_dns_label,
+    as_env,
+    as_flag,
+    as_model_path,
+    as_seconds,
+    as_text,
+    one_of,
+    optional,
+)
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
 from airflow_bitahub.operators.records import (
     AwaitedServing,
     load_awaited_serving,
@@ -64,7 +78,9 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     :param image: the container image; default: the connection's ``default_image``
     :param commands: shell lines that start the program
     :param port: the port on which the program listens
-    :param envs: its environment, such as ``{"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"}``
+    :param envs: its environment, such as ``{"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"}``.
+        Airflow masks a value whose name says that it is secret, such as ``API_TOKEN``; likewise in `commands`
+    :param secret_envs: more of its environment, whose values Airflow masks whatever their names
     :param replicas: the number of replicas
     :param cpu: cores per replica
     :param memory_mb: memory per replica in MB
@@ -76,7 +92,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         elsewhere only one below HTTP 400
     :param launch_timeout: how long the serving may take to be ready, from the start of the try. Then the serving that
         this task created is stopped. ``execution_timeout`` works likewise, also while the task is deferred
-    :param poll_interval: seconds between two queries
+    :param poll_interval: the pause between two queries
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param cancel_on_kill: stop the serving when the task is marked, cleared or deleted before it is ready
     :param bitahub_conn_id: the Airflow connection
@@ -84,22 +100,45 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     """
 
     template_fields: Sequence[str] = (
+        "bitahub_conn_id",  # the first: where another cannot be rendered, the serving may have to be stopped
         "serving_name",
+        "version",
         "model",
         "image",
         "commands",
         "port",
         "envs",
+        "secret_envs",  # Airflow never shows an argument with such a name
         "replicas",
         "cpu",
         "memory_mb",
         "accelerator",
         "accelerator_count",
-        "version",
         "readiness_path",
-        "bitahub_conn_id",
     )
-    template_fields_renderers: ClassVar[dict[str, str]] = {"commands": "bash", "envs": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"commands": "bash", "envs": "json", "secret_envs": "json"}
+    argument_checks: ClassVar[Mapping[str, Check]] = {
+        "bitahub_conn_id": as_text,
+        "serving_name": as_dns_label(LONGEST_SERVING_NAME),
+        "version": as_text,
+        "model": as_model_path,
+        "image": optional(as_text),
+        "commands": as_commands,
+        "port": as_count(1, 65535),
+        "envs": optional(as_env, default={}),
+        "secret_envs": optional(as_env, default={}),
+        "replicas": as_count(),
+        "cpu": as_count(),
+        "memory_mb": as_count(),
+        "accelerator": optional(as_text),
+        "accelerator_count": as_count(),
+        "if_exists": one_of("replace", "fail"),
+        "readiness_path": as_text,
+        "launch_timeout": as_seconds,
+        "poll_interval": as_seconds,
+        "deferrable": as_flag,
+        "cancel_on_kill": as_flag,
+    }
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
     ui_color = "#dff5e1"
 
@@ -111,7 +150,8 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         commands: str | Sequence[str],
         image: str | None = None,
         port: int | str = 5000,
-        envs: Mapping[str, str] | None = None,
+        envs: Mapping[str, Any] | None = None,
+        secret_envs: Mapping[str, Any] | None = None,
         replicas: int | str = 1,
         cpu: int | str = 2,
         memory_mb: int | str = 4096,
@@ -121,7 +161,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         if_exists: Literal["replace", "fail"] = "replace",
         readiness_path: str = "/",
         launch_timeout: timedelta | float = 1800,
-        poll_interval: float = 5,
+        poll_interval: timedelta | float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = True,
         multiple_outputs: bool = True,
@@ -129,16 +169,13 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         **kwargs: Any,
     ) -> None:
         super().__init__(multiple_outputs=multiple_outputs, **kwargs)
-        if if_exists not in ("replace", "fail"):
-            raise ValueError(f"if_exists must be 'replace' or 'fail', not {if_exists!r}")
-        require_positive("poll_interval", poll_interval)
-        require_positive("launch_timeout", launch_timeout)
         self.serving_name = serving_name
         self.model = model
         self.commands = commands
         self.image = image
         self.port = port
         self.envs = envs
+        self.secret_envs = secret_envs
         self.replicas = replicas
         self.cpu = cpu
         self.memory_mb = memory_mb
@@ -147,11 +184,12 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         self.version = version
         self.if_exists = if_exists
         self.readiness_path = readiness_path
-        self.launch_timeout = launch_timeout
-        self.poll_interval = poll_interval
+        self.launch_timeout: Any = launch_timeout  # seconds, once the arguments have been read; likewise the next
+        self.poll_interval: Any = poll_interval
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
+        self.check_arguments()
 
     _own: ServingRecord | None = None  # of the serving that this task created and must stop if it fails
     _awaited_created_at: float | None = None
@@ -162,6 +200,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         from airflow_bitahub.procedures.servings import wait_for_serving
 
         with self.settling(context):
+            self.read_arguments()
             serving, self._own = self.hook.run(
                 ensure_serving(
                     self._spec(), load=self._load, save=self._save_unless_abandoned, if_exists=self.if_exists
@@ -170,7 +209,8 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
             self.log.info("The %s", serving)
             save_awaited_serving(context, AwaitedServing(self._own, serving.created_at))
-            deadline = self.deadline(in_seconds(getattr(self, self._shortest_limit)))
+            limit = min(self.launch_timeout, (self.execution_timeout or timedelta.max).total_seconds())
+            deadline = self.deadline(limit)
             wait = partial(
                 wait_for_serving,
                 self.serving_name,
@@ -190,6 +230,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Continue after the deferral with what the trigger reports."""
         with self.settling(context):
+            self.read_arguments()
             awaited = serving_subject(self.serving_name, self.version, self._awaited_created_at)
             if not event or is_about(event, awaited):
                 return self._complete(event or {})
@@ -287,39 +328,31 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     def _shortest_limit(self) -> str:
         """The name of the argument that limits the time from the start of a try until the serving is ready."""
         timeout = self.execution_timeout
-        is_shorter = timeout is not None and timeout.total_seconds() < in_seconds(self.launch_timeout)
+        is_shorter = timeout is not None and timeout.total_seconds() < self.launch_timeout
         return "execution_timeout" if is_shorter else "launch_timeout"
 
     def _spec(self) -> ServingSpec:
         """Return the creation's body. Raises ConfigurationError for arguments that the platform could not accept."""
-        from pydantic import ValidationError
-
-        from airflow_bitahub.api.servings import ServingSpec
-        from airflow_bitahub.operators.job_spec import NO_IMAGE, accelerator, explain
+        from airflow_bitahub.operators.job_spec import NO_IMAGE, accelerator, serving_spec
 
         fill = self.hook.folders.fill
         image = self.image or self.hook.default_image
         if not image:
             raise ConfigurationError(NO_IMAGE)
         path, mount_path = self.hook.folders.model_mount(fill(self.model))
-        commands = [self.commands] if isinstance(self.commands, str) else list(self.commands)
         device = accelerator(self.accelerator, self.accelerator_count)
-        try:
-            return ServingSpec.model_validate(
-                {
-                    "name": self.serving_name,
-                    "model": {"path": path, "mount_path": mount_path},
-                    "image": image,
-                    "replicas": self.replicas,
-                    "resource": {"cpu": self.cpu, "memory_mb": self.memory_mb, "acc_device": device},
-                    "protocols": [{"port": self.port}],
-                    "envs": {name: fill(value) for name, value in (self.envs or {}).items()},
-                    "commands": [fill(line) for line in commands],
-                    "version": self.version,
-                }
-            )
-        except ValidationError as error:
-            raise ConfigurationError(explain(error)) from error
+        envs = {**(self.envs or {}), **(self.secret_envs or {})}
+        return serving_spec(
+            name=self.serving_name,
+            model={"path": path, "mount_path": mount_path},
+            image=image,
+            replicas=self.replicas,
+            resource={"cpu": self.cpu, "memory_mb": self.memory_mb, "acc_device": device},
+            protocols=[{"port": self.port}],
+            envs={name: fill(value) for name, value in envs.items()},
+            commands=[fill(line) for line in self.commands],
+            version=self.version,
+        )
 
     def _load(self) -> ServingRecord | None:
         return load_serving_record(self.bitahub_conn_id, self.serving_name, self.version)

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.sdk.configuration import conf
@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, A
 
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
+from airflow_bitahub.operators.arguments import Check, CheckedArguments, as_flag, as_text
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.triggers.events import is_about
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from airflow_bitahub.triggers.base import BitaHubTrigger
 
 
-class BitaHubSensor(BaseSensorOperator):
+class BitaHubSensor(BaseSensorOperator, CheckedArguments):
     """Queries BitaHub until a condition is met, on a worker or in the triggerer; ``soft_fail`` means the same in both.
 
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param bitahub_conn_id: the Airflow connection
     """
+
+    argument_checks: ClassVar[Mapping[str, Check]] = {"deferrable": as_flag, "bitahub_conn_id": as_text}
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class BitaHubSensor(BaseSensorOperator):
         super().__init__(**kwargs)
         self.deferrable = deferrable
         self.bitahub_conn_id = bitahub_conn_id
+        self.check_arguments()
 
     @cached_property
     def hook(self) -> BitaHubHook:
@@ -65,6 +69,7 @@ class BitaHubSensor(BaseSensorOperator):
     def poke(self, context: Context) -> PokeReturnValue | bool:  # noqa: ARG002
         """Query once."""
         with self._failing():
+            self.read_arguments()
             result = self.query()
         return False if result is None else PokeReturnValue(True, result)
 
@@ -73,6 +78,7 @@ class BitaHubSensor(BaseSensorOperator):
         if not self.deferrable:
             return super().execute(context)
         with self._skipping(), self._failing():
+            self.read_arguments()
             result = self.query()
         if result is None:
             self.defer(trigger=self.trigger(time.time() + self.timeout), method_name="execute_complete")
@@ -80,6 +86,8 @@ class BitaHubSensor(BaseSensorOperator):
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
         """Continue after the deferral with what the trigger reports."""
+        with self._skipping(), self._failing():
+            self.read_arguments()
         if event and not is_about(event, self.trigger(0).subject):
             self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
             return self.execute(context)
@@ -98,7 +106,7 @@ class BitaHubSensor(BaseSensorOperator):
         try:
             yield
         except BitaHubError as error:
-            raise airflow_error(error) from error
+            raise airflow_error(error) from None
 
     @contextmanager
     def _skipping(self) -> Iterator[None]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_bitahub.exceptions import JobTimeoutError
+from airflow_bitahub.operators.arguments import Check, as_text
 from airflow_bitahub.sensors.base import BitaHubSensor
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ class BitaHubJobSensor(BitaHubSensor):
     """
 
     template_fields: Sequence[str] = ("job_name", "bitahub_conn_id")
+    argument_checks: ClassVar[Mapping[str, Check]] = {**BitaHubSensor.argument_checks, "job_name": as_text}
     ui_color = "#d6ecff"
 
     def __init__(self, *, job_name: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.job_name = job_name
+        self.check_arguments()
 
     def query(self) -> dict[str, Any] | None:
         """Query the job once."""

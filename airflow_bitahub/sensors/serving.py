@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError
+from airflow_bitahub.operators.arguments import Check, as_text
 from airflow_bitahub.sensors.base import BitaHubSensor
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ class BitaHubServingSensor(BitaHubSensor):
     """
 
     template_fields: Sequence[str] = ("serving_name", "version", "readiness_path", "bitahub_conn_id")
+    argument_checks: ClassVar[Mapping[str, Check]] = {
+        **BitaHubSensor.argument_checks,
+        "serving_name": as_text,
+        "version": as_text,
+        "readiness_path": as_text,
+    }
     ui_color = "#dff5e1"
 
     def __init__(self, *, serving_name: str, version: str = "v1", readiness_path: str = "/", **kwargs: Any) -> None:
@@ -38,6 +45,7 @@ class BitaHubServingSensor(BitaHubSensor):
         self.serving_name = serving_name
         self.version = version
         self.readiness_path = readiness_path
+        self.check_arguments()
 
     def query(self) -> dict[str, Any] | None:
         """Query the serving once."""
@@ -57,7 +65,7 @@ class BitaHubServingSensor(BitaHubSensor):
             self.log.info("%s", error)
             return None
         except ServingFailedError as error:
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(str(error)) from None
 
     def trigger(self, deadline: float) -> BitaHubServingTrigger:
         """Return the trigger that waits for the serving."""

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from airflow_bitahub.api.jobs import JobSpec, Mount, TaskRole, get_job, list_jobs, read_job_log, stop_job, submit_job
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Response
+from airflow_bitahub.api.servings import ServingSpec
 
 PLATFORM = Platform()
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
@@ -75,7 +76,6 @@ def test_names_that_kubernetes_takes_are_taken(name: str) -> None:
         {"memory_mb": 0},
         {"shm_mb": -1},
         {"memory_mb": 1024, "shm_mb": 1025},
-        {"memory_mb": 1024},  # less than the usual shared memory
         {"task_number": 0},
         {"image": ""},
         {"command": ""},
@@ -89,8 +89,16 @@ def test_impossible_resources_are_refused(fields: dict[str, Any]) -> None:
         role(**fields)
 
 
-def test_shared_memory_may_be_all_the_memory() -> None:
+def test_shared_memory_may_be_all_the_memory_and_is_half_of_it_where_nothing_is_said() -> None:
     assert role(memory_mb=1024, shm_mb=1024).shm_mb == 1024
+    assert role(memory_mb=1024).shm_mb == 512
+    assert role().shm_mb == 8192, "the document's"
+
+
+def test_error_about_a_request_shows_none_of_its_values() -> None:
+    with pytest.raises(ValidationError) as caught:
+        ServingSpec.model_validate({"envs": {"API_TOKEN": ["hush-hush"]}})
+    assert "hush-hush" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["", "relative", "./x", "/projects/../secret", "/projects/u/..", "../x"])

@@ -130,6 +130,7 @@ def test_evaluation_nobody_could_read_is_not_submitted(
     with pytest.raises(AirflowFailException, match="extra 'storage_uri' is not set"):
         evaluate().execute(task_run.context())
     assert submitted() == []
+    assert evaluate(wait_for_completion=False).execute(task_run.context()), "it reads nothing"
 
 
 def test_result_file_outside_the_output_is_not_waited_for(task_run: TaskRun, submitted: Submitted) -> None:

@@ -37,10 +37,11 @@ def infer(**arguments: Any) -> BitaHubInferOperator:
         pytest.param("seen", f"/models/{FOLDERS.user_id}/seen", id="by name"),
         pytest.param(VERSION, VERSION, id="by the path of a version"),
         pytest.param("/models/{user_id}/seen/20260101-abc-1", VERSION, id="by a path with a placeholder"),
+        pytest.param({"path": VERSION, "mount_path": "/model/{user_name}/seen"}, VERSION, id="as a folder"),
     ],
 )
 def test_inference_sees_the_model_under_its_name_however_it_is_given(
-    model: str, path: str, task_run: TaskRun, submitted: Submitted
+    model: str | dict[str, str], path: str, task_run: TaskRun, submitted: Submitted
 ) -> None:
     infer(model=model).execute(task_run.context())
     [mount] = submitted.only.spec.models or []
@@ -61,12 +62,6 @@ def test_inference_may_see_more_models_behind_the_first(
     infer(model=VERSION, models=more).execute(task_run.context())
     mounts = [mount.mount_source.mount_path for mount in submitted.only.spec.models or []]
     assert mounts == [f"/model/{FOLDERS.user_name}/{name}" for name in ["seen", *(more or [])]]
-
-
-def test_model_that_no_task_upstream_gave_fails_at_once(task_run: TaskRun, submitted: Submitted) -> None:
-    with pytest.raises(AirflowFailException, match="None is neither"):
-        infer(model=None).execute(task_run.context())
-    assert submitted() == []
 
 
 def test_model_that_was_never_saved_fails_at_once(task_run: TaskRun, submitted: Submitted) -> None:

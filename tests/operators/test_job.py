@@ -228,18 +228,11 @@ def test_code_comes_from_the_projects_folder_or_not_at_all(submitted: Submitted)
 
 
 def test_numbers_may_come_as_the_text_a_template_makes_of_them(task_run: TaskRun, submitted: Submitted) -> None:
-    job(cpu="3", memory_mb="2048", shm_mb="64", accelerator="gtx-1080-ti", accelerator_count="2").execute(
-        task_run.context()
-    )
+    job(cpu="3", memory_mb="2048", accelerator="gtx-1080-ti", accelerator_count="2").execute(task_run.context())
     [role] = submitted.only.spec.task_roles
-    assert (role.cpu, role.memory_mb, role.shm_mb) == (3, 2048, 64)
+    assert (role.cpu, role.memory_mb, role.shm_mb) == (3, 2048, 1024)
     assert role.acc_device is not None
     assert (role.acc_device.device_type, role.acc_device.requests) == ("gtx-1080-ti", 2)
-
-
-def test_empty_accelerator_means_none(task_run: TaskRun, submitted: Submitted) -> None:
-    job(accelerator="").execute(task_run.context())
-    assert submitted.only.spec.task_roles[0].acc_device is None
 
 
 def test_job_may_have_several_roles_that_differ_only_where_they_say_so(task_run: TaskRun, submitted: Submitted) -> None:
@@ -278,46 +271,24 @@ def test_submission_the_platform_refuses_fails_at_once_and_leaves_nothing_to_ado
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"cpu": "many"}, r"task_roles\.0\.cpu"),
-        ({"cpu": 0}, r"task_roles\.0\.cpu"),
+        ({"cpu": "many"}, "cpu must be a whole number"),
+        ({"project": None}, "project is None"),
+        ({"poll_interval": "soon"}, "poll_interval must be a timedelta or a number of seconds, not 'soon'"),
         ({"memory_mb": 1024, "shm_mb": 2048}, "shm_mb 2048 is more than memory_mb 1024"),
-        ({"command": ""}, "command"),
-        ({"accelerator": "gtx-1080-ti", "accelerator_count": 0}, "requests"),
         ({"datasets": ["MNIST", "MNIST"]}, "two folders are mounted at /data/PengchengYang/MNIST"),
-        ({"datasets": ["../MNIST"]}, "dataset '../MNIST' cannot be part of a path"),
-        ({"datasets": [{"path": "/datasets/x"}]}, "lacks 'mount_path'"),
-        ({"datasets": [None]}, "A folder is a name, or has 'path' and 'mount_path'; None is neither"),
-        ({"datasets": [{"path": "MNIST", "mount_path": "/data"}]}, "'MNIST' is not an absolute path"),
-        ({"models": ["a b"]}, "model 'a b' cannot be part of a path"),
-        ({"project": "my project"}, "project 'my project' cannot be part of a path"),
-        ({"job_name": "My_Job"}, "job_?[nN]ame"),
         ({"task_roles": [{"task_role_name": "a"}, {"task_role_name": "a"}]}, "two task roles have the same name"),
-        ({"task_roles": [{"cpus": 3}]}, "cpus"),
-        ({"task_roles": ["worker"]}, "A task role is a mapping of fields, not 'worker'"),
-        ({"task_roles": "worker"}, "task_roles must be a list, not 'worker'"),
-        ({"datasets": "MNIST"}, "datasets must be a list, not 'MNIST'"),
-        ({"models": "m"}, "models must be a list, not 'm'"),
-        ({"extra_body": "{}"}, "extra_body must be a mapping"),
-        ({"extra_body": {"jobName": "x"}}, "without jobName"),
-        ({"job_name": "x" * 59}, "longer than 58 characters"),
-        ({"output_version": "../up"}, "output_version '../up' cannot be part of a path"),
-        ({"command": None}, "Expected text, got None"),
         ({"datasets": ["never-uploaded"]}, "dataset .*never-uploaded' does not exist"),
     ],
 )
 def test_wrong_argument_fails_at_once_and_submits_nothing(
     arguments: dict[str, Any], says: str, task_run: TaskRun, submitted: Submitted
 ) -> None:
+    operator = job()
+    for name, value in arguments.items():  # as templates may render them
+        setattr(operator, name, value)
     with pytest.raises(AirflowFailException, match=says):
-        job(**arguments).execute(task_run.context())
+        operator.execute(task_run.context())
     assert submitted() == []
-
-
-@pytest.mark.parametrize("seconds", [0, -1])
-@pytest.mark.parametrize("argument", ["poll_interval", "queue_timeout"])
-def test_waiting_for_no_time_is_refused_when_the_dag_is_read(argument: str, seconds: float) -> None:
-    with pytest.raises(ValueError, match=f"{argument} must be more than 0 seconds"):
-        job(**{argument: seconds})
 
 
 def test_missing_image_fails_at_once_and_submits_nothing(

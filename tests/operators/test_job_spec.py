@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import pytest
 
 from airflow_bitahub.api.jobs import Mount
 from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.operators.job_spec import accelerator, check_extra_body, folder_mount, input_mounts, task_role
+from airflow_bitahub.operators.job_spec import (
+    accelerator,
+    folder_mount,
+    input_mounts,
+    job_spec,
+    serving_spec,
+    task_role,
+)
 from airflow_bitahub.storage import Folders
 
 FOLDERS = Folders("_2f1f", "pengcheng")
@@ -37,19 +44,6 @@ def test_a_folder_may_be_any() -> None:
     assert folder_mount(FOLDERS, item, FOLDERS.dataset) == Mount.of("/datasets/_2f1f/x", "/x")
 
 
-@pytest.mark.parametrize(
-    ("item", "complaint"),
-    [
-        (None, "None is neither"),
-        ({"path": "/datasets/x"}, "lacks 'mount_path'"),
-        ({"path": "MNIST", "mount_path": "/x"}, "'MNIST' is not an absolute path"),
-    ],
-)
-def test_a_folder_that_is_incomplete_says_so(item: Any, complaint: str) -> None:
-    with pytest.raises(ConfigurationError, match=complaint):
-        folder_mount(FOLDERS, item, FOLDERS.dataset)
-
-
 def test_a_roles_own_fields_come_before_those_of_all_roles() -> None:
     role = task_role(
         FOLDERS,
@@ -71,12 +65,26 @@ def test_a_role_needs_an_image() -> None:
         task_role(FOLDERS, {}, defaults={**DEFAULTS, "image": ""}, accelerator=None)
 
 
-@pytest.mark.parametrize("extra_body", [None, {}, {"retryCount": 1}])
-def test_any_further_field_may_be_sent(extra_body: Mapping[str, Any] | None) -> None:
-    check_extra_body(extra_body)
+ROLE = {**DEFAULTS, "task_role_name": "chief"}
 
 
-@pytest.mark.parametrize("extra_body", ["text", ["retryCount"], {"jobName": "other"}])
-def test_the_name_is_not_a_further_field(extra_body: Any) -> None:
-    with pytest.raises(ConfigurationError, match="extra_body must be a mapping of fields, without jobName"):
-        check_extra_body(extra_body)
+@pytest.mark.parametrize(
+    ("roles", "says"),
+    [
+        ([{**ROLE, "shm_mb": 8192}], r"task_roles\[0\]: shm_mb 8192 is more than memory_mb 4096"),
+        ([{**ROLE, "memory_mb": "x"}], r"task_roles\[0\]\.memory_mb: Input should be a valid integer"),
+        ([{**ROLE, "acc_device": {"requests": 1}}], r"task_roles\[0\]\.acc_device\.device_type: Field required"),
+        ([ROLE, ROLE], "so nothing was sent: two task roles have the same name"),
+    ],
+)
+def test_a_complaint_is_in_the_words_of_a_dag(roles: list[dict[str, Any]], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        job_spec(job_name="job", task_roles=roles)
+    assert not re.search("MB|cpuNumber|deviceType|default factory", str(caught.value))
+    assert caught.value.__cause__ is None
+
+
+def test_a_complaint_shows_no_environment_value() -> None:
+    with pytest.raises(ConfigurationError, match=r"envs\.TOKEN") as caught:
+        serving_spec(name="s", model=None, image="i", protocols=[], envs={"TOKEN": ["hush"]}, commands=["true"])
+    assert "hush" not in str(caught.value)

@@ -1,0 +1,48 @@
+"""Keeping secret arguments out of what Airflow shows and logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# A value in a shell line: `TOKEN=value`, `--token=value` or `--token value`. A variable such as $TOKEN is no secret.
+_ASSIGNMENT = re.compile(r"""(?:--?([\w-]+)[=\s]\s*|\b(\w+)=)("[^"]*"|'[^']*'|[^\s;&|"'$]+)""")
+
+
+def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Let Airflow mask the secrets among rendered arguments by their value, and return the arguments to show.
+
+    Secret is what has a name that Airflow takes for the name of a secret, such as ``API_TOKEN``: an argument, an entry
+    of a mapping, or an assignment in a shell line. Airflow masks text only, so a secret number becomes text.
+    """
+    from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
+    from airflow.sdk.log import mask_secret
+
+    found: list[str] = []
+    shown = {name: _collect(value, found, should_hide_value_for_key(name)) for name, value in fields.items()}
+    if found:
+        mask_secret(list(dict.fromkeys(found)))
+    return shown
+
+
+def _collect(value: Any, found: list[str], is_secret: bool) -> Any:
+    from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
+
+    if isinstance(value, Mapping):
+        return {
+            key: _collect(entry, found, is_secret or should_hide_value_for_key(key)) for key, entry in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_collect(entry, found, is_secret) for entry in value]
+    if is_secret and isinstance(value, int | float):
+        value = str(value)
+    if isinstance(value, str):
+        found += [value] if is_secret else _assigned_secrets(value, should_hide_value_for_key)
+    return value
+
+
+def _assigned_secrets(line: str, is_secret_name: Callable[[str], bool]) -> list[str]:
+    """Return the secrets that a shell line contains."""
+    assignments = ((match[1] or match[2], match[3].strip("'\"")) for match in _ASSIGNMENT.finditer(line))
+    return [value for name, value in assignments if value and is_secret_name(name)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_bitahub import __version__
@@ -19,14 +20,13 @@ from airflow_bitahub.emulator.answers import error_answer
 from airflow_bitahub.emulator.faults.faults import Faults
 from airflow_bitahub.emulator.faults.hangup import HangUp
 from airflow_bitahub.emulator.faults.injector import FaultInjector
+from airflow_bitahub.emulator.http import control, jobs, servings, signin
 from airflow_bitahub.emulator.http.access import AccessControl, needs_token
 from airflow_bitahub.emulator.http.bodies import validation_message
-from airflow_bitahub.emulator.http.control import control_routes
-from airflow_bitahub.emulator.http.jobs import job_routes
+from airflow_bitahub.emulator.http.context import AppContext
 from airflow_bitahub.emulator.http.openapi import DESCRIPTION, complete_openapi
 from airflow_bitahub.emulator.http.profiles import Profile
-from airflow_bitahub.emulator.http.servings import serving_routes
-from airflow_bitahub.emulator.http.signin import SignIn, sign_in_routes
+from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.run.runner import Runner
 from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound, RequestRefused
 from airflow_bitahub.emulator.state.records import JobKey
@@ -65,13 +65,10 @@ def create_app(
         docs_url=None,  # the interactive pages would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # the platform, too, refuses an address with an extra slash
+        routes=[*_routes(), *(signin.router.routes if sign_in is not None else ())],
     )
-    for root in _ROOTS:
-        app.include_router(job_routes(state, runner, profile), prefix=root + _JOBS)
-        app.include_router(serving_routes(state, runner), prefix=root + _SERVINGS)
-    if sign_in is not None:
-        app.include_router(sign_in_routes(sign_in))
-    app.include_router(control_routes(state, faults))
+    app.state.context = AppContext(state, runner, faults, profile)
+    app.state.sign_in = sign_in
     _add_error_answers(app)
     complete_openapi(app, partial(needs_token, signing_in=sign_in is not None))
     app.add_middleware(FaultInjector, faults=faults, state=state)
@@ -79,6 +76,17 @@ def create_app(
     app.add_middleware(LedgerWriter, state=state)
     app.add_middleware(AccessControl, token=token, hosts=hosts, sign_in=sign_in)
     return app
+
+
+@cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """Return the routes of every emulator. Making them takes FastAPI longer than all else that an emulator starts."""
+    router = APIRouter()
+    for root in _ROOTS:
+        router.include_router(jobs.router, prefix=root + _JOBS)
+        router.include_router(servings.router, prefix=root + _SERVINGS)
+    router.include_router(control.router)
+    return tuple(router.routes)
 
 
 def _add_error_answers(app: FastAPI) -> None:

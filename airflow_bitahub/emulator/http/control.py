@@ -9,56 +9,61 @@ from starlette.responses import JSONResponse
 
 from airflow_bitahub import __version__
 from airflow_bitahub.emulator.answers import success_answer
-from airflow_bitahub.emulator.faults.faults import Fault, Faults
+from airflow_bitahub.emulator.faults.faults import Fault
 from airflow_bitahub.emulator.http.bodies import parse_body, read_body
+from airflow_bitahub.emulator.http.context import Context
 from airflow_bitahub.emulator.http.openapi import JsonObject, Success, request_body, success_response
 from airflow_bitahub.emulator.http.views import ledger_view
-from airflow_bitahub.emulator.state.state import State
+
+router = APIRouter(tags=["emulator"])
 
 
-def control_routes(state: State, faults: Faults) -> APIRouter:
-    """Return the routes ``/``, ``/healthz`` and ``/emulator/...``."""
-    router = APIRouter(tags=["emulator"])
+@router.get("/", responses=success_response(Success[JsonObject]))
+async def about() -> JSONResponse:
+    """Get name and version."""
+    return success_answer({"name": "BitaHub emulator", "version": __version__})
 
-    @router.get("/", summary="Get name and version.", responses=success_response(Success[JsonObject]))
-    async def about() -> JSONResponse:
-        return success_answer({"name": "BitaHub emulator", "version": __version__})
 
-    @router.get("/healthz", summary="Check that the emulator answers.", responses=success_response(Success[str]))
-    async def healthz() -> JSONResponse:
-        return success_answer("ok")
+@router.get("/healthz", responses=success_response(Success[str]))
+async def healthz() -> JSONResponse:
+    """Check that the emulator answers."""
+    return success_answer("ok")
 
-    @router.get(
-        "/emulator/ledger",
-        summary="List every job that ever existed, with the requests about it.",
-        responses=success_response(Success[list[JsonObject]]),
-    )
-    async def ledger() -> JSONResponse:
-        return success_answer([ledger_view(entry) for entry in state.ledger()])
 
-    @router.post(
-        "/emulator/faults",
-        summary="Activate a fault.",
-        openapi_extra=request_body(Fault),
-        responses=success_response(Success[JsonObject]),
-    )
-    async def add_fault(body: Annotated[bytes, Depends(read_body)]) -> JSONResponse:
-        return success_answer(faults.add(parse_body(Fault, body)).view())
+@router.get(
+    "/emulator/ledger",
+    responses=success_response(Success[list[JsonObject]]),
+)
+async def ledger(context: Context) -> JSONResponse:
+    """List every job that ever existed, with the requests about it."""
+    return success_answer([ledger_view(entry) for entry in context.state.ledger()])
 
-    @router.get(
-        "/emulator/faults", summary="List the active faults.", responses=success_response(Success[list[JsonObject]])
-    )
-    async def list_faults() -> JSONResponse:
-        return success_answer([armed.view() for armed in faults])
 
-    @router.delete("/emulator/faults", summary="Remove all faults.", responses=success_response(Success[None]))
-    async def clear_faults() -> JSONResponse:
-        faults.clear()
-        return success_answer(None)
+@router.post(
+    "/emulator/faults",
+    openapi_extra=request_body(Fault),
+    responses=success_response(Success[JsonObject]),
+)
+async def add_fault(context: Context, body: Annotated[bytes, Depends(read_body)]) -> JSONResponse:
+    """Activate a fault."""
+    return success_answer(context.faults.add(parse_body(Fault, body)).view())
 
-    @router.delete("/emulator/faults/{fault_id}", summary="Remove a fault.", responses=success_response(Success[None]))
-    async def remove_fault(fault_id: str) -> JSONResponse:
-        faults.remove(fault_id)
-        return success_answer(None)
 
-    return router
+@router.get("/emulator/faults", responses=success_response(Success[list[JsonObject]]))
+async def list_faults(context: Context) -> JSONResponse:
+    """List the active faults."""
+    return success_answer([armed.view() for armed in context.faults])
+
+
+@router.delete("/emulator/faults", responses=success_response(Success[None]))
+async def clear_faults(context: Context) -> JSONResponse:
+    """Remove all faults."""
+    context.faults.clear()
+    return success_answer(None)
+
+
+@router.delete("/emulator/faults/{fault_id}", responses=success_response(Success[None]))
+async def remove_fault(context: Context, fault_id: str) -> JSONResponse:
+    """Remove a fault."""
+    context.faults.remove(fault_id)
+    return success_answer(None)

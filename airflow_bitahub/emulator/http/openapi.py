@@ -1,12 +1,11 @@
 """The description at ``/openapi.json``: what each address accepts, and every answer it may give.
 
-A route declares only its `request_body` and its `success_response`. Everything else follows from its method and its
-address, and `complete_openapi` adds it to all routes.
+A route declares only its `request_body` and its `success_response`; its docstring is its summary. Everything else
+follows from its method and its address, and `complete_openapi` adds it to all routes.
 """
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -112,7 +111,6 @@ _PARAMETERS = {
 }
 
 
-@functools.cache  # each emulator adds all routes, twice
 def request_body(model: type[BaseModel], media_type: str = "application/json") -> dict[str, Any]:
     """Return a route's ``openapi_extra`` that describes its body, with the field names of JSON."""
     schema = model.model_json_schema(by_alias=True, ref_template=_SCHEMAS + "{model}")
@@ -169,6 +167,7 @@ def _complete(path: str, operation: dict[str, Any], requires_token: bool) -> Non
     """Add to an operation what follows from its address and from whether it requires a token."""
     queries = [parameter for parameter in operation.get("parameters", []) if parameter["in"] == "query"]
     operation["parameters"] = [*_path_parameters(path), *queries]
+    operation["summary"] = operation.pop("description")
     # A token is also allowed where it is not required: with it, the access token of a serving is shown.
     operation["security"] = [{"token": []}] if requires_token else [{"token": []}, {}]
     answers = operation["responses"]

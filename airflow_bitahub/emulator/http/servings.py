@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from airflow_bitahub.api.servings import ServingSpec
 from airflow_bitahub.emulator.answers import success_answer
 from airflow_bitahub.emulator.http.bodies import parse_body, read_body
+from airflow_bitahub.emulator.http.context import AppContext, Context
 from airflow_bitahub.emulator.http.openapi import (
     CONFLICT,
     ItemList,
@@ -24,93 +25,98 @@ from airflow_bitahub.emulator.http.openapi import (
 )
 from airflow_bitahub.emulator.http.views import serving_view
 from airflow_bitahub.emulator.run.processes import tail
-from airflow_bitahub.emulator.run.runner import Runner
 from airflow_bitahub.emulator.state.records import ServingKey
-from airflow_bitahub.emulator.state.state import State
+
+router = APIRouter(tags=["servings"])
 
 
-def serving_routes(state: State, runner: Runner) -> APIRouter:
-    """Return the routes below ``.../serving``."""
-    router = APIRouter(tags=["servings"])
+@router.post(
+    "",
+    openapi_extra=request_body(ServingSpec),
+    responses=success_response(Success[ServingName]) | CONFLICT,
+)
+async def create_serving(context: Context, namespace: str, body: Annotated[bytes, Depends(read_body)]) -> JSONResponse:
+    """Create a serving."""
+    record = context.runner.servings.create(namespace, parse_body(ServingSpec, body))
+    return success_answer({"name": record.key.name, "version": record.key.version})
 
-    def view(key: ServingKey, request: Request) -> dict[str, Any]:
-        return serving_view(state.serving(key), state.now(), show_token=request.state.knows_token)
 
-    @router.post(
-        "",
-        summary="Create a serving.",
-        openapi_extra=request_body(ServingSpec),
-        responses=success_response(Success[ServingName]) | CONFLICT,
-    )
-    async def create_serving(namespace: str, body: Annotated[bytes, Depends(read_body)]) -> JSONResponse:
-        record = runner.servings.create(namespace, parse_body(ServingSpec, body))
-        return success_answer({"name": record.key.name, "version": record.key.version})
+@router.get("", responses=success_response(Success[ItemList]))
+async def list_servings(context: Context, namespace: str, request: Request) -> JSONResponse:
+    """List the servings of a namespace, newest first."""
+    items = [_view(context, record.key, request) for record in context.state.servings(namespace)]
+    return success_answer({"items": items, "totalItems": len(items)})
 
-    @router.get(
-        "", summary="List the servings of a namespace, newest first.", responses=success_response(Success[ItemList])
-    )
-    async def list_servings(namespace: str, request: Request) -> JSONResponse:
-        items = [view(record.key, request) for record in state.servings(namespace)]
-        return success_answer({"items": items, "totalItems": len(items)})
 
-    @router.get("/{name}", summary="Get a serving.", responses=success_response(Success[JsonObject]))
-    async def get_serving(namespace: str, name: str, request: Request, version: str = "v1") -> JSONResponse:
-        return success_answer(view(ServingKey(namespace, name, version), request))
+@router.get("/{name}", responses=success_response(Success[JsonObject]))
+async def get_serving(
+    context: Context, namespace: str, name: str, request: Request, version: str = "v1"
+) -> JSONResponse:
+    """Get a serving."""
+    return success_answer(_view(context, ServingKey(namespace, name, version), request))
 
-    @router.put(
-        "/{name}",
-        summary="Replace the specification of a serving; its address and access token stay the same.",
-        openapi_extra=request_body(ServingSpec),
-        responses=success_response(Success[ServingName]),
-    )
-    async def update_serving(
-        namespace: str, name: str, body: Annotated[bytes, Depends(read_body)], version: str = "v1"
-    ) -> JSONResponse:
-        runner.servings.update(ServingKey(namespace, name, version), parse_body(ServingSpec, body))
-        return success_answer({"name": name, "version": version})
 
-    @router.patch(
-        "/{name}",
-        summary="Change the number of replicas of a serving.",
-        openapi_extra=request_body(Scale),
-        responses=success_response(Success[ServingName]),
-    )
-    async def scale_serving(
-        namespace: str, name: str, body: Annotated[bytes, Depends(read_body)], version: str = "v1"
-    ) -> JSONResponse:
-        runner.servings.scale(ServingKey(namespace, name, version), parse_body(Scale, body).replicas)
-        return success_answer({"name": name, "version": version})
+@router.put(
+    "/{name}",
+    openapi_extra=request_body(ServingSpec),
+    responses=success_response(Success[ServingName]),
+)
+async def update_serving(
+    context: Context, namespace: str, name: str, body: Annotated[bytes, Depends(read_body)], version: str = "v1"
+) -> JSONResponse:
+    """Replace the specification of a serving; its address and access token stay the same."""
+    context.runner.servings.update(ServingKey(namespace, name, version), parse_body(ServingSpec, body))
+    return success_answer({"name": name, "version": version})
 
-    @router.put(
-        "/{name}/start",
-        summary="Start a serving that has stopped or failed.",
-        responses=success_response(Success[ServingName]),
-    )
-    async def start_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
-        await runner.servings.start(ServingKey(namespace, name, version))
-        return success_answer({"name": name, "version": version})
 
-    @router.put(
-        "/{name}/stop",
-        summary="Stop a serving and keep its record.",
-        responses=success_response(Success[ServingName]),
-    )
-    async def stop_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
-        runner.servings.stop(ServingKey(namespace, name, version))
-        return success_answer({"name": name, "version": version})
+@router.patch(
+    "/{name}",
+    openapi_extra=request_body(Scale),
+    responses=success_response(Success[ServingName]),
+)
+async def scale_serving(
+    context: Context, namespace: str, name: str, body: Annotated[bytes, Depends(read_body)], version: str = "v1"
+) -> JSONResponse:
+    """Change the number of replicas of a serving."""
+    context.runner.servings.scale(ServingKey(namespace, name, version), parse_body(Scale, body).replicas)
+    return success_answer({"name": name, "version": version})
 
-    @router.delete("/{name}", summary="Stop and remove a serving.", responses=success_response(Success[ServingName]))
-    async def delete_serving(namespace: str, name: str, version: str = "v1") -> JSONResponse:
-        await runner.servings.delete(ServingKey(namespace, name, version))
-        return success_answer({"name": name, "version": version})
 
-    @router.get(
-        "/{name}/log", summary="Get the last lines that a serving printed.", responses=success_response(Success[Log])
-    )
-    async def read_serving_log(
-        namespace: str, name: str, version: str = "v1", tail_lines: TailLines = 100
-    ) -> JSONResponse:
-        record = state.serving(ServingKey(namespace, name, version))
-        return success_answer({"log": tail(runner.servings.log_of(record.key), tail_lines)})
+@router.put(
+    "/{name}/start",
+    responses=success_response(Success[ServingName]),
+)
+async def start_serving(context: Context, namespace: str, name: str, version: str = "v1") -> JSONResponse:
+    """Start a serving that has stopped or failed."""
+    await context.runner.servings.start(ServingKey(namespace, name, version))
+    return success_answer({"name": name, "version": version})
 
-    return router
+
+@router.put(
+    "/{name}/stop",
+    responses=success_response(Success[ServingName]),
+)
+async def stop_serving(context: Context, namespace: str, name: str, version: str = "v1") -> JSONResponse:
+    """Stop a serving and keep its record."""
+    context.runner.servings.stop(ServingKey(namespace, name, version))
+    return success_answer({"name": name, "version": version})
+
+
+@router.delete("/{name}", responses=success_response(Success[ServingName]))
+async def delete_serving(context: Context, namespace: str, name: str, version: str = "v1") -> JSONResponse:
+    """Stop and remove a serving."""
+    await context.runner.servings.delete(ServingKey(namespace, name, version))
+    return success_answer({"name": name, "version": version})
+
+
+@router.get("/{name}/log", responses=success_response(Success[Log]))
+async def read_serving_log(
+    context: Context, namespace: str, name: str, version: str = "v1", tail_lines: TailLines = 100
+) -> JSONResponse:
+    """Get the last lines that a serving printed."""
+    record = context.state.serving(ServingKey(namespace, name, version))
+    return success_answer({"log": tail(context.runner.servings.log_of(record.key), tail_lines)})
+
+
+def _view(context: AppContext, key: ServingKey, request: Request) -> dict[str, Any]:
+    return serving_view(context.state.serving(key), context.state.now(), show_token=request.state.knows_token)

@@ -10,10 +10,10 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
@@ -155,29 +155,31 @@ class SignIn:
         return token.user if token is not None and self._clock() < token.expires_at else None
 
 
-def sign_in_routes(sign_in: SignIn) -> APIRouter:
-    """Return the route at which users get tokens."""
-    router = APIRouter(tags=["signing in"])
+async def _sign_in_of(request: Request) -> SignIn:
+    sign_in: SignIn = request.app.state.sign_in
+    return sign_in
 
-    @router.post(
-        TOKEN_PATH,
-        summary="Issue tokens for a user's password, or for a refresh token.",
-        openapi_extra=request_body(TokenForm, "application/x-www-form-urlencoded"),
-        responses={
-            200: {
-                "model": TokenResponse,
-                "description": "An access token, and a refresh token to get the next one with.",
-            },
-            400: {"model": OAuthError, "description": "The form, the password or the refresh token is wrong."},
-            429: {"model": OAuthError, "description": "There were too many wrong passwords."},
+
+router = APIRouter(tags=["signing in"])
+
+
+@router.post(
+    TOKEN_PATH,
+    openapi_extra=request_body(TokenForm, "application/x-www-form-urlencoded"),
+    responses={
+        200: {
+            "model": TokenResponse,
+            "description": "An access token, and a refresh token to get the next one with.",
         },
-    )
-    async def issue_tokens(request: Request) -> JSONResponse:
-        body = (await request.body()).decode("utf-8", "replace")
-        try:
-            tokens = sign_in.grant(dict(parse_qsl(body, keep_blank_values=True)))
-        except SignInError as error:
-            return JSONResponse({"error": error.error, "error_description": str(error)}, error.status)
-        return JSONResponse(tokens, headers={"Cache-Control": "no-store"})
-
-    return router
+        400: {"model": OAuthError, "description": "The form, the password or the refresh token is wrong."},
+        429: {"model": OAuthError, "description": "There were too many wrong passwords."},
+    },
+)
+async def issue_tokens(sign_in: Annotated[SignIn, Depends(_sign_in_of)], request: Request) -> JSONResponse:
+    """Issue tokens for a user's password, or for a refresh token."""
+    body = (await request.body()).decode("utf-8", "replace")
+    try:
+        tokens = sign_in.grant(dict(parse_qsl(body, keep_blank_values=True)))
+    except SignInError as error:
+        return JSONResponse({"error": error.error, "error_description": str(error)}, error.status)
+    return JSONResponse(tokens, headers={"Cache-Control": "no-store"})

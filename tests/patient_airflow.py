@@ -19,8 +19,9 @@ from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
 class PatientAirflow(LocalAirflow):
     """An Airflow that repeats refused requests and that ends when the process of the tests is killed.
 
-    Airflow refuses a request with HTTP 5xx while its database (SQLite) is locked. pytest-xdist kills its processes if
-    someone presses Ctrl-C; a second process then ends what they started.
+    Airflow refuses a request with HTTP 5xx while its database (SQLite) is locked. When the first task starts, Airflow
+    builds its API for workers, and on a busy machine it answers nothing for a minute. pytest-xdist kills its processes
+    if someone presses Ctrl-C; a second process then ends what they started.
     """
 
     _watchman: subprocess.Popen[str] | None = None
@@ -56,7 +57,8 @@ class PatientAirflow(LocalAirflow):
             try:
                 return super().call(method, path, body)
             except AirflowError as error:
-                if "HTTP 5" not in str(error):
+                is_late = method == "GET" and "did not answer" in str(error)
+                if "HTTP 5" not in str(error) and not is_late:
                     raise
                 time.sleep(1)
         return super().call(method, path, body)

@@ -7,8 +7,8 @@
     comparison = ">=" | "<=" | ">" | "<"
     number     = as in Python or JSON                                               0.9  .5  -1  1e-3
 
-A metric is looked up by its whole name first, and then part by part: ``test.accuracy`` is ``{"test.accuracy": 0.9}`` or
-``{"test": {"accuracy": 0.9}}``. A bare name that is itself a number must be quoted.
+``test.accuracy`` is the metric of that whole name, or else ``accuracy`` within ``test``. A bare name that is itself a
+number must be quoted.
 """
 
 from __future__ import annotations

@@ -58,12 +58,15 @@ class BitaHubHook(BaseHook):
         self.bitahub_conn_id = bitahub_conn_id
 
     @classmethod
-    async def connect(cls, bitahub_conn_id: str, retry: Retry | None = None) -> BitaHubHook:
+    async def connect(
+        cls, bitahub_conn_id: str, retry: Retry | None = None, known: BitaHubHook | None = None
+    ) -> BitaHubHook:
         """Return a hook for an event loop: looking up its connection and preparing its client does not block the loop.
 
         Close its client when it is no longer needed.
 
         :param retry: how the client repeats calls; None: as by default
+        :param known: an earlier hook, which is returned where the connection still says the same
         """
         from airflow.providers.common.compat.connection import get_async_connection
 
@@ -71,6 +74,8 @@ class BitaHubHook(BaseHook):
         connection = await get_async_connection(bitahub_conn_id)
         # Reading the extra registers its secrets for masking, which may send a request to the supervisor.
         hook.settings = await asyncio.to_thread(Settings.from_connection, connection)
+        if known is not None and known.settings == hook.settings:
+            return known
 
         def prepared_client() -> BitaHubClient:
             client = hook.new_client(retry)

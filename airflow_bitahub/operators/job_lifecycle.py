@@ -25,7 +25,7 @@ from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, in_seconds
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import load_job_record, save_job_record
-from airflow_bitahub.triggers.events import is_about, job_subject
+from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -244,6 +244,8 @@ class JobLifecycle(ResourceLifecycle):
                 queue_deadline=self._queue_deadline(),
                 unreachable_timeout=in_seconds(self.unreachable_timeout),
                 cancel_on_kill=self.cancel_on_kill,
+                is_known=True,
+                earliest_report=earliest_report(),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

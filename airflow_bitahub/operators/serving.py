@@ -23,7 +23,7 @@ from airflow_bitahub.operators.records import (
     save_awaited_serving,
     save_serving_record,
 )
-from airflow_bitahub.triggers.events import is_about, serving_subject
+from airflow_bitahub.triggers.events import earliest_report, is_about, serving_subject
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -271,6 +271,8 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 created_at=serving.created_at,
                 deadline=deadline,
                 cancel_on_kill=self.cancel_on_kill and self._own is not None,
+                is_known=True,
+                earliest_report=earliest_report(),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

@@ -25,11 +25,12 @@ def wait_for_job(
     name: str,
     *,
     poll_interval: float,
-    longest_poll_interval: float = 0,
+    longest_poll_interval: Callable[[], float] = lambda: 0,
     deadline: float | None = None,
     queue_deadline: float | None = None,
     unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
     grace: float | None = retry.GRACE_PERIOD,
+    is_known: bool = False,
     on_change: Callable[[Job], None] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[Job]:
@@ -37,12 +38,13 @@ def wait_for_job(
 
     :param poll_interval: seconds between two queries
     :param longest_poll_interval: the longer the wait, the rarer the queries: their pause grows to a twentieth of the
-        time waited, up to this many seconds; 0: the pause does not grow
+        time waited, up to the seconds that this returns; 0: the pause does not grow
     :param deadline: when to stop waiting, in seconds since the epoch, so that it means the same in another process;
         None: no limit
     :param queue_deadline: when the job must have started, likewise
     :param unreachable_timeout: seconds for which the platform may be unreachable
     :param grace: seconds for which "not found" counts as a delay; None: always
+    :param is_known: the job is known to exist, so that the platform's refusal of the first query says nothing either
     :param on_change: called with the job whenever its raw state has changed
     :raises JobTimeoutError: the job had not finished at the deadline
     :raises JobQueueTimeoutError: the job was still in the queue at the queue deadline
@@ -60,7 +62,7 @@ def wait_for_job(
             seen = yield from query
         except BitaHubError as error:
             # A failed query says nothing about the job.
-            if not retry.is_query_failure(error, seen_before=job is not None):
+            if not retry.is_query_failure(error, seen_before=is_known or job is not None):
                 raise
             if outage.record_failure(error, clock()):
                 if isinstance(error, NotFoundError):
@@ -85,7 +87,7 @@ def wait_for_job(
         now = clock()
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} did not finish in time{outage}. {_last_seen(job)}", name)
-        pause = max(poll_interval, min(longest_poll_interval, (now - start) / 20))
+        pause = max(poll_interval, min(longest_poll_interval(), (now - start) / 20))
         yield Sleep(retry.sleep_seconds(pause, now, deadline, None if has_started else queue_deadline))
 
 

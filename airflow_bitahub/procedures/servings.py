@@ -28,6 +28,7 @@ def wait_for_serving(
     created_at: float | None = None,
     deadline: float | None = None,
     grace: float | None = retry.GRACE_PERIOD,
+    is_known: bool = False,
     on_change: Callable[[Serving], None] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[Serving]:
@@ -40,6 +41,8 @@ def wait_for_serving(
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param deadline: when to stop waiting, in seconds since the epoch; None: no limit
     :param grace: seconds for which "not found" counts as a delay; None: always
+    :param is_known: the serving is known to exist, so that the platform's refusal of the first query says nothing
+        either
     :param on_change: called with the serving whenever its raw state has changed
     :raises ServingFailedError: the serving failed, was stopped, or was replaced by another
     :raises ServingTimeoutError: the serving was not ready at the deadline
@@ -52,7 +55,9 @@ def wait_for_serving(
         try:
             serving = yield from get_serving(name, version)
         except BitaHubError as error:
-            if not retry.is_query_failure(error, seen_before=False) or outage.record_failure(error, clock()):
+            if not retry.is_query_failure(
+                error, seen_before=is_known or raw_state is not None
+            ) or outage.record_failure(error, clock()):
                 raise
         else:
             outage.record_success()

@@ -10,6 +10,7 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import httpx
@@ -20,6 +21,7 @@ from airflow_bitahub.triggers.watch import watcher
 T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 SECRET = "s3cret-token"
+TASK: Any = SimpleNamespace(dag_id="tests", task_id="task", run_id="run", map_index=-1)
 EPOCH = 1_700_000_000.0  # the time at which the loop's clock is 0
 
 

@@ -54,7 +54,9 @@ def _run_emulator(args: argparse.Namespace, home: Path, storage: Path) -> int:
 
 
 def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, environment: Future[Path]) -> int:
-    with LocalAirflow(home / "airflow", dags_folder(), port=args.port) as airflow:
+    # A worker then tells the scheduler sooner that a task has ended or was deferred; see the README.
+    config = {"workers.min_heartbeat_interval": "1"}
+    with LocalAirflow(home / "airflow", dags_folder(), port=args.port, config=config) as airflow:
         _print_progress(f"Airflow runs at {airflow.url}, the emulator at {emulator.url}")
         airflow.set_connection(platform.connection(emulator))
         airflow.await_dag(DAG)

@@ -7,6 +7,7 @@ told to by that clock.
 from __future__ import annotations
 
 import asyncio
+import json
 import selectors
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -121,7 +122,7 @@ class Platform:
     @staticmethod
     def envelope(data: Any, code: int = 0, status: int = 200, **headers: str) -> httpx.Response:
         said = {"status": {"code": code, "msg": "says the platform"}, "data": data}
-        return httpx.Response(status, json=said, headers=headers)
+        return httpx.Response(status, content=json.dumps(said), headers=headers)
 
     @property
     def lists(self) -> list[float]:

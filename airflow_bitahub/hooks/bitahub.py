@@ -45,6 +45,8 @@ class BitaHubHook(BaseHook):
       account
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
 
+    A triggerer looks the connection up every minute, and uses it as it is then.
+
     :param bitahub_conn_id: the connection's id
     """
 

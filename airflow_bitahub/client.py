@@ -90,11 +90,11 @@ class BitaHubClient:
 
     async def asend(self, call: Call[T]) -> T:
         """Like `send`, without blocking the event loop."""
-        return await _adrive(retrying(call, self._retry), self._aexchange)
+        return await adrive(retrying(call, self._retry), self._aexchange)
 
     async def arun(self, procedure: Procedure[T]) -> T:
         """Like `run`, without blocking the event loop."""
-        return await _adrive(procedure, self.asend)
+        return await adrive(procedure, self.asend)
 
     def prepare(self) -> None:
         """Prepare `asend` and `arun`. This may read certificates, so it should not run on an event loop."""
@@ -272,7 +272,11 @@ def _drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
         procedure.close()
 
 
-async def _adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+async def adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+    """Run a procedure to its end on an event loop, and return its result.
+
+    :param perform: sends a call
+    """
     try:
         step = next(procedure)
         while True:

@@ -13,6 +13,7 @@ from pydantic import PrivateAttr
 
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
+from airflow_bitahub.demo.run import AIRFLOW_CONFIG
 from airflow_bitahub.emulator.faults.faults import Effect, Fault, Match
 from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
 from airflow_bitahub.emulator.server import Emulator
@@ -64,7 +65,7 @@ def lifecycle_costs(home: Path, image_cache: Path) -> list[dict[str, Any]]:
     asyncio.run(images.prepare(images.find(_IMAGE)))
     with (
         Emulator(home / "emulator", image_cache=image_cache) as emulator,
-        LocalAirflow(home / "airflow", dags_folder()) as airflow,
+        LocalAirflow(home / "airflow", dags_folder(), config=AIRFLOW_CONFIG) as airflow,
     ):
         platform.upload_programs(emulator.storage, dags_folder() / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])

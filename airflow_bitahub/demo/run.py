@@ -24,6 +24,8 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 DAG = "mnist_lifecycle"
+# A worker then tells the scheduler sooner that a task has ended or was deferred; see the README.
+AIRFLOW_CONFIG = {"workers.min_heartbeat_interval": "1"}
 _SERVING_IMAGE = "ypc-mnist-flask-serving"  # uses the same environment as the jobs' image
 _RUN_SECONDS = 1200
 
@@ -54,7 +56,7 @@ def _run_emulator(args: argparse.Namespace, home: Path, storage: Path) -> int:
 
 
 def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, environment: Future[Path]) -> int:
-    with LocalAirflow(home / "airflow", dags_folder(), port=args.port) as airflow:
+    with LocalAirflow(home / "airflow", dags_folder(), port=args.port, config=AIRFLOW_CONFIG) as airflow:
         _print_progress(f"Airflow runs at {airflow.url}, the emulator at {emulator.url}")
         airflow.set_connection(platform.connection(emulator))
         airflow.await_dag(DAG)

@@ -44,7 +44,8 @@ class BitaHubHook(BaseHook):
     - ``timezone``: the zone of the platform's times that have no offset, such as ``Asia/Shanghai`` (default: UTC)
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
 
-    Numbers, ``verify`` and the three objects may also be given as text, as in a connection's URI.
+    Numbers, ``verify`` and the three objects may also be given as text, as in a connection's URI. A triggerer looks the
+    connection up every minute, and uses it as it is then.
 
     :param bitahub_conn_id: the connection's id
     """
@@ -59,12 +60,15 @@ class BitaHubHook(BaseHook):
         self.bitahub_conn_id = bitahub_conn_id
 
     @classmethod
-    async def connect(cls, bitahub_conn_id: str, retry: Retry | None = None) -> BitaHubHook:
+    async def connect(
+        cls, bitahub_conn_id: str, retry: Retry | None = None, known: BitaHubHook | None = None
+    ) -> BitaHubHook:
         """Return a hook for an event loop: looking up its connection and preparing its client does not block the loop.
 
         Close its client when it is no longer needed.
 
         :param retry: how the client repeats calls; None: as by default
+        :param known: an earlier hook, which is returned where the connection still says the same
         """
         from airflow.providers.common.compat.connection import get_async_connection
 
@@ -72,6 +76,8 @@ class BitaHubHook(BaseHook):
         connection = await get_async_connection(bitahub_conn_id)
         # Reading the extra registers its secrets for masking, which may send a request to the supervisor.
         hook.settings = await asyncio.to_thread(Settings.from_connection, connection)
+        if known is not None and known.settings == hook.settings:
+            return known
 
         def prepared_client() -> BitaHubClient:
             client = hook.new_client(retry)

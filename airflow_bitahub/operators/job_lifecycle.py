@@ -22,7 +22,7 @@ from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import load_job_record, load_marker, save_job_record
-from airflow_bitahub.triggers.events import is_about, job_subject
+from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -256,6 +256,7 @@ class JobLifecycle(ResourceLifecycle):
                 queue_deadline=self._queue_deadline(),
                 unreachable_timeout=self.unreachable_timeout,
                 cancel_on_kill=self.cancel_on_kill,
+                earliest_report=earliest_report(),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

@@ -37,7 +37,7 @@ from airflow_bitahub.operators.records import (
     save_awaited_serving,
     save_serving_record,
 )
-from airflow_bitahub.triggers.events import is_about, serving_subject
+from airflow_bitahub.triggers.events import earliest_report, is_about, serving_subject
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -218,7 +218,6 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 poll_interval=self.poll_interval,
                 readiness_path=self.readiness_path,
                 created_at=serving.created_at,
-                is_known=True,
                 on_change=lambda seen: self.log.info("The %s", seen),
             )
             if self.deferrable:
@@ -319,6 +318,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 created_at=serving.created_at,
                 deadline=deadline,
                 cancel_on_kill=self.cancel_on_kill and self._own is not None,
+                earliest_report=earliest_report(),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

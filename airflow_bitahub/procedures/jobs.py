@@ -25,7 +25,7 @@ def wait_for_job(
     name: str,
     *,
     poll_interval: float,
-    longest_poll_interval: float = 0,
+    longest_poll_interval: Callable[[], float] = lambda: 0,
     deadline: float | None = None,
     queue_deadline: float | None = None,
     unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
@@ -38,7 +38,7 @@ def wait_for_job(
 
     :param poll_interval: seconds between two queries
     :param longest_poll_interval: the longer the wait, the rarer the queries: their pause grows to a twentieth of the
-        time waited, up to this many seconds; 0: the pause does not grow
+        time waited, up to the seconds that this returns; 0: the pause does not grow
     :param deadline: when to stop waiting, in seconds since the epoch, so that it means the same in another process;
         None: no limit
     :param queue_deadline: when the job must have started, likewise
@@ -87,7 +87,7 @@ def wait_for_job(
         now = clock()
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} did not finish in time{outage}. {_last_seen(job)}", name)
-        pause = max(poll_interval, min(longest_poll_interval, (now - start) / 20))
+        pause = max(poll_interval, min(longest_poll_interval(), (now - start) / 20))
         yield Sleep(retry.sleep_seconds(pause, now, deadline, None if has_started else queue_deadline))
 
 

@@ -6,16 +6,25 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk import BaseSensorOperator, PokeReturnValue
+from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException, AirflowSensorTimeout, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferralError,
+    TaskDeferralTimeout,
+)
 
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.arguments import Check, CheckedArguments, as_flag, as_text
+from airflow_bitahub.operators.base import TRIGGERER_MARGIN
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.triggers.events import is_about
 
@@ -81,7 +90,12 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
             self.read_arguments()
             result = self.query()
         if result is None:
-            self.defer(trigger=self.trigger(time.time() + self.timeout), method_name="execute_complete")
+            deadline = context["ti"].start_date.timestamp() + self._limit[1]
+            self.defer(
+                trigger=self.trigger(deadline),
+                method_name="execute_complete",
+                timeout=timedelta(seconds=deadline - time.time()) + TRIGGERER_MARGIN,
+            )
         return result
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> Any:
@@ -94,12 +108,39 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
         with self._skipping(), self._failing():
             event = event or {}
             if event.get("outcome") == "timeout":
-                raise AirflowSensorTimeout(event["message"])
+                raise self._timed_out(event["message"])
             if event.get("is_final"):
                 raise AirflowFailException(event["message"])
             if event.get("outcome") == "error" or not event:
                 raise TransportError(f"The queries failed for too long: {event.get('message', 'no report')}")
             return self.read(event)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume a deferred sensor, also where its trigger failed or Airflow itself ended the deferral."""
+        try:
+            # Not Airflow's sensor, which would hide why the deferral ended.
+            return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
+            with self._skipping(), self._failing():
+                if (result := self.query()) is not None:
+                    return result
+                if isinstance(error, TaskDeferralTimeout):
+                    raise self._timed_out("No triggerer watched: is one running?") from error
+                raise TransportError(f"Watching failed: {error}") from error
+
+    @property
+    def _limit(self) -> tuple[str, float]:
+        """The name of the argument that limits this try, and the seconds from the start of the try."""
+        limit = self.execution_timeout
+        if limit is not None and limit.total_seconds() < self.timeout:
+            return "execution_timeout", limit.total_seconds()
+        return "timeout", self.timeout
+
+    def _timed_out(self, problem: str) -> AirflowSensorTimeout | AirflowTaskTimeout:
+        """Return the error for a limit of time that has passed, the same as on a worker."""
+        name, seconds = self._limit
+        kind = AirflowTaskTimeout if name == "execution_timeout" else AirflowSensorTimeout
+        return kind(f"{problem} The limit is {name}={timedelta(seconds=seconds)} from the start of the try.")
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
@@ -112,8 +153,8 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
     def _skipping(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
-            is_end = isinstance(error, AirflowFailException | AirflowSensorTimeout)
+        except (Exception, AirflowTaskTimeout) as error:
+            is_end = isinstance(error, AirflowFailException | AirflowSensorTimeout | AirflowTaskTimeout)
             if self.never_fail or (self.soft_fail and is_end):
                 raise AirflowSkipException(str(error)) from error
             raise

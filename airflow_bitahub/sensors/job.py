@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_bitahub.exceptions import JobTimeoutError
 from airflow_bitahub.operators.arguments import Check, as_text
 from airflow_bitahub.sensors.base import BitaHubSensor
+from airflow_bitahub.triggers.events import earliest_report
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
@@ -60,6 +61,7 @@ class BitaHubJobSensor(BitaHubSensor):
             deadline=deadline,
             grace=None,
             cancel_on_kill=False,
+            earliest_report=earliest_report(),
         )
 
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:

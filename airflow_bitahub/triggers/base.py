@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_bitahub.exceptions import BitaHubError
-from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.task_state import is_task_active
 from airflow_bitahub.triggers.watch.journal import Journal
 
 if TYPE_CHECKING:
+    from airflow_bitahub.api.protocol import Procedure
     from airflow_bitahub.triggers.watch.watcher import Watcher
-
-# Seconds between a trigger's start and its event, at least. Airflow fails a task that is resumed before its scheduler
-# has recorded the end of the task's first part, and a busy scheduler does that seconds later (seen on 3.3.2: 5 of 96
-# short jobs).
-EARLIEST_EVENT = 5.0
 
 _stopping: set[asyncio.Task[None]] = set()  # the event loop itself would let them be collected
 
@@ -37,6 +32,8 @@ class BitaHubTrigger(BaseTrigger):
     :param grace: seconds for which the platform may answer "not found" before that is believed; None: it never is,
         since the job or serving need not exist yet. Otherwise it is known to exist
     :param cancel_on_kill: stop the job or serving when a user marks, clears or deletes the waiting task
+    :param earliest_report: when to report at the earliest, in seconds since the epoch, see `events.earliest_report`;
+        after a restart of the triggerer it has usually passed. None: as soon as there is something to report
     """
 
     def __init__(
@@ -46,6 +43,7 @@ class BitaHubTrigger(BaseTrigger):
         deadline: float | None,
         grace: float | None,
         cancel_on_kill: bool,
+        earliest_report: float | None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow does not annotate it
         self.bitahub_conn_id = bitahub_conn_id
@@ -53,6 +51,7 @@ class BitaHubTrigger(BaseTrigger):
         self.deadline = deadline
         self.grace = grace
         self.cancel_on_kill = cancel_on_kill
+        self.earliest_report = earliest_report
 
     @property
     @abstractmethod
@@ -69,7 +68,7 @@ class BitaHubTrigger(BaseTrigger):
         """Wait, and return the event's payload. A BitaHubError that is raised becomes an event too."""
 
     @abstractmethod
-    async def stop(self, hook: BitaHubHook) -> None:
+    def stop(self) -> Procedure[object]:
         """Stop the job or serving."""
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -80,15 +79,15 @@ class BitaHubTrigger(BaseTrigger):
             "deadline": self.deadline,
             "grace": self.grace,
             "cancel_on_kill": self.cancel_on_kill,
+            "earliest_report": self.earliest_report,
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and fire one event, no sooner than `EARLIEST_EVENT`."""
-        clock = asyncio.get_running_loop().time
-        start = clock()
+        """Wait, and fire one event, no sooner than `earliest_report`."""
         payload = await self._payload()
-        if self.task_instance is not None:  # None: in `dag.test()`, which has no scheduler
-            await asyncio.sleep(start + EARLIEST_EVENT - clock())
+        is_scheduled = self.task_instance is not None  # `dag.test()` has no scheduler
+        if is_scheduled and self.earliest_report is not None:
+            await asyncio.sleep(self.earliest_report - time())
         yield TriggerEvent({**payload, "subject": self.subject})
 
     async def _payload(self) -> Mapping[str, Any]:
@@ -120,10 +119,11 @@ class BitaHubTrigger(BaseTrigger):
         if ti is None or await asyncio.to_thread(is_task_active, ti, when_reset=False):
             self.log.info("Not stopping %s: its task is still active", self.description)
             return
+        from airflow_bitahub.triggers.watch.watcher import shared_watcher
+
         self.log.info("Stopping %s: its task is no longer active", self.description)
         try:
-            hook = await BitaHubHook.connect(self.bitahub_conn_id)
-            async with aclosing(hook.client):
-                await self.stop(hook)
+            async with shared_watcher(self.bitahub_conn_id) as watcher:
+                await watcher.perform(self.stop())
         except Exception as error:
             self.log.error("Could not stop %s, which may still run: %s", self.description, error)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Literal, TypedDict
 
+from airflow.sdk.configuration import conf
+
+# Seconds for the scheduler to record the end of a task's first part, once the worker has told it.
+_HANDOVER_MARGIN = 2.0
 # Seconds within which a triggerer that has room for another task begins to watch it: each takes up 50 per second.
 TAKE_UP_SECONDS = 60.0
 MORE_TRIGGERERS = (
@@ -46,6 +51,17 @@ class ServingEvent(TypedDict, total=False):
     message: str
     is_final: bool
     subject: str  # see `serving_subject`
+
+
+def earliest_report() -> float:
+    """Return when the trigger of a task that is deferred now may report, in seconds since the epoch.
+
+    Airflow fails a task that resumes before its scheduler knows that the first part of the task has ended. A worker
+    often tells the scheduler only after ``[workers] min_heartbeat_interval`` (seen on 3.3.2), so this is called where
+    the worker runs.
+    """
+    interval: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
+    return time.time() + interval + _HANDOVER_MARGIN
 
 
 def job_subject(name: str) -> str:

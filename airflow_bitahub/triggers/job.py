@@ -10,7 +10,7 @@ from airflow_bitahub.triggers.base import BitaHubTrigger
 from airflow_bitahub.triggers.events import JobEvent, job_subject
 
 if TYPE_CHECKING:
-    from airflow_bitahub.hooks.bitahub import BitaHubHook
+    from airflow_bitahub.api.protocol import Procedure
     from airflow_bitahub.triggers.watch.journal import Journal
     from airflow_bitahub.triggers.watch.watcher import Watcher
 
@@ -35,8 +35,9 @@ class BitaHubJobTrigger(BitaHubTrigger):
         cancel_on_kill: bool = True,
         queue_deadline: float | None = None,
         unreachable_timeout: float = UNREACHABLE_TIMEOUT,
+        earliest_report: float | None = None,
     ) -> None:
-        super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill)
+        super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill, earliest_report)
         self.job_name = job_name
         self.queue_deadline = queue_deadline
         self.unreachable_timeout = unreachable_timeout
@@ -65,11 +66,10 @@ class BitaHubJobTrigger(BitaHubTrigger):
         """Wait, and return the event's payload."""
         from airflow_bitahub.procedures.jobs import wait_for_job
 
-        settings = await watcher.settings()
         procedure = wait_for_job(
             self.job_name,
             poll_interval=self.poll_interval,
-            longest_poll_interval=settings.number("longest_poll_interval", self.poll_interval),
+            longest_poll_interval=lambda: watcher.longest_poll_interval,
             deadline=self.deadline,
             queue_deadline=self.queue_deadline,
             unreachable_timeout=self.unreachable_timeout,
@@ -86,9 +86,9 @@ class BitaHubJobTrigger(BitaHubTrigger):
             return {"outcome": "lost", "message": str(error)}
         return {"outcome": "finished", "job": job.model_dump(mode="json")}
 
-    async def stop(self, hook: BitaHubHook) -> None:
+    def stop(self) -> Procedure[object]:
         """Stop the job."""
         from airflow_bitahub.procedures.jobs import end_job
 
         # Nothing else will stop the job, so the time is long enough for a restart of the platform.
-        await hook.arun(end_job(self.job_name, wait=False, timeout=300))
+        return end_job(self.job_name, wait=False, timeout=300)

@@ -10,7 +10,7 @@ from airflow_bitahub.triggers.base import BitaHubTrigger
 from airflow_bitahub.triggers.events import ServingEvent, serving_subject
 
 if TYPE_CHECKING:
-    from airflow_bitahub.hooks.bitahub import BitaHubHook
+    from airflow_bitahub.api.protocol import Procedure
     from airflow_bitahub.triggers.watch.journal import Journal
     from airflow_bitahub.triggers.watch.watcher import Watcher
 
@@ -37,8 +37,9 @@ class BitaHubServingTrigger(BitaHubTrigger):
         deadline: float | None = None,
         grace: float | None = GRACE_PERIOD,
         cancel_on_kill: bool = True,
+        earliest_report: float | None = None,
     ) -> None:
-        super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill)
+        super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill, earliest_report)
         self.serving_name = serving_name
         self.version = version
         self.readiness_path = readiness_path
@@ -87,11 +88,11 @@ class BitaHubServingTrigger(BitaHubTrigger):
             return {"outcome": "timeout", "message": str(error)}
         return {"outcome": "ready", "serving": serving.model_dump(mode="json")}
 
-    async def stop(self, hook: BitaHubHook) -> None:
+    def stop(self) -> Procedure[object]:
         """Stop the serving, unless another has taken its place."""
         from airflow_bitahub.procedures.servings import stop_own_serving
 
         def is_own(created_at: float | None) -> bool:
             return self.created_at in (None, created_at)
 
-        await hook.arun(stop_own_serving(self.serving_name, self.version, is_own))
+        return stop_own_serving(self.serving_name, self.version, is_own)

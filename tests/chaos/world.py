@@ -40,7 +40,6 @@ _CONFIG = {
     "scheduler.scheduler_health_check_threshold": "8",
     "triggerer.job_heartbeat_sec": "2",
     "triggerer.triggerer_health_check_threshold": "8",
-    "workers.min_heartbeat_interval": "2",
 }
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
+from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from tests.e2e.dag_runs import BACKFILLS, MANUAL
 from tests.leaks import ProcessArguments
@@ -23,7 +24,7 @@ from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
-DAGS = ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again")
+DAGS = ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again", "short_deferrals")
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
 
@@ -121,7 +122,7 @@ def world(
     shutil.copytree(REPOSITORY / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
     config = {
-        "core.parallelism": "6",
+        "core.parallelism": "12",
         "workers.execution_api_timeout": "60",
         "scheduler.task_instance_heartbeat_timeout": "20",
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
@@ -130,6 +131,7 @@ def world(
         arguments = stack.enter_context(ProcessArguments())
         emulator = stack.enter_context(Emulator(root / "emulator", image_cache=image_cache, max_running=40))
         airflow = stack.enter_context(PatientAirflow(root / "airflow", dags, port=free_port(), config=config))
+        emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())

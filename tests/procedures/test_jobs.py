@@ -83,7 +83,7 @@ def test_a_failed_look_between_two_equal_states_is_no_change() -> None:
 
 def test_a_job_that_takes_long_is_looked_at_less_often_where_that_is_wished_for() -> None:
     stage = Script(*[job("RUNNING")] * 100, job("SUCCEEDED"))
-    wait(stage, longest_poll_interval=60)
+    wait(stage, longest_poll_interval=lambda: 60)
     assert stage.pauses[:20] == [10] * 20
     assert all(before <= after for before, after in pairwise(stage.pauses))
     assert stage.pauses[-1] == 60

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow.sdk import PokeReturnValue
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     TaskDeferred,
 )
 
@@ -59,6 +62,9 @@ def defer(sensor: BitaHubJobSensor, run: TaskRun) -> BitaHubJobTrigger:
     assert deferred.value.method_name == "execute_complete"
     trigger = deferred.value.trigger
     assert isinstance(trigger, BitaHubJobTrigger)
+    assert trigger.deadline is not None
+    assert deferred.value.timeout is not None, "the scheduler's, for the case that there is no triggerer"
+    assert deferred.value.timeout.total_seconds() > trigger.deadline - time.time() + 60
     return trigger
 
 
@@ -198,6 +204,57 @@ def test_sensor_that_waited_for_too_long_fails_or_skips_and_leaves_the_job_runni
             resume(sensor(name, **arguments), task_run, event)
     assert submitted.requests("DELETE") == []
     assert not submitted.only.status.is_terminal
+
+
+LIMITS = pytest.mark.parametrize(
+    ("limits", "ends_with", "named"),
+    [
+        ({"execution_timeout": timedelta(seconds=0.1)}, AirflowTaskTimeout, "execution_timeout=0:00:00.1"),
+        ({"execution_timeout": timedelta(days=1), "timeout": 0.1}, AirflowSensorTimeout, " timeout=0:00:00.1"),
+        ({"execution_timeout": timedelta(seconds=0.1), "soft_fail": True}, AirflowSkipException, "execution_timeout="),
+    ],
+    ids=["execution_timeout", "timeout", "soft_fail"],
+)
+
+
+@pytest.mark.usefixtures("connection")
+@LIMITS
+def test_deferred_sensor_keeps_the_shorter_of_its_limits(
+    limits: dict[str, Any], ends_with: type[BaseException], named: str, name: str, task_run: TaskRun
+) -> None:
+    [event] = events_of(defer(sensor(name, deferrable=True, **limits), task_run))
+    with pytest.raises(ends_with, match=named):
+        resume(sensor(name, deferrable=True, **limits), task_run, event)
+
+
+@pytest.mark.usefixtures("connection")
+@LIMITS
+def test_sensor_that_no_triggerer_watched_ends_unless_its_job_has_succeeded(
+    limits: dict[str, Any],
+    ends_with: type[BaseException],
+    named: str,
+    name: str,
+    task_run: TaskRun,
+    submit: Callable[[str], None],
+    submitted: Submitted,
+) -> None:
+    def resume_unwatched() -> Any:
+        failure = {"error": TriggerFailureReason.TRIGGER_TIMEOUT}
+        unwatched = sensor(name, deferrable=True, **limits)
+        return unwatched.resume_execution(TRIGGER_FAIL_REPR, failure, task_run.context())
+
+    with pytest.raises(ends_with, match=f"is one running.*{named}"):
+        resume_unwatched()
+    submit("true")
+    submitted.wait(name)
+    assert resume_unwatched()["status"] == "SUCCEEDED"
+
+
+@pytest.mark.usefixtures("connection")
+def test_sensor_whose_trigger_failed_is_worth_another_try(name: str, task_run: TaskRun) -> None:
+    failure = {"error": TriggerFailureReason.TRIGGER_FAILURE, "traceback": ["no such module"]}
+    with pytest.raises(TransportError, match="Watching failed"):
+        sensor(name, deferrable=True).resume_execution(TRIGGER_FAIL_REPR, failure, task_run.context())
 
 
 @pytest.mark.usefixtures("connection")

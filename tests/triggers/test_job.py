@@ -15,7 +15,7 @@ from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, stop_job, submit_job
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.emulator.faults.faults import Effect, Fault, Match
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from tests.conftest import IMAGE, Gateway, Submitted, TaskRun, events_of, restored
@@ -51,6 +51,7 @@ def test_trigger_survives_storage() -> None:
         cancel_on_kill=False,
         queue_deadline=99.5,
         unreachable_timeout=60,
+        earliest_report=77.5,
     )
     assert restored(stored).serialize() == stored.serialize()
     assert stored.serialize() == (
@@ -64,6 +65,7 @@ def test_trigger_survives_storage() -> None:
             "cancel_on_kill": False,
             "queue_deadline": 99.5,
             "unreachable_timeout": 60,
+            "earliest_report": 77.5,
         },
     )
 
@@ -130,18 +132,15 @@ def test_job_that_may_still_appear_is_waited_for(submitted: Submitted) -> None:
     assert submitted() == []
 
 
-def test_missing_connection_is_reported_as_an_error() -> None:
-    [event] = events_of(trigger("job", bitahub_conn_id="nowhere"))
-    assert event["outcome"] == "error"
-    assert "nowhere" in event["message"]
-
-
-@pytest.mark.usefixtures("gateway")
-def test_unfinished_connection_is_reported_as_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("connection_id", "problem"), [("nowhere", "'nowhere'"), ("bitahub_default", "has no host")])
+def test_connection_that_stays_wrong_is_reported_as_an_error(
+    connection_id: str, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", '{"conn_type": "bitahub"}')
-    [event] = events_of(trigger("job"))
+    [event] = events_of(trigger("job", bitahub_conn_id=connection_id, unreachable_timeout=0.1))
     assert event["outcome"] == "error"
-    assert "has no host" in event["message"]
+    assert problem in event["message"]
+    assert not event["is_final"]
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -149,11 +148,25 @@ def test_refusal_is_reported_immediately_and_without_the_token(
     status: int, gateway: Gateway, connection: dict[str, Any]
 ) -> None:
     gateway.answer = lambda _: (status, {"status": {"code": status, "msg": "go away"}})
-    [event] = events_of(trigger("job"))
+    [event] = events_of(trigger("job", grace=None))
     assert event["outcome"] == "error"
     assert "go away" in event["message"]
     assert connection["password"] not in str(event)
     assert len(gateway.asked) == 1
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("status", [401, 403])
+def test_first_refused_look_at_a_job_that_is_known_to_exist_decides_nothing(
+    status: int, submit: Callable[[str], str], platform: Emulator
+) -> None:
+    """A restarted triggerer has not seen the job yet."""
+    name = submit("true")
+    match = Match(method="GET", path="*/jobs*", times=1)
+    fault = platform.faults.add(Fault(match=match, effect=Effect(before=Answer(status=status, body="x"))))
+    [event] = events_of(restored(trigger(name)))
+    assert event["outcome"] == "finished"
+    assert fault.applied
 
 
 def waiting_for(trigger: BitaHubJobTrigger, run: TaskRun) -> BitaHubJobTrigger:

@@ -71,7 +71,18 @@ def trigger(name: str, **arguments: Any) -> BitaHubServingTrigger:
 
 
 def test_trigger_survives_storage() -> None:
-    stored = BitaHubServingTrigger("elsewhere", "s", "v2", 7.5, "/health", 99.5, 123.5, None, cancel_on_kill=False)
+    stored = BitaHubServingTrigger(
+        "elsewhere",
+        "s",
+        "v2",
+        7.5,
+        "/health",
+        99.5,
+        123.5,
+        None,
+        cancel_on_kill=False,
+        earliest_report=77.5,
+    )
     assert restored(stored).serialize() == stored.serialize()
     assert stored.serialize() == (
         "airflow_bitahub.triggers.serving.BitaHubServingTrigger",
@@ -85,6 +96,7 @@ def test_trigger_survives_storage() -> None:
             "deadline": 123.5,
             "grace": None,
             "cancel_on_kill": False,
+            "earliest_report": 77.5,
         },
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from airflow_bitahub.exceptions import BitaHubError, RateLimitError
+from airflow_bitahub.exceptions import RateLimitError
 from airflow_bitahub.hooks.settings import WATCH_MODES
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ListingCost:
         self._known_until = now + LIST_VALID
         self._pause = _RETRY_LIST[0]
 
-    def failed(self, error: BitaHubError, now: float) -> None:
+    def failed(self, error: Exception, now: float) -> None:
         """Record that a list failed. It is not tried again for some time, and for longer each time it fails."""
         if isinstance(error, RateLimitError):
             return

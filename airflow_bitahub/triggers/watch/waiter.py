@@ -8,6 +8,7 @@ trigger sleeps until the procedure ends, however many queries that takes.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +19,8 @@ from airflow_bitahub.exceptions import BitaHubError
 if TYPE_CHECKING:
     from airflow_bitahub.api.protocol import Call, Procedure
     from airflow_bitahub.triggers.watch.journal import Journal
+
+log = logging.getLogger(__name__)
 
 # The calls that query the job or serving itself. A procedure may make others, such as a probe of the served program.
 QUERIES = ("get_job", "get_serving")
@@ -59,15 +62,10 @@ class Waiter:
             self._context.run(self._step, answer)
 
     def _step(self, answer: Any) -> None:
+        if self.is_querying:
+            self._note(answer)
         try:
-            if isinstance(answer, Exception):
-                if self.is_querying and isinstance(answer, BitaHubError):
-                    self._journal.failed(answer)
-                step = self._procedure.throw(answer)
-            else:
-                if self.is_querying:
-                    self._journal.answered(answer)
-                step = self._procedure.send(answer)
+            step = self._procedure.throw(answer) if isinstance(answer, Exception) else self._procedure.send(answer)
             pause = 0.0
             while isinstance(step, Sleep):
                 pause += step.seconds
@@ -78,3 +76,12 @@ class Waiter:
             self.outcome.set_result(end.value)
         except Exception as error:
             self.outcome.set_exception(error)
+
+    def _note(self, answer: Any) -> None:
+        try:
+            if isinstance(answer, BitaHubError):
+                self._journal.failed(answer)
+            elif not isinstance(answer, Exception):
+                self._journal.answered(answer)
+        except Exception:  # such as text that a log cannot hold: the job matters more
+            log.exception("Could not log what the platform answered about %s", self.call.request.names.get("name"))

@@ -14,12 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from airflow_bitahub.exceptions import BitaHubError, RateLimitError, TransportError
+from airflow_bitahub.client import adrive
+from airflow_bitahub.exceptions import BitaHubError, RateLimitError, TransportError, UnexpectedResponseError
 from airflow_bitahub.hooks.settings import WATCH_MODES
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.jobs import JobPages
@@ -30,7 +32,7 @@ from airflow_bitahub.triggers.watch.waiter import Waiter
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
-    from airflow_bitahub.api.protocol import Procedure
+    from airflow_bitahub.api.protocol import Call, Procedure
     from airflow_bitahub.hooks.settings import Settings
     from airflow_bitahub.triggers.watch.journal import Journal
 
@@ -39,6 +41,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CONNECTIONS = 16  # the largest number of requests in flight, and so of connections
+PROBES = 8  # likewise, of requests to served programs: some of them never answer
 PAGE = 500  # jobs on a page of the list: reading more in one piece would hold up the event loop
 
 _BURST = 0.05  # seconds' worth of requests that may be sent in one burst
@@ -60,9 +63,11 @@ class Watcher:
     """Runs procedures that wait for jobs and servings; see above. It is closed when the last trigger leaves it.
 
     :param bitahub_conn_id: the Airflow connection
+    :ivar longest_poll_interval: what the connection says, in seconds; 0: nothing
     """
 
     def __init__(self, bitahub_conn_id: str) -> None:
+        self.longest_poll_interval = 0.0
         self._conn_id = bitahub_conn_id
         self._users = 0
         self._loop = asyncio.get_running_loop()
@@ -75,6 +80,7 @@ class Watcher:
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself would let them be collected
         self._querying: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._probe_slots = asyncio.Semaphore(PROBES)
         self._spacing = 0.0  # seconds between two requests
         self._next_request_at = 0.0
         self._unanswered = 0  # requests in a row
@@ -91,17 +97,12 @@ class Watcher:
             del _watchers[self._loop][self._conn_id]
             await self._close()
 
-    async def settings(self) -> Settings:
-        """Return what the connection says. Raises what looking it up raises."""
-        return (await self._hook.get()).settings
-
     async def run(self, procedure: Procedure[T], journal: Journal) -> T:
         """Run a procedure that waits for one job or serving, and return its result. Raises what it raises.
 
         :param procedure: starts with a call
         :param journal: is given the answer to every query
         """
-        await self._hook.get()
         waiter = Waiter(procedure, journal, self._plan)
         self._add(waiter)
         try:
@@ -110,6 +111,14 @@ class Watcher:
         finally:
             self._remove(waiter)
             procedure.close()
+
+    async def perform(self, procedure: Procedure[T]) -> T:
+        """Run a procedure that waits for nothing, such as a stop, and return its result. Raises what it raises."""
+
+        async def send(call: Call[Any]) -> Any:
+            return await adrive(retry.retrying(call, retry.Retry()), self._send_in_turn)
+
+        return await adrive(procedure, send)
 
     # Waiters -----------------------------------------------------------------------------------------------------
 
@@ -142,6 +151,7 @@ class Watcher:
         waiter.receive(answer)
 
     def _deliver_to_all_due(self, error: BitaHubError) -> None:
+        """Let all queries that are due fail without sending them."""
         for waiter in self._schedule.take_all_due():
             self._deliver(waiter, type(error)(*error.args))  # a copy for each, since each is raised somewhere else
 
@@ -154,37 +164,47 @@ class Watcher:
     async def _query_all_due(self) -> None:
         try:
             while self._schedule.due or self._schedule.due_by_name:
-                if self._schedule.due:
-                    if self._is_list_worthwhile():
-                        await self._query_list()
-                    else:
-                        self._schedule.require_all_names()
-                if self._schedule.due_by_name:
-                    await self._slots.acquire()
-                    await self._wait_for_budget()
-                    self._query_next_by_name()
-        except Exception as error:
-            log.exception("The watcher of connection %s failed", self._conn_id)
-            # This is a bug, but it must not leave any trigger waiting for ever.
-            self._deliver_to_all_due(BitaHubError(f"{type(error).__name__}: {error}"))
+                try:
+                    await self._query_some()
+                except BitaHubError as error:  # the connection cannot be looked up
+                    self._deliver_to_all_due(error)
+                except Exception as error:
+                    log.exception("The watcher of connection %s failed", self._conn_id)
+                    # This is a bug. It says nothing about any job, and must not leave any trigger waiting for ever.
+                    self._deliver_to_all_due(TransportError(f"{type(error).__name__}: {error}"))
         finally:
             self._querying = None
 
-    def _query_next_by_name(self) -> None:
-        waiter = self._schedule.next_by_name()
-        if waiter is None:  # it was removed meanwhile
-            self._slots.release()
-        else:
+    async def _query_some(self) -> None:
+        """Send queries for all that is due, by the list, or for one waiter, by name."""
+        await self._hook.get()  # first, since the connection says how to query
+        if self._schedule.due:
+            if self._is_list_worthwhile():
+                await self._query_list()
+            else:
+                self._schedule.require_all_names()
+        if self._schedule.due_by_name:
+            await self._start_query_by_name()
+
+    async def _start_query_by_name(self) -> None:
+        await self._slots.acquire()
+        waiter = None
+        try:
+            await self._wait_for_budget()
+            waiter = self._schedule.next_by_name()  # None: it was removed meanwhile
+        finally:
+            if waiter is None:
+                self._slots.release()
+        if waiter is not None:
             self._start(self._query_by_name(waiter))
 
     async def _query_by_name(self, waiter: Waiter) -> None:
         try:
-            answer: Any = await self._hook.send(waiter.call)
-        except Exception as error:
+            answer: Any = await self._send(waiter.call)
+        except BitaHubError as error:
             answer = error
         finally:
             self._slots.release()
-        self._note_for_all(answer)
         if waiter.is_done:
             return
         if isinstance(answer, Exception) and self._repeat(waiter, answer):
@@ -199,8 +219,8 @@ class Watcher:
     async def _perform(self, waiter: Waiter) -> None:
         """Perform a call that is no query."""
         try:
-            answer: Any = await (await self._hook.get()).asend(waiter.call)
-        except Exception as error:
+            answer: Any = await self._send_in_turn(waiter.call)
+        except BitaHubError as error:
             answer = error
         waiter.receive(answer)
 
@@ -212,6 +232,14 @@ class Watcher:
 
     async def _query_list(self) -> None:
         """Query the list of jobs, and deliver its answers to all waiters. What it does not answer is due by name."""
+        try:
+            await self._read_list()
+        except Exception as error:
+            if not isinstance(error, BitaHubError):
+                log.exception("The list of jobs could not be used")
+            self._listing.failed(error, self._loop.time())
+
+    async def _read_list(self) -> None:
         wanted = {*self._waiters}  # not those that come later, which may be on a page that was read already
         missing = wanted
         pages = JobPages(PAGE, known=self._jobs)
@@ -220,15 +248,7 @@ class Watcher:
             and not pages.is_complete
             and self._listing.is_next_page_worthwhile(pages, len(missing), len(wanted))
         ):
-            await self._wait_for_budget()
-            try:
-                page = await self._hook.send(pages.next_page())
-            except BitaHubError as error:
-                self._note_for_all(error)
-                self._listing.failed(error, self._loop.time())
-                return
-            self._note_for_all(page)
-            found = pages.add(page)
+            found = pages.add(await self._send_in_turn(pages.next_page()))
             for name, job in found.items():
                 self._deliver_from_list(name, job)
             missing = (missing - found.keys()) & self._waiters.keys()
@@ -244,6 +264,31 @@ class Watcher:
             elif self._schedule.answered_by_list(waiter):
                 self._jobs[name] = job
                 waiter.receive(job)
+
+    # Sending -----------------------------------------------------------------------------------------------------
+
+    async def _send_in_turn(self, call: Call[T]) -> T:
+        """Send any call as soon as a slot is free and the budget allows it. Raises a BitaHubError, as `_send` does."""
+        await self._hook.get()  # first, since the connection says what the budget is
+        async with self._probe_slots if call.request.is_foreign else nullcontext(), self._slots:
+            await self._wait_for_budget()
+            return await self._send(call)
+
+    async def _send(self, call: Call[T]) -> T:
+        """Send a call immediately. Raises a BitaHubError: whatever else goes wrong says nothing about any job."""
+        try:
+            answer: Any = await self._hook.send(call)
+        except BitaHubError as error:
+            answer = error
+        except Exception as error:
+            log.exception("Could not %s", call.request.action)
+            answer = UnexpectedResponseError(f"Could not {call.request.action}: {type(error).__name__}: {error}")
+        if not call.request.is_foreign:
+            self._note_for_all(answer)
+        if isinstance(answer, BitaHubError):
+            raise answer
+        result: T = answer
+        return result
 
     async def _wait_for_budget(self) -> None:
         """Wait until the limit of requests per second, or a pause the platform has asked for, allows a request."""
@@ -265,6 +310,8 @@ class Watcher:
 
     def _apply(self, settings: Settings) -> None:
         self._spacing = 1 / settings.number("max_requests_per_second", 1000)
+        self.longest_poll_interval = float(settings.text("longest_poll_interval", "0"))
+        self._listing = ListingCost()  # what is known of the list may be about another platform
         self._listing.mode = settings.choice("watch", WATCH_MODES)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

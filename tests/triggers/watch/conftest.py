@@ -35,6 +35,7 @@ def platform(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None]) -> P
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)  # aiohttp is not used
+    monkeypatch.setattr("airflow_bitahub.triggers.base.time", lambda: EPOCH + now())
     for procedure in (wait_for_job, wait_for_serving):
         defaults: dict[str, Any] = procedure.__kwdefaults__ or {}
         monkeypatch.setitem(defaults, "clock", lambda: EPOCH + now())

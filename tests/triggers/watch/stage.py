@@ -7,9 +7,11 @@ told to by that clock.
 from __future__ import annotations
 
 import asyncio
+import json
 import selectors
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import httpx
@@ -20,6 +22,7 @@ from airflow_bitahub.triggers.watch import watcher
 T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
 SECRET = "s3cret-token"
+TASK: Any = SimpleNamespace(dag_id="tests", task_id="task", run_id="run", map_index=-1)
 EPOCH = 1_700_000_000.0  # the time at which the loop's clock is 0
 
 
@@ -119,7 +122,7 @@ class Platform:
     @staticmethod
     def envelope(data: Any, code: int = 0, status: int = 200, **headers: str) -> httpx.Response:
         said = {"status": {"code": code, "msg": "says the platform"}, "data": data}
-        return httpx.Response(status, json=said, headers=headers)
+        return httpx.Response(status, content=json.dumps(said), headers=headers)
 
     @property
     def lists(self) -> list[float]:

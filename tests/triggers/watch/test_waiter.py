@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import pytest
 
-from airflow_bitahub.triggers.base import EARLIEST_EVENT
-from tests.triggers.watch.stage import EPOCH, Deferred, Platform, event_of, names_of, now, simulate, trigger
-
-TASK: Any = SimpleNamespace(dag_id="tests", task_id="task", run_id="run", map_index=-1)
+from tests.triggers.watch.stage import EPOCH, TASK, Deferred, Platform, event_of, names_of, now, simulate, trigger
 
 
 def test_two_tasks_may_wait_for_the_same_job(platform: Platform) -> None:
@@ -34,7 +29,7 @@ def test_two_tasks_may_wait_for_the_same_job(platform: Platform) -> None:
 
 def test_event_waits_until_airflow_has_recorded_the_deferral(platform: Platform) -> None:
     async def reported_at(name: str) -> float:
-        waiting = trigger(name)
+        waiting = trigger(name, earliest_report=EPOCH + 7)
         waiting.task_instance = TASK
         assert (await event_of(waiting))["outcome"] == "finished"
         return now()
@@ -44,7 +39,7 @@ def test_event_waits_until_airflow_has_recorded_the_deferral(platform: Platform)
         short, long = asyncio.create_task(reported_at("short")), asyncio.create_task(reported_at("long"))
         await asyncio.sleep(60)
         platform.jobs["long"] = "SUCCEEDED"
-        assert await short == pytest.approx(EARLIEST_EVENT)
+        assert await short == pytest.approx(7)
         assert await long < 60 + 10 + 0.5
 
     simulate(main())

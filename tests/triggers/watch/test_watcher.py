@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -14,15 +15,20 @@ import httpx
 import pytest
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, submit_job
+from airflow_bitahub.api.protocol import Procedure
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.procedures.retry import UNREACHABLE_TIMEOUT
+from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 from airflow_bitahub.triggers.watch import watcher
+from airflow_bitahub.triggers.watch.journal import Journal
+from airflow_bitahub.triggers.watch.schedule import Schedule
 from airflow_bitahub.triggers.watch.watcher import CONNECTIONS
 from tests.conftest import IMAGE
-from tests.triggers.watch.stage import Deferred, Platform, names_of, now, simulate, trigger
+from tests.triggers.watch.stage import TASK, Deferred, Platform, names_of, now, simulate, trigger
 
 _numbers = count(1)
 ROUNDS = 8  # of 500 triggers; a leak of one object per trigger would show after the first
@@ -88,16 +94,210 @@ def test_silent_platform_fails_no_waiter_and_is_not_flooded(platform: Platform, 
     simulate(main())
 
 
-def test_bug_in_the_watcher_leaves_no_trigger_waiting(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any, **__: Any) -> Any:
-        raise ZeroDivisionError("a defect")
+def fail(*_: Any, **__: Any) -> Any:
+    raise ZeroDivisionError("a defect")
 
-    monkeypatch.setattr(watcher, "JobPages", fail)
+
+@pytest.mark.parametrize("defect", ["watcher.JobPages", "journal.Journal.answered"])
+def test_bug_in_one_way_to_query_costs_no_job(defect: str, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"airflow_bitahub.triggers.watch.{defect}", fail)
     platform.jobs = dict.fromkeys(names_of(5), "RUNNING")
 
     async def main() -> None:
         async with Deferred(*map(trigger, platform.jobs)) as deferred:
-            assert {event["message"] for event in await deferred.events()} == {"ZeroDivisionError: a defect"}
+            await asyncio.sleep(60)
+            platform.jobs = dict.fromkeys(platform.jobs, "SUCCEEDED")
+            assert {event["outcome"] for event in await deferred.events()} == {"finished"}
+
+    simulate(main())
+
+
+def test_bug_in_the_watcher_leaves_no_trigger_waiting(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Schedule, "next_by_name", fail)
+    platform.jobs = dict.fromkeys(names_of(5), "SUCCEEDED")
+
+    async def main() -> None:
+        async with Deferred(*map(trigger, platform.jobs)) as deferred:
+            for event in await deferred.events():
+                assert "ZeroDivisionError: a defect" in event["message"]
+                assert not event["is_final"]
+        assert now() >= UNREACHABLE_TIMEOUT  # a failed query says nothing about a job
+
+    simulate(main())
+
+
+def test_waiter_that_fails_in_an_unforeseen_way_ends_alone(platform: Platform) -> None:
+    def broken() -> Procedure[None]:
+        yield get_job("job-0")
+        raise ZeroDivisionError("a defect")
+
+    async def run_broken() -> None:
+        journal = Journal(logging.getLogger(), "job job-0", now)
+        async with watcher.shared_watcher("bitahub_default") as shared:
+            await shared.run(broken(), journal)
+
+    async def main() -> None:
+        platform.jobs = dict.fromkeys(names_of(5), "RUNNING")
+        async with Deferred(*map(trigger, platform.jobs)) as deferred:
+            await asyncio.sleep(30)
+            with pytest.raises(ZeroDivisionError):
+                await run_broken()
+            await asyncio.sleep(30)
+            platform.jobs = dict.fromkeys(platform.jobs, "SUCCEEDED")
+            assert {event["outcome"] for event in await deferred.events()} == {"finished"}
+
+    simulate(main())
+
+
+ODD = {
+    "no object": 7,
+    "an endless exit code": {"state": "SUCCEEDED", "exitCode": "9" * 6000},
+    "a deep answer": {"state": "RUNNING", "job": json.loads('{"job":' * 400 + "1" + "}" * 400)},
+    "surrogates": {"state": "RUNNING \ud800", "message": "\udfff"},
+    "lists": {"state": ["RUNNING"], "createdTime": [[]]},
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("watch", ["single", "collection"])
+def test_unreadable_answer_about_one_job_harms_no_other(
+    watch: str, odd: Any, platform: Platform, connect: Callable[..., None]
+) -> None:
+    connect(watch=watch)
+    is_odd = False
+    entry = platform.entry
+
+    def entry_of(name: str) -> Any:
+        return {"jobName": name, **odd} if isinstance(odd, dict) else odd
+
+    platform.entry = lambda name: entry_of(name) if is_odd and name == "job-3" else entry(name)  # type: ignore[method-assign]
+
+    async def main() -> None:
+        nonlocal is_odd
+        platform.jobs = dict.fromkeys(names_of(8), "RUNNING")
+        async with Deferred(*map(trigger, platform.jobs)) as deferred:
+            await asyncio.sleep(30)
+            is_odd = True
+            await asyncio.sleep(60)
+            assert not any(task.done() for number, task in enumerate(deferred.tasks) if number != 3)
+            platform.jobs = dict.fromkeys(platform.jobs, "SUCCEEDED")
+            await asyncio.sleep(30)
+            is_odd = False
+            assert {event["outcome"] for event in await deferred.events()} == {"finished"}
+
+    simulate(main())
+
+
+def serving_of(asked: httpx.Request) -> httpx.Response:
+    """Answer for servings that run, whose programs do not answer yet."""
+    if asked.url.host == "served":
+        return httpx.Response(503)
+    name = asked.url.path.rpartition("/")[2]
+    return Platform.envelope({"name": name, "status": "RUNNING", "hosts": "http://served"})
+
+
+def serving_triggers(count: int) -> list[BitaHubServingTrigger]:
+    return [BitaHubServingTrigger("bitahub_default", f"serving-{number}", "v1", 5) for number in range(count)]
+
+
+def test_probes_of_servings_keep_to_the_budget_and_to_the_pause_the_platform_asks_for(
+    platform: Platform, connect: Callable[..., None]
+) -> None:
+    connect(max_requests_per_second=5)
+
+    async def main() -> None:
+        platform.meet = serving_of
+        async with Deferred(*serving_triggers(50)):
+            await asyncio.sleep(60)
+            assert len(platform.asked) <= 60 * 5 + 1
+            assert len([path for _, path in platform.asked if path == "/"]) > 50, "the programs were probed"
+
+            def limited(asked: httpx.Request) -> httpx.Response:
+                if asked.url.host == "served":
+                    return serving_of(asked)
+                return platform.envelope(None, 429, 429, **{"Retry-After": "45"})
+
+            platform.forget()
+            platform.meet = limited
+            await asyncio.sleep(40)
+            assert len(platform.asked) <= CONNECTIONS
+
+    simulate(main())
+
+
+def test_programs_that_do_not_answer_leave_room_for_queries(platform: Platform) -> None:
+    probed = 0
+
+    async def silent(asked: httpx.Request) -> httpx.Response:
+        nonlocal probed
+        if asked.url.host == "served":
+            probed += 1
+            await asyncio.sleep(10)
+            raise httpx.ReadTimeout("silence", request=asked)
+        return serving_of(asked) if "/serving" in asked.url.path else platform.say(asked)
+
+    async def answer(_: Any, request: httpx.Request) -> httpx.Response:
+        platform.asked.append((now(), request.url.path))
+        return await silent(request)
+
+    platform.answer = answer  # type: ignore[method-assign]
+
+    async def main() -> None:
+        platform.jobs = {"job": "RUNNING"}
+        async with Deferred(trigger("job", 1), *serving_triggers(200)):
+            await asyncio.sleep(100)
+            asked = platform.by_name.count("job")
+        assert asked > 80
+        assert probed <= (100 / 10 + 1) * watcher.PROBES
+
+    simulate(main())
+
+
+def test_stops_of_killed_triggers_keep_to_the_budget(
+    platform: Platform, connect: Callable[..., None], task_state: Callable[[str | None], None]
+) -> None:
+    connect(max_requests_per_second=5)
+    task_state("failed")
+    platform.jobs = dict.fromkeys(names_of(30), "RUNNING")
+    deleted = []
+
+    def delete(asked: httpx.Request) -> httpx.Response | None:
+        if asked.method == "DELETE":
+            deleted.append((now(), asked.url.path))
+        return None
+
+    async def kill(name: str) -> None:
+        killed = trigger(name)
+        killed.task_instance = TASK
+        await killed.on_kill()
+
+    async def main() -> None:
+        platform.meet = delete
+        await asyncio.gather(*map(kill, platform.jobs))
+        assert len({path for _, path in deleted}) == len(deleted) == 30
+        assert len(platform.asked) <= now() * 5 + 2
+
+    simulate(main())
+
+
+def test_stop_waits_for_a_connection_that_cannot_be_looked_up_for_a_moment(
+    platform: Platform, connect: Callable[..., None], task_state: Callable[[str | None], None]
+) -> None:
+    connect(host="")
+    task_state("failed")
+    platform.jobs = {"job": "RUNNING"}
+    deleted = []
+    platform.meet = lambda asked: deleted.append(asked.url.path) if asked.method == "DELETE" else None
+
+    async def main() -> None:
+        killed = trigger("job")
+        killed.task_instance = TASK
+        stopping = asyncio.create_task(killed.on_kill())
+        await asyncio.sleep(100)
+        assert not deleted
+        connect()
+        await stopping
+        assert len(deleted) == 1
 
     simulate(main())
 

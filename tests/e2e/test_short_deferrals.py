@@ -1,0 +1,22 @@
+"""Short deferrals, on a real scheduler with the default heartbeat of its workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import World
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.dag_runs("short deferrals")
+def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: World) -> None:
+    assert "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL" not in world.airflow.environment
+    dag, run_id, _ = world.finish("short deferrals")
+    tasks = world.airflow.tasks(dag, run_id)
+    assert len(tasks) >= 100
+    assert {name: task["state"] for name, task in tasks.items() if task["state"] != "success"} == {}
+    assert min(task["duration"] for task in tasks.values()) >= 5, "a task was not deferred"

@@ -22,7 +22,7 @@ from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import load_job_record, load_marker, save_job_record
-from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject
+from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject, log_late_start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,6 +116,7 @@ class JobLifecycle(ResourceLifecycle):
             if record is None or not event:
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
             if is_about(event, job_subject(record.job_name)):
+                log_late_start(event, self.log)
                 return self._complete(event, record)
         self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
         return self.execute(context)

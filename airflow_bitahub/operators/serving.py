@@ -37,7 +37,7 @@ from airflow_bitahub.operators.records import (
     save_awaited_serving,
     save_serving_record,
 )
-from airflow_bitahub.triggers.events import earliest_report, is_about, serving_subject
+from airflow_bitahub.triggers.events import earliest_report, is_about, log_late_start, serving_subject
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -232,6 +232,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
             self.read_arguments()
             awaited = serving_subject(self.serving_name, self.version, self._awaited_created_at)
             if not event or is_about(event, awaited):
+                log_late_start(event or {}, self.log)
                 return self._complete(event or {})
         self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
         return self.execute(context)

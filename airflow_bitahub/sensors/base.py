@@ -26,7 +26,7 @@ from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.arguments import Check, CheckedArguments, as_flag, as_text
 from airflow_bitahub.operators.base import TRIGGERER_MARGIN
 from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.triggers.events import is_about
+from airflow_bitahub.triggers.events import is_about, log_late_start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -107,6 +107,7 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
             return self.execute(context)
         with self._skipping(), self._failing():
             event = event or {}
+            log_late_start(event, self.log)
             if event.get("outcome") == "timeout":
                 raise self._timed_out(event["message"])
             if event.get("is_final"):

@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.procedures import retry
+from airflow_bitahub.triggers.events import TAKE_UP_SECONDS
 from airflow_bitahub.triggers.task_state import is_task_active
 from airflow_bitahub.triggers.watch.journal import Journal
 
@@ -84,7 +85,12 @@ class BitaHubTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and fire one event, no sooner than `earliest_report`."""
+        started = time()
         payload = await self._payload()
+        # A restarted triggerer starts its triggers again, which looks the same.
+        late = 0 if self.earliest_report is None else started - self.earliest_report
+        if late > TAKE_UP_SECONDS:
+            payload = {**payload, "unwatched_seconds": round(late)}
         is_scheduled = self.task_instance is not None  # `dag.test()` has no scheduler
         if is_scheduled and self.earliest_report is not None:
             await asyncio.sleep(self.earliest_report - time())

@@ -34,6 +34,7 @@ class JobEvent(TypedDict, total=False):
     message: str
     is_final: bool
     subject: str  # see `job_subject`
+    unwatched_seconds: float  # see `log_late_start`
 
 
 class ServingEvent(TypedDict, total=False):
@@ -51,6 +52,7 @@ class ServingEvent(TypedDict, total=False):
     message: str
     is_final: bool
     subject: str  # see `serving_subject`
+    unwatched_seconds: float  # see `log_late_start`
 
 
 def earliest_report() -> float:
@@ -82,3 +84,17 @@ def is_about(event: Mapping[str, Any], subject: str) -> bool:
     the task of the new one.
     """
     return bool(event.get("subject", subject) == subject)
+
+
+def log_late_start(event: Mapping[str, Any], log: Any) -> None:
+    """Log that no triggerer watched the resumed task for a long time, if its trigger reports that.
+
+    :param log: the task's logger
+    """
+    if "unwatched_seconds" in event:
+        log.warning(
+            "A triggerer began to watch this task only %.0f s after it was deferred. Unless a triggerer was restarted "
+            "meanwhile, nothing watched it before. %s",
+            event["unwatched_seconds"],
+            MORE_TRIGGERERS,
+        )

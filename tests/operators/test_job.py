@@ -555,6 +555,25 @@ def test_deferred_task_gives_the_same_result(task_run: TaskRun, submitted: Submi
     assert (result["job_name"], result["output_path"]) == (submitted.only.key.name, output_of(submitted.only))
 
 
+@pytest.mark.parametrize(("waited", "is_late"), [(30, False), (120, True)])
+def test_task_that_no_triggerer_watched_for_long_says_so(
+    waited: float,
+    is_late: bool,
+    task_run: TaskRun,
+    submitted: Submitted,
+    platform: Emulator,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trigger = defer(job(command=LASTING, deferrable=True), task_run)
+    trigger.earliest_report = time.time() - waited
+    let_go(platform, submitted.only)
+    [event] = events_of(restored(trigger))
+    job(deferrable=True).execute_complete(task_run.context(), event)
+    log = capsys.readouterr().out
+    assert ("A triggerer began to watch this task only" in log) is is_late
+    assert ("[triggerer] capacity" in log) is is_late
+
+
 def test_adopted_job_that_is_over_is_not_deferred_for(task_run: TaskRun, submitted: Submitted) -> None:
     die_after_submission(job(), task_run)
     submitted.wait(submitted.only.key.name)

@@ -107,11 +107,15 @@ def test_sensor_waits_for_a_job_that_succeeds(name: str, task_run: TaskRun, subm
 
 
 @pytest.mark.usefixtures("connection")
-def test_deferred_sensor_gives_the_same_result(name: str, task_run: TaskRun, submit: Callable[[str], None]) -> None:
+def test_deferred_sensor_gives_the_same_result(
+    name: str, task_run: TaskRun, submit: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     trigger = defer(sensor(name, deferrable=True), task_run)
+    trigger.earliest_report = time.time() - 90
     submit("true")
     [event] = events_of(restored(trigger))
     result = resume(sensor(name, deferrable=True), task_run, event)
+    assert "A triggerer began to watch this task only" in capsys.readouterr().out
     assert list(result) == RESULT
     assert (result["job_name"], result["status"], result["exit_code"]) == (name, "SUCCEEDED", 0)
 

@@ -31,7 +31,8 @@ def platform(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None]) -> P
     platform = Platform()
 
     async def answer(transport: Any, request: httpx.Request) -> httpx.Response:
-        return await platform.answer(transport, request)
+        said = await platform.answer(transport, request)
+        return httpx.Response(said.status_code, headers=said.headers, stream=httpx.ByteStream(said.content))
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)  # aiohttp is not used

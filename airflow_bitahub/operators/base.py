@@ -206,7 +206,6 @@ class ResourceLifecycle(BitaHubOperator):
     def on_deferral_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:
         """Return the result if the job finished anyway; otherwise raise the error for the failed or missing trigger."""
         with self.settling(context):
-            self.read_arguments()
             if (result := self.result_if_finished()) is not None:
                 return result
             if isinstance(error, TaskDeferralTimeout):

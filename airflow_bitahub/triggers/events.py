@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
 from airflow.sdk.configuration import conf
 
 # Seconds for the scheduler to record the end of a task's first part, once the worker has told it.
 _HANDOVER_MARGIN = 2.0
+# How long after a trigger's own deadline Airflow's scheduler ends the waiting, in case no triggerer is running.
+TRIGGERER_MARGIN = timedelta(minutes=5)
 # Seconds within which a triggerer that has room for another task begins to watch it: each takes up 50 per second.
 TAKE_UP_SECONDS = 60.0
 MORE_TRIGGERERS = (

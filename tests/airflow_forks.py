@@ -66,7 +66,8 @@ class Forks:
     """Runs commands of one Airflow."""
 
     def __init__(self, environment: Mapping[str, str], home: Path) -> None:
-        code = f"import sys; sys.path.append({str(Path(__file__).parents[1])!r}); from tests.airflow_forks import serve; serve()"
+        repository = str(Path(__file__).parents[1])
+        code = f"import sys; sys.path.append({repository!r}); from tests.airflow_forks import serve; serve()"
         with (home / "forks.log").open("ab") as log:
             self._server = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -118,6 +119,8 @@ def serve() -> None:
     told = os.dup(1)
     os.dup2(2, 1)  # Airflow prints while it is imported
     gc.disable()  # makes imports faster
+    # Makes the secrets that all components share, before anything reads them.
+    import_module("airflow.configuration").write_default_airflow_configuration_if_needed()
     for module in _MODULES:
         import_module(module)
     gc.freeze()

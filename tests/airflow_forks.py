@@ -17,6 +17,7 @@ from queue import Queue
 from typing import Any
 
 import psutil
+from setproctitle import setproctitle
 
 # What the components import. Nothing of this package: in a fork it is imported as in any other Airflow.
 _MODULES = (
@@ -163,4 +164,5 @@ def _become(arguments: list[str], log: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = ["airflow", *arguments]
+    setproctitle(" ".join(sys.argv))
     import_module("airflow.__main__").main()

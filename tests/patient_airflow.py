@@ -2,54 +2,50 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
+from tests.airflow_forks import Forks
 
 
 class PatientAirflow(LocalAirflow):
     """An Airflow that repeats refused requests and that ends when the process of the tests is killed.
 
     Airflow refuses a request with HTTP 5xx while its database (SQLite) is locked. When the first task starts, Airflow
-    builds its API for workers, and on a busy machine it answers nothing for a minute. pytest-xdist kills its processes
-    if someone presses Ctrl-C; a second process then ends what they started.
+    builds its API for workers, and on a busy machine it answers nothing for a minute. Its components are forks of one
+    process, so Airflow is imported once. It reads each DAG file once.
     """
 
-    _watchman: subprocess.Popen[str] | None = None
+    _forks: Forks | None = None
+
+    def __init__(self, home: Path, dags: Path, *, port: int, config: Mapping[str, str]) -> None:
+        config = {
+            "scheduler.scheduler_idle_sleep_time": "1",
+            "dag_processor.min_file_process_interval": "300",
+            "dag_processor.refresh_interval": "300",
+            **config,
+        }
+        super().__init__(home, dags, port=port, config=config)
 
     def start(self) -> None:
         """Make the database, start every component and return once the API answers."""
-        command = [sys.executable, str(Path(__file__))]
-        self._watchman = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._forks = Forks(self.environment, self.home)
         super().start()
-
-    def start_component(self, component: str, name: str = "") -> None:
-        """Start one component."""
-        super().start_component(component, name)
-        self._tell_watchman(str(self.processes[name or component].pid))
 
     def stop(self) -> None:
         """End every component."""
         super().stop()
-        if self._watchman is not None:
-            self._tell_watchman("stopped")
-            self._watchman.communicate()
-            self._watchman = None
+        if self._forks is not None:
+            self._forks.close()
+            self._forks = None
 
-    def _tell_watchman(self, line: str) -> None:
-        assert self._watchman is not None
-        assert self._watchman.stdin is not None
-        self._watchman.stdin.write(f"{line}\n")
-        self._watchman.stdin.flush()
+    def _run(self, arguments: Sequence[str], log: Path) -> Any:
+        assert self._forks is not None
+        return self._forks.run(arguments, log)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Return the answer of Airflow's REST API. Raise AirflowError if it refuses, or fails again and again."""
@@ -62,19 +58,3 @@ class PatientAirflow(LocalAirflow):
                     raise
                 time.sleep(1)
         return super().call(method, path, body)
-
-
-def watch() -> None:
-    """Read the ids of sessions from the tests; if they end without saying that all has stopped, kill the sessions."""
-    lines = sys.stdin.read().split()
-    if lines[-1:] == ["stopped"]:
-        return
-    sessions = set(map(int, lines))
-    for pid in psutil.pids():
-        with suppress(ProcessLookupError, PermissionError):
-            if os.getsid(pid) in sessions:
-                os.kill(pid, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    watch()

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -107,35 +107,30 @@ class LocalAirflow:
         if not self._passwords.exists():
             self._passwords.touch(mode=0o600)
             self._passwords.write_text(json.dumps({USER: secrets.token_urlsafe(9)}))
-        with self._log("db-migrate").open("wb") as log:
-            # The first command also writes airflow.cfg, with the secrets that all components share.
-            migrated = subprocess.run(
-                [sys.executable, "-m", "airflow", "db", "migrate"],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if migrated.returncode:
+        # The first command also writes airflow.cfg, with the secrets that all components share.
+        if self._run(["db", "migrate"], self._log("db-migrate")).wait():
             raise AirflowError(f"Airflow could not create its database; see {self._log('db-migrate')}.")
         for component in COMPONENTS:
             self.start_component(component)
         self._wait_until("answer", self._is_healthy, _START_SECONDS)
 
     def start_component(self, component: str, name: str = "") -> None:
-        """Start one component, in its own process group, so Ctrl-C does not reach it.
+        """Start one component.
 
         :param name: its name in `processes` and of its log file, for a second one of a kind; default: the component
         """
         name = name or component
-        with self._log(name).open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", component, *COMPONENTS[component]],
+        self.processes[name] = self._run([component, *COMPONENTS[component]], self._log(name))
+
+    def _run(self, arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a command of Airflow in its own process group, so Ctrl-C does not reach it."""
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "airflow", *arguments],
                 env=self.environment,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )

@@ -103,7 +103,7 @@ def until(world: World, what: str, condition: Callable[[], Any], seconds: float 
                 return
         if time.monotonic() > deadline:
             raise ChaosError(f"it did not happen within {seconds:.0f} s: {what}")
-        time.sleep(0.5)
+        time.sleep(1)
 
 
 def _unfinished(world: World, runs: Sequence[str], *, endless: bool) -> list[Task]:

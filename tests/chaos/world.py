@@ -53,7 +53,7 @@ def until(what: str, condition: Callable[[], Any], seconds: float) -> Any:
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise ChaosError(f"it did not happen within {seconds:.0f} s: {what}")
-        time.sleep(0.5)
+        time.sleep(1)
     return value
 
 

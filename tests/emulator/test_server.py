@@ -19,6 +19,8 @@ import pytest
 
 from airflow_bitahub.api.jobs import JobSpec, TaskRole
 from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingSpec
+from airflow_bitahub.cli import main
+from airflow_bitahub.emulator.credentials import PASSWORD_VARIABLE, TOKEN_VARIABLE
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import DrivenClock, Emulator, EmulatorError
 from airflow_bitahub.exceptions import ConfigurationError
@@ -39,6 +41,15 @@ def environment() -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     env = {name: value for name, value in os.environ.items() if not name.startswith("BITAHUB_")}
     return {**env, "PYTHONPATH": os.pathsep.join(filter(None, [root, env.get("PYTHONPATH", "")]))}
+
+
+@pytest.fixture
+def signal_handlers() -> Iterator[None]:
+    """Restore the handlers that the command sets, so it can run in this process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -227,10 +238,18 @@ def test_signing_in_from_the_shell(images_file: Path, tmp_path: Path, environmen
         assert process.returncode == 0
 
 
+def test_a_port_in_use_is_reported_to_the_shell(tmp_path: Path, environment: dict[str, str], taken_port: int) -> None:
+    argv = [*COMMAND, "--home", str(tmp_path), "--port", str(taken_port)]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert f"Port {taken_port} of 127.0.0.1 is in use" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--port", "{port}"], "Port {port} of 127.0.0.1 is in use"),
         (["--port", "99999"], "no port 99999"),
         (["--images", "none.toml"], "none.toml"),
         (["--token-file", "none"], "token"),
@@ -241,11 +260,17 @@ def test_signing_in_from_the_shell(images_file: Path, tmp_path: Path, environmen
     ],
 )
 def test_trouble_is_one_sentence(
-    tmp_path: Path, environment: dict[str, str], taken_port: int, arguments: list[str], words: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    signal_handlers: None,  # noqa: ARG001
+    arguments: list[str],
+    words: str,
 ) -> None:
-    argv = [*COMMAND, "--home", str(tmp_path), *(argument.format(port=taken_port) for argument in arguments)]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert len(done.stderr.splitlines()) == 1
-    assert words.format(port=taken_port) in done.stderr
+    for variable in (TOKEN_VARIABLE, PASSWORD_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    assert main(["emulator", "--home", str(tmp_path), *arguments]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert words in printed.err

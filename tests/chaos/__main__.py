@@ -29,7 +29,7 @@ def main() -> int:
     print(f"Seed {seed}. The same again: python -m tests.chaos --seed {seed}", flush=True)
     start, reports = time.monotonic(), list[Report]()
     try:
-        with World(args.home) as world:
+        with World(args.home, neighbour=True) as world:
             while sum(len(report.acts) for report in reports) < args.faults:
                 report = play(world, seed, len(reports) + 1, args.per_round, args.runs)
                 print(report, flush=True)

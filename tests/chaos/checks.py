@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from tests.chaos.plan import MACHINE, PLATFORM, WORKERS
+from tests.chaos.plan import CONNECTION, MACHINE, PLATFORM, WORKERS
 from tests.chaos.strikes import Act
 from tests.chaos.tasks import Job, Task
 
@@ -67,6 +67,25 @@ def orphans(outcomes: Mapping[Task, Outcome], jobs: Sequence[Job], acts: Sequenc
         yield Orphan(job.name, why) if why else f"{task} ({outcomes[task].state}): nobody waits for {job.name}"
 
 
+def servings(outcomes: Mapping[Task, Outcome], states: Mapping[str, str], acts: Sequence[Act]) -> Iterator[str]:
+    """Return every serving that is lost although its task succeeded, or that runs on although its task failed.
+
+    :param states: the state of every serving that exists, by name
+    """
+    for task, outcome in outcomes.items():
+        if not task.serving:
+            continue
+        state = states.get(task.serving)
+        if outcome.state == "success" and outcome.result is not None and state != "RUNNING":
+            yield f"{task} succeeded, and its serving is {state}"
+        # A serving that was ready stays, whatever becomes of a later generation of its task.
+        was_ready = any(
+            act.kind == "clear" and act.tasks[task]["state"] == "success" for act in acts if task in act.tasks
+        )
+        if outcome.state == "failed" and state in ("WAITING", "RUNNING") and not (was_ready or _excuse(task, acts)):
+            yield f"{task} failed, and its serving is {state}"
+
+
 def _by_owner(jobs: Iterable[Job]) -> dict[str, list[Job]]:
     found: dict[str, list[Job]] = defaultdict(list)
     for job in sorted(jobs, key=lambda job: job.created):
@@ -101,7 +120,8 @@ def _result(task: Task, outcome: Outcome, jobs: Sequence[Job], acts: Sequence[Ac
             if not any(act.kind == "mark success" for act in marks):
                 yield "it has no result"
             return
-        yield from _right_job(task, outcome, outcome.result, jobs, since)
+        if not task.serving:
+            yield from _right_job(task, outcome, outcome.result, jobs, since)
     elif outcome.state in ("failed", "skipped"):
         stopped = bool(jobs) and jobs[-1].state == "STOPPED" and not jobs[-1].was_asked_to_stop
         used_up = outcome.try_number > outcome.max_tries
@@ -172,4 +192,4 @@ def _triggerer(act: Act) -> bool:
 
 
 def _platform(act: Act) -> bool:
-    return act.kind.endswith("emulator") or act.kind in PLATFORM
+    return act.kind.endswith("emulator") or act.kind in PLATFORM or act.kind == CONNECTION

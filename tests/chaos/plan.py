@@ -20,6 +20,7 @@ PARTS = {
     "SIGTERM scheduler": 1,
     "kill -9 emulator": 3,
     "SIGTERM emulator": 1,
+    "kill -9 api-server": 1,
 }
 MACHINE = "kill -9 all of Airflow"
 PEOPLE = {
@@ -28,6 +29,10 @@ PEOPLE = {
     "mark success": 3,
     "delete run": 1,
 }
+# The connection is deleted, and made again after a while: until then nobody can look it up.
+CONNECTION = "connection missing"
+# What a gateway may answer in place of the platform, whatever the request.
+GATEWAY_STATUSES = (400, 401, 403, 408, 409, 421, 423, 425, 499)
 PLATFORM = {
     "submission: answer lost": 3,
     "submission: refused connection": 1,
@@ -37,15 +42,24 @@ PLATFORM = {
     "submission: truncated JSON": 2,
     "query: connection closed": 2,
     "query: 502": 2,
-    "query: 401": 1,
     "query: slow": 1,
     "query: unknown state": 2,
     "query: web page": 1,
     "record appears late": 2,
     "stop: answer lost": 2,
     "stop: 503": 2,
+    "query: unknown code": 1,
+    "submission: 408 after it took effect": 2,
+    **{f"query: gateway {status}": 0.5 for status in GATEWAY_STATUSES},
+    **{f"submission: gateway {status}": 0.3 for status in GATEWAY_STATUSES},
+    **{f"stop: gateway {status}": 0.3 for status in GATEWAY_STATUSES},
+    "serving query: gateway 403": 2,
+    "serving query: 502": 1,
+    "serving creation: answer lost": 1,
+    "serving creation: 504 after it took effect": 1,
+    "serving removal: answer lost": 1,
 }
-KINDS = {**WORKERS, **PARTS, MACHINE: 1, **PEOPLE, **PLATFORM}
+KINDS = {**WORKERS, **PARTS, MACHINE: 1, CONNECTION: 2, **PEOPLE, **PLATFORM}
 _PAUSE = 1.3  # seconds between two strikes, on average
 
 
@@ -55,7 +69,7 @@ class Strike:
 
     :param at: seconds since the round began
     :param choice: chooses the victim among those there are then, from 0 to 1
-    :param lasts: seconds until a killed part is started again, or a frozen one continues
+    :param lasts: seconds until a killed part is started again, a frozen one continues, or the connection is back
     """
 
     at: float

@@ -20,7 +20,7 @@ from tests.chaos.checks import Orphan, Outcome
 from tests.chaos.plan import draw_round
 from tests.chaos.strikes import Act, Striker
 from tests.chaos.tasks import OVER, Job, Task, tasks_of
-from tests.chaos.world import AIRFLOW, ChaosError, World
+from tests.chaos.world import AIRFLOW, NEIGHBOUR, ChaosError, World
 
 _TO_BEGIN = 5  # seconds that a running triggerer may take to start a trigger that is assigned to it
 
@@ -62,17 +62,18 @@ def play(world: World, seed: int, number: int, size: int, runs: int, pace: float
     :param runs: so many DAG runs at once
     :param pace: factor to the time between two strikes, and to that for which jobs run
     """
-    names = [f"r{number}{letter}" for letter in ascii_lowercase[:runs]]
+    struck = [f"r{number}{letter}" for letter in ascii_lowercase[:runs]]
+    names = [*([f"{NEIGHBOUR}{number}"] if world.neighbour else []), *struck]
     for run in names:
-        world.call("POST", "/dagRuns", {"logical_date": None, "dag_run_id": run, "conf": {"pace": pace}})
-    until(world, "jobs are submitted", lambda: len(world.jobs(names)) >= 5 * runs)
-    striker = Striker(world, names)
+        world.call("POST", "/dagRuns", {"logical_date": None, "dag_run_id": run, "conf": {"pace": pace}}, run=run)
+    until(world, "jobs are submitted", lambda: len(world.jobs(struck)) >= 5 * runs)
+    striker = Striker(world, struck)
     striker.perform(draw_round(seed, number, size, pace))
     recover(world)
     calm_since = time.time()
     until(world, "every short task has ended", lambda: not _unfinished(world, names, endless=False))
     settled = {task: outcome for task, outcome in _outcomes(world, names).items() if not task.is_endless}
-    _end_the_endless(world, striker, names, calm_since)
+    reaped = _end_the_endless(world, striker, names, calm_since)
     until(world, "every task has ended", lambda: not _unfinished(world, names, endless=True))
     world.remove_leftovers()
     report = Report(number, sorted(striker.acts, key=lambda act: act.time), striker.missed)
@@ -80,6 +81,8 @@ def play(world: World, seed: int, number: int, size: int, runs: int, pace: float
     deleted = {task: Outcome(None) for run in names for task in tasks_of(run)}
     report.outcomes = deleted | settled | _outcomes(world, names)
     _check(world, names, report)
+    report.violations += [f"{name} was reaped although a task waits for it" for name in reaped]
+    world.remove_servings()
     return report
 
 
@@ -115,10 +118,18 @@ def _unfinished(world: World, runs: Sequence[str], *, endless: bool) -> list[Tas
     ]
 
 
-def _end_the_endless(world: World, striker: Striker, runs: Sequence[str], calm_since: float) -> None:
-    """Clear, mark and delete the endless tasks while nothing else goes wrong: here every job must be stopped."""
+def _end_the_endless(world: World, striker: Striker, runs: Sequence[str], calm_since: float) -> set[str]:
+    """Clear, mark and delete the endless tasks while nothing else goes wrong: here every job must be stopped.
+
+    Return the jobs that the reaper stopped before that, although a task waited for them.
+    """
     left = _await_endless(world, runs, calm_since)
-    world.reap()  # it must not stop a job that a task waits for
+    owners = {task.owner for task in left}
+    awaited = {
+        job.name for job in world.jobs(runs) if job.owner in owners and job.is_alive and not job.was_asked_to_stop
+    }
+    world.reap()
+    reaped = {job.name for job in world.jobs(runs) if job.name in awaited and job.was_asked_to_stop}
     calm_since = time.time()
     for task in left[::3]:
         striker.by_a_person("clear", task, calm=True)
@@ -127,6 +138,7 @@ def _end_the_endless(world: World, striker: Striker, runs: Sequence[str], calm_s
             striker.by_a_person("delete run", task, calm=True)
             break
         striker.by_a_person(("mark failed", "mark success")[number % 2], task, calm=True)
+    return reaped
 
 
 def _await_endless(world: World, runs: Sequence[str], since: float) -> list[Task]:
@@ -177,23 +189,24 @@ def _check(world: World, runs: Sequence[str], report: Report) -> None:
         world.reap()
     report.violations += [f"{job.name}: it is alive after the reaper ran" for job in world.jobs(runs) if job.is_alive]
     report.violations += checks.violations(report.outcomes, report.jobs, report.acts)
+    report.violations += checks.servings(report.outcomes, world.servings(), report.acts)
     report.violations += world.leaks()
 
 
 def _outcome(world: World, task: Task, ti: dict[str, Any]) -> Outcome:
     path = f"/dagRuns/{task.run}/taskInstances/{task.name}"
-    record = _value(world, f"{path}/state-store/bitahub_job?map_index={task.map_index}")
-    result = _value(world, f"{path}/xcomEntries/return_value?deserialize=true&map_index={task.map_index}")
+    record = _value(world, task, f"{path}/state-store/bitahub_job?map_index={task.map_index}")
+    result = _value(world, task, f"{path}/xcomEntries/return_value?deserialize=true&map_index={task.map_index}")
     content = None
-    if isinstance(result, dict):
+    if isinstance(result, dict) and not task.serving:
         file = server_folder(world.storage, result["output_path"]) / "result.txt"
         content = file.read_text() if file.exists() else None
     return Outcome(ti["state"], ti["try_number"], ti["max_tries"], record, result, content)
 
 
-def _value(world: World, path: str) -> Any:
+def _value(world: World, task: Task, path: str) -> Any:
     try:
-        return world.call("GET", path)["value"]
+        return world.call("GET", path, run=task.run)["value"]
     except AirflowError as error:
         if "HTTP 404" in str(error):
             return None

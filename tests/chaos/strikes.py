@@ -17,40 +17,12 @@ import httpx
 import psutil
 
 from airflow_bitahub.demo.airflow import AirflowError
-from tests.chaos.plan import MACHINE, PARTS, PEOPLE, PLATFORM, WORKERS, Strike
+from tests.chaos.faults import FAULTS
+from tests.chaos.plan import CONNECTION, MACHINE, PARTS, PEOPLE, PLATFORM, WORKERS, Strike
 from tests.chaos.tasks import OVER, Task
 from tests.chaos.world import AIRFLOW, TRIGGERERS, World
 
 T = TypeVar("T")
-
-_SUBMIT = {"method": "POST", "path": "*/jobs/*"}
-_QUERY = {"method": "GET", "path": "*/jobs/*"}
-_STOP = {"method": "DELETE", "path": "*/jobs/*"}
-_TRUNCATED = {"status": 200, "headers": {"Content-Type": "application/json"}, "body": '{"status": {"co'}
-_EXPIRED = {
-    "status": 401,
-    "body": {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Unauthorized", "code": 401},
-}
-_PAGE = {"status": 200, "headers": {"Content-Type": "text/html"}, "body": "<html>Please sign in</html>"}
-_UNKNOWN = {"state": "PERPLEXED", "jobStatus": {"state": "PERPLEXED"}}
-# The faults as the emulator's API describes them; see airflow_bitahub.emulator.faults.faults.
-FAULTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "submission: answer lost": ({**_SUBMIT, "times": 2}, {"after": "close"}),
-    "submission: refused connection": ({**_SUBMIT, "times": 2}, {"before": "close"}),
-    "submission: 504 after it took effect": ({**_SUBMIT, "times": 2}, {"after": {"status": 504, "body": "<html>"}}),
-    "submission: 503": ({**_SUBMIT, "times": 2}, {"before": {"status": 503, "body": "<html>busy</html>"}}),
-    "submission: 429": ({**_SUBMIT, "times": 2}, {"before": {"status": 429, "headers": {"Retry-After": "1"}}}),
-    "submission: truncated JSON": ({**_SUBMIT, "times": 2}, {"after": _TRUNCATED}),
-    "query: connection closed": ({**_QUERY, "times": 30, "probability": 0.7}, {"before": "close"}),
-    "query: 502": ({**_QUERY, "times": 30, "probability": 0.7}, {"before": {"status": 502, "body": "<html>"}}),
-    "query: 401": ({**_QUERY, "times": 3}, {"before": _EXPIRED}),
-    "query: slow": ({**_QUERY, "times": 10}, {"body_seconds": 2}),
-    "query: unknown state": ({**_QUERY, "times": 30}, {"records": {"patch": _UNKNOWN}}),
-    "query: web page": ({**_QUERY, "times": 10, "probability": 0.5}, {"after": _PAGE}),
-    "record appears late": ({**_QUERY, "times": 20}, {"records": {"hideFor": 6}}),
-    "stop: answer lost": ({**_STOP, "times": 2}, {"after": "close"}),
-    "stop: 503": ({**_STOP, "times": 2}, {"before": {"status": 503, "body": "<html>busy</html>"}}),
-}
 
 
 @dataclass(frozen=True)
@@ -122,6 +94,7 @@ class Striker:
             **dict.fromkeys(WORKERS, self._worker),
             **dict.fromkeys(PARTS, self._part),
             MACHINE: self._machine,
+            CONNECTION: self._connection,
         }
         try:
             struck = perform_by_kind[strike.kind](strike)
@@ -159,18 +132,18 @@ class Striker:
         return True
 
     def _request(self, kind: str, task: Task) -> None:
-        run = f"/dagRuns/{task.run}"
+        run, send = f"/dagRuns/{task.run}", partial(self._world.call, run=task.run)
         if kind == "delete run":
-            self._world.call("PATCH", run, {"state": "failed"})  # Airflow deletes no run that is running
+            send("PATCH", run, {"state": "failed"})  # Airflow deletes no run that is running
             with suppress(AirflowError):
-                self._world.call("DELETE", run)
+                send("DELETE", run)
         elif kind == "clear":
             which = [task.name, task.map_index] if task.map_index >= 0 else task.name
             body = {"dry_run": False, "only_failed": False, "task_ids": [which], "dag_run_id": task.run}
-            self._world.call("POST", "/clearTaskInstances", body)
+            send("POST", "/clearTaskInstances", body)
         else:
             path = f"{run}/taskInstances/{task.name}/{task.map_index}"
-            self._world.call("PATCH", path, {"new_state": kind.removeprefix("mark ")})
+            send("PATCH", path, {"new_state": kind.removeprefix("mark ")})
 
     def _person(self, strike: Strike) -> bool:
         seen = {task: ti for run in self._runs for task, ti in self._world.look(run).items()}
@@ -235,6 +208,23 @@ class Striker:
             self._world.kill(name, family=True)
             self._after(strike.lasts, partial(self._restart, name, family=False))
         return True
+
+    def _connection(self, strike: Strike) -> bool:
+        if CONNECTION in self._away:
+            return False
+        self._world.remove_connection()
+        self.acts.append(Act(time.time(), strike.kind, f"back after {strike.lasts:.0f} s"))
+        self._away.add(CONNECTION)
+        self._after(strike.lasts, self._restore_connection)
+        return True
+
+    def _restore_connection(self) -> None:
+        try:
+            self._world.set_connection()
+        except AirflowError:
+            self._after(1, self._restore_connection)  # Airflow's API is down
+        else:
+            self._away.discard(CONNECTION)
 
     def _freeze(self, name: str, seconds: float) -> None:
         pids = self._world.members([self._world.processes[name].pid])

@@ -12,8 +12,10 @@ from airflow_bitahub.identity import slug
 DAG = "chaos"
 # The tasks of each run whose job never ends by itself.
 ENDLESS = ("we", "de", "wl", "dl")
+# The tasks that deploy a serving instead of submitting a job.
+DEPLOYING = ("ws", "ds")
 OVER = ("success", "failed", "skipped")
-NAMES = (*(f"{way}{number}" for way in "wd" for number in "123f"), *ENDLESS)
+NAMES = (*(f"{way}{number}" for way in "wd" for number in "123f"), *ENDLESS, *DEPLOYING)
 MAPPED = (("wm", 2), ("dm", 3))
 _JOB_NAME = re.compile(r"(?P<owner>.+)-\d{8}-(?P<token>[a-z2-7]{12})-(?P<attempt>\d+)")
 
@@ -37,6 +39,11 @@ class Task(NamedTuple):
     def is_endless(self) -> bool:
         """Whether its job does not end by itself."""
         return self.name in ENDLESS
+
+    @property
+    def serving(self) -> str:
+        """The name of its serving; "" where it submits a job."""
+        return f"{self.run}-{self.name}" if self.name in DEPLOYING else ""
 
 
 def tasks_of(run: str) -> list[Task]:

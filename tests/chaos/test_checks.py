@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checks import Orphan, Outcome, orphans, violations
-from tests.chaos.plan import KINDS, draw_round
-from tests.chaos.strikes import FAULTS, Act
+from tests.chaos.checks import Orphan, Outcome, orphans, servings, violations
+from tests.chaos.faults import FAULTS
+from tests.chaos.plan import KINDS, PLATFORM, draw_round
+from tests.chaos.strikes import Act
 from tests.chaos.tasks import Job, Task
 
 TASK = Task("r1a", "w1")
@@ -128,6 +129,21 @@ def test_live_job_of_a_task_that_is_over_is_an_orphan_with_an_excuse_and_wrong_w
     assert found(kill, replace(person("mark failed"), calm=True)) == "none"
 
 
+def test_serving_that_is_lost_or_runs_on_is_found() -> None:
+    task = Task("r1a", "ws")
+
+    def found(state: str, serving: str | None, *acts: Act) -> list[str]:
+        end = Outcome(state, 1, 8, result={} if state == "success" else None)
+        return list(servings({task: end}, {task.serving: serving} if serving else {}, acts))
+
+    cleared = Act(100, "clear", "", {task: {**TI, "state": "success"}})
+    assert found("success", "RUNNING") == found("failed", None) == found("failed", "STOPPED") == []
+    assert found("success", None)
+    assert found("success", "FAILED")
+    assert found("failed", "RUNNING")
+    assert found("failed", "RUNNING", cleared) == []
+
+
 def test_seed_draws_the_same_faults_again() -> None:
     assert draw_round(7, 3, 50) == draw_round(7, 3, 50)
     assert draw_round(7, 3, 50) != draw_round(7, 4, 50)
@@ -137,5 +153,6 @@ def test_seed_draws_the_same_faults_again() -> None:
 def test_every_fault_of_the_platform_is_known_to_the_emulator() -> None:
     from airflow_bitahub.emulator.faults.faults import Fault
 
+    assert FAULTS.keys() == PLATFORM.keys()
     for match, effect in FAULTS.values():
         Fault.model_validate({"match": match, "effect": effect})

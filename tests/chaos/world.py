@@ -1,4 +1,7 @@
-"""A real Airflow with two triggerers, and an emulator in a separate process. Each part can be killed and restarted."""
+"""A real Airflow with two triggerers, and an emulator in a separate process. Each part can be killed and restarted.
+
+Beside it, there may be a second Airflow with the same connection, which nobody strikes.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,19 @@ from typing import Any
 import httpx
 import psutil
 
-from airflow_bitahub.demo import platform
+from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.demo.airflow import AirflowError
+from airflow_bitahub.demo.platform import FOLDERS, connection, server_folder
 from airflow_bitahub.emulator.credentials import TOKEN_VARIABLE
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from tests.chaos.tasks import DAG, Job, Task, tasks_of
 from tests.leaks import ProcessArguments, leaks
 from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 TRIGGERERS = ("triggerer", "triggerer-2")
+NEIGHBOUR = "n"  # the runs of the second Airflow begin with it
 AIRFLOW = ("api-server", "scheduler", *TRIGGERERS, "dag-processor")
 _CONFIG = {
     "core.parallelism": "12",
@@ -41,6 +47,8 @@ _CONFIG = {
     "triggerer.job_heartbeat_sec": "2",
     "triggerer.triggerer_health_check_threshold": "8",
 }
+
+_SERVINGS = Platform().locate("list_servings", {})[1]
 
 
 class ChaosError(Exception):
@@ -61,9 +69,10 @@ class World:
     """Runs all parts while the ``with`` block lasts.
 
     :param home: for everything; emptied first
+    :param neighbour: start the second Airflow, too
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, neighbour: bool = False) -> None:
         self.home = home.resolve()
         shutil.rmtree(self.home, ignore_errors=True)
         self.home.mkdir(parents=True, mode=0o700)
@@ -71,8 +80,10 @@ class World:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.storage = self.home / "emulator" / "storage"
-        self.airflow = PatientAirflow(
-            self.home / "airflow", Path(__file__).parent / "dags", port=free_port(), config=_CONFIG
+        dags = Path(__file__).parent / "dags"
+        self.airflow = PatientAirflow(self.home / "airflow", dags, port=free_port(), config=_CONFIG)
+        self.neighbour = (
+            PatientAirflow(self.home / "neighbour", dags, port=free_port(), config={}) if neighbour else None
         )
         self.processes = self.airflow.processes
         self._sessions: list[int] = []  # of every part ever started; killed ones may have left children
@@ -95,15 +106,18 @@ class World:
         self.close()
 
     def _start(self) -> None:
-        self.storage.mkdir(parents=True)
+        server_folder(self.storage, FOLDERS.model("chaos")[0]).mkdir(parents=True)
         images = self.home / "images.toml"
         images.write_text(f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n')
         self.start("emulator")
         self.airflow.start()
         self.start("triggerer-2")
-        emulator = Emulator(self.home / "emulator", port=self.port, token=self.token)
-        self.airflow.set_connection(platform.connection(emulator))
-        self.airflow.await_dag(DAG)
+        if self.neighbour is not None:
+            self._stack.callback(self.neighbour.stop)
+            self.neighbour.start()
+        self.set_connection()
+        for airflow in self.airflows:
+            airflow.await_dag(DAG)
         self._sessions += [process.pid for process in self.processes.values()]
 
     def close(self) -> None:
@@ -208,34 +222,61 @@ class World:
         ledger = self.ask_emulator("GET", "/emulator/ledger")
         return [Job.of(entry) for entry in ledger if entry["name"].startswith(prefixes)]
 
+    def servings(self) -> dict[str, str]:
+        """Return the state of every serving that exists, by name."""
+        found = self.ask_emulator("GET", _SERVINGS)["items"]
+        return {serving["name"]: serving["status"] for serving in found}
+
+    def remove_servings(self) -> None:
+        """Remove every serving."""
+        for name in self.servings():
+            self.ask_emulator("DELETE", f"{_SERVINGS}/{name}")
+
     def leaks(self) -> list[str]:
         """Return each place where the platform's token must not be but is."""
         found = [f"the token is an argument of {line}" for line in self.arguments.seen if self.token in line]
-        return found + leaks(self.airflow.home, {"the token": self.token})
+        return found + [leak for airflow in self.airflows for leak in leaks(airflow.home, {"the token": self.token})]
 
     # Airflow ---------------------------------------------------------------------------------------------------
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Return the answer of Airflow's REST API to a request about the DAG."""
-        return self.airflow.call(method, f"/dags/{DAG}{path}", body)
+    @property
+    def airflows(self) -> list[PatientAirflow]:
+        """Every Airflow, the one that is struck first."""
+        return [self.airflow, *([self.neighbour] if self.neighbour else [])]
+
+    def call(self, method: str, path: str, body: Any = None, *, run: str) -> Any:
+        """Return the answer of a run's Airflow to a request about the DAG."""
+        airflow = self.neighbour if self.neighbour and run.startswith(NEIGHBOUR) else self.airflow
+        return airflow.call(method, f"/dags/{DAG}{path}", body)
+
+    def set_connection(self) -> None:
+        """Create the connection in every Airflow that has none."""
+        emulator = Emulator(self.home / "emulator", port=self.port, token=self.token)
+        for airflow in self.airflows:
+            airflow.set_connection(connection(emulator))
+
+    def remove_connection(self) -> None:
+        """Delete the connection from the Airflow that is struck."""
+        self.airflow.call("DELETE", f"/connections/{DEFAULT_CONN_ID}")
 
     def reap(self) -> None:
-        """Stop the jobs that no task waits for, with the command for administrators."""
-        reaped = subprocess.run(
-            [sys.executable, "-m", "airflow_bitahub.cli", "jobs", "reap", "--no-dry-run"],
-            env=self.airflow.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if reaped.returncode:
-            raise ChaosError(f"the reaper failed: {reaped.stderr}")
+        """Stop the jobs that no task waits for, with the command for administrators, in every Airflow."""
+        for airflow in self.airflows:
+            reaped = subprocess.run(
+                [sys.executable, "-m", "airflow_bitahub.cli", "jobs", "reap", "--no-dry-run"],
+                env=airflow.environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if reaped.returncode:
+                raise ChaosError(f"the reaper failed: {reaped.stderr}")
 
     def look(self, run: str) -> dict[Task, dict[str, Any]]:
         """Return what Airflow reports about each task instance of a run; nothing if the run was deleted."""
         try:
-            found = self.call("GET", f"/dagRuns/{run}/taskInstances?limit=200")["task_instances"]
+            found = self.call("GET", f"/dagRuns/{run}/taskInstances?limit=200", run=run)["task_instances"]
         except AirflowError as error:
             if "HTTP 404" in str(error):
                 return {}

@@ -1,4 +1,4 @@
-"""Many cheap jobs at the same time: on workers and in the triggerer, mapped and plain, short and endless.
+"""Many cheap jobs and servings at the same time: on workers and in the triggerer, mapped and plain, short and endless.
 
 A job's name begins with its task instance, because the project does. Each job writes its owner into its result, so a
 test notices a result of another job.
@@ -12,11 +12,13 @@ from typing import Any
 from airflow.sdk import DAG
 
 from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 
 RESULT = 'echo "$PAI_JOB_NAME {{ run_id }} {{ ti.task_id }} {{ ti.map_index }}" > /output/result.txt'
 # The first attempt of each generation fails.
 FLAKY = f'case "$PAI_JOB_NAME" in *-1) sleep 2; exit 3;; esac; sleep 4; {RESULT}'
 ENDLESS = "sleep 3000"
+SERVE = "sleep {{ 6 * dag_run.conf['pace'] }}; exec python3 -m http.server --bind 127.0.0.1 --directory /tmp $PORT"
 
 
 def lasting(seconds: int) -> str:
@@ -26,6 +28,8 @@ def lasting(seconds: int) -> str:
 
 DEFAULTS: dict[str, Any] = {
     "project": "{{ run_id }}-{{ ti.task_id }}-{{ ti.map_index }}",
+    "serving_name": "{{ run_id }}-{{ ti.task_id }}",
+    "model": "chaos",
     "image": "python:3",
     "code_path": None,
     "poll_interval": 1,
@@ -47,3 +51,4 @@ with DAG(dag_id="chaos", schedule=None, max_active_tasks=200, default_args=DEFAU
         BitaHubJobOperator.partial(task_id=f"{prefix}m", resubmit_stopped=True, **waiting).expand(
             command=[lasting(each) for each in seconds]
         )
+        BitaHubDeployServingOperator(task_id=f"{prefix}s", commands=SERVE, **waiting)

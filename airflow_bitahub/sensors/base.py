@@ -123,6 +123,7 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout) as error:
             with self._skipping(), self._failing():
+                self.read_arguments()
                 if (result := self.query()) is not None:
                     return result
                 if isinstance(error, TaskDeferralTimeout):

@@ -169,7 +169,7 @@ def test_missing_connection_is_reported_as_an_error() -> None:
 
 def test_refusal_is_reported_immediately_and_without_the_token(gateway: Gateway, connection: dict[str, Any]) -> None:
     gateway.answer = lambda _: (403, {"status": {"code": 403, "msg": "go away"}})
-    [event] = events_of(trigger("serving"))
+    [event] = events_of(trigger("serving", grace=None))
     assert event["outcome"] == "error"
     assert "go away" in event["message"]
     assert connection["password"] not in str(event)

@@ -228,17 +228,14 @@ def test_probes_of_servings_keep_to_the_budget_and_to_the_pause_the_platform_ask
 def test_programs_that_do_not_answer_leave_room_for_queries(platform: Platform) -> None:
     probed = 0
 
-    async def silent(asked: httpx.Request) -> httpx.Response:
+    async def answer(_: Any, request: httpx.Request) -> httpx.Response:
         nonlocal probed
-        if asked.url.host == "served":
+        platform.asked.append((now(), request.url.path))
+        if request.url.host == "served":
             probed += 1
             await asyncio.sleep(10)
-            raise httpx.ReadTimeout("silence", request=asked)
-        return serving_of(asked) if "/serving" in asked.url.path else platform.say(asked)
-
-    async def answer(_: Any, request: httpx.Request) -> httpx.Response:
-        platform.asked.append((now(), request.url.path))
-        return await silent(request)
+            raise httpx.ReadTimeout("silence", request=request)
+        return serving_of(request) if "/serving" in request.url.path else platform.say(request)
 
     platform.answer = answer  # type: ignore[method-assign]
 

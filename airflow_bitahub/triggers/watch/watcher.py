@@ -201,7 +201,7 @@ class Watcher:
     async def _query_by_name(self, waiter: Waiter) -> None:
         try:
             answer: Any = await self._send(waiter.call)
-        except BitaHubError as error:
+        except Exception as error:
             answer = error
         finally:
             self._slots.release()
@@ -220,7 +220,7 @@ class Watcher:
         """Perform a call that is no query."""
         try:
             answer: Any = await self._send_in_turn(waiter.call)
-        except BitaHubError as error:
+        except Exception as error:
             answer = error
         waiter.receive(answer)
 

@@ -31,7 +31,9 @@ def platform(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None]) -> P
     platform = Platform()
 
     async def answer(transport: Any, request: httpx.Request) -> httpx.Response:
-        return await platform.answer(transport, request)
+        answer = await platform.answer(transport, request)
+        # As from a socket: an answer that is not read yet.
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content))
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)  # aiohttp is not used

@@ -127,11 +127,11 @@ def test_request_in_flight_is_answered_although_its_connection_changes(
     connect(watch="single")
     usual, asked = platform.answer, []
 
-    async def answer(transport: Any, request: httpx.Request) -> httpx.Response:
+    async def answer(_: Any, request: httpx.Request) -> httpx.Response:
         if request.url.path.endswith("slow"):
             asked.append(now())
             await asyncio.sleep(25)
-        return await usual(transport, request)
+        return await usual(_, request)
 
     platform.answer = answer  # type: ignore[method-assign]
 

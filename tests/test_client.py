@@ -437,13 +437,14 @@ def test_repeating_ends(way: Way, server: ScriptedServer, make_client: MakeClien
 def test_a_submission_is_repeated_only_where_it_had_no_effect(
     way: Way, server: ScriptedServer, make_client: MakeClient
 ) -> None:
-    server.answers((429, {"retry_after": "0"}, b"slow down"), answer())
+    server.answers((429, {"retry-after": "0"}, b'{"status": {"code": 429, "msg": "slow down"}}'), answer())
     way.send(make_client(server.url), submit_job(spec("x")))
     assert len(server.asked) == 2
-    server.answers((503, {}, b"busy"), answer())
-    with pytest.raises(ServerError):
-        way.send(make_client(server.url), submit_job(spec("x")))
-    assert len(server.asked) == 3
+    for status, error in ((503, ServerError), (429, exceptions.RateLimitError)):  # of a gateway
+        server.answers((status, {}, b"busy"), answer())
+        with pytest.raises(error):
+            way.send(make_client(server.url), submit_job(spec("x")))
+    assert len(server.asked) == 4
 
 
 def test_a_stop_is_sent_once_whatever_carries_it(way: Way, server: ScriptedServer, make_client: MakeClient) -> None:
@@ -583,9 +584,12 @@ def test_a_procedure_without_steps(way: Way, make_client: MakeClient) -> None:
     assert way.run(make_client("http://127.0.0.1:1"), procedure()) == 7
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(KeyboardInterrupt, KeyboardInterrupt), (ZeroDivisionError, exceptions.UnexpectedResponseError)],
+)
 def test_a_procedure_is_closed_however_it_ends(
-    way: Way, server: ScriptedServer, make_client: MakeClient, error: type[BaseException]
+    way: Way, server: ScriptedServer, make_client: MakeClient, error: type[BaseException], raised: type[BaseException]
 ) -> None:
     server.answers(answer())
     closed: list[bool] = []
@@ -599,7 +603,7 @@ def test_a_procedure_is_closed_however_it_ends(
         finally:
             closed.append(True)
 
-    with pytest.raises(error):
+    with pytest.raises(raised):
         way.run(make_client(server.url), procedure())
     assert closed == [True]
 
@@ -607,7 +611,7 @@ def test_a_procedure_is_closed_however_it_ends(
 def test_an_error_a_procedure_does_not_want_is_the_callers(
     way: Way, server: ScriptedServer, make_client: MakeClient
 ) -> None:
-    server.answers((403, {}, b"no"))
+    server.answers((403, {}, b'{"status": {"code": 403, "msg": "no"}}'))
     with pytest.raises(exceptions.PermissionDeniedError):
         way.run(make_client(server.url), wait_for_job("x", poll_interval=0))
 

@@ -23,7 +23,9 @@ def job_spec(**fields: Any) -> JobSpec:
     try:
         return JobSpec.model_validate(fields)
     except ValidationError as error:
-        raise ConfigurationError(explain(error)) from None
+        # Most jobs have one role, which is made of the operator's own arguments.
+        implied = "task_roles[0]" if len(fields["task_roles"]) == 1 else ""
+        raise ConfigurationError(explain(error, implied)) from None
 
 
 def serving_spec(**fields: Any) -> ServingSpec:
@@ -108,21 +110,25 @@ def accelerator(device_type: str | None, count: int | str) -> dict[str, Any] | N
     return {"device_type": device_type, "requests": count} if device_type else None
 
 
-def explain(error: ValidationError) -> str:
-    """Return pydantic's complaints about arguments as one sentence, in the operator's words and without any value."""
-    problems = "; ".join(_problems(error))
+def explain(error: ValidationError, implied: str = "") -> str:
+    """Return pydantic's complaints about arguments as one sentence, in the operator's words and without any value.
+
+    :param implied: the beginning of a field's path that goes without saying
+    """
+    problems = "; ".join(_problems(error, implied))
     return f"The platform could not accept these arguments, so nothing was sent: {problems}."
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def _problems(error: ValidationError, implied: str) -> Iterator[str]:
     for problem in error.errors(include_input=False, include_url=False):
         if problem["type"] == "default_factory_not_called":
             continue  # it follows from another problem
         where = "".join(
             f"[{part}]" if isinstance(part, int) else f".{_NAMES.get(part, part)}" for part in problem["loc"]
         )
+        where = where.removeprefix(".").removeprefix(implied).removeprefix(".")
         what = problem["msg"].removeprefix("Value error, ")
-        yield f"{where.removeprefix('.')}: {what}" if where else what
+        yield f"{where}: {what}" if where else what
 
 
 def _names(*models: type[BaseModel]) -> dict[str, str]:

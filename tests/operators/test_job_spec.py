@@ -71,9 +71,9 @@ ROLE = {**DEFAULTS, "task_role_name": "chief"}
 @pytest.mark.parametrize(
     ("roles", "says"),
     [
-        ([{**ROLE, "shm_mb": 8192}], r"task_roles\[0\]: shm_mb 8192 is more than memory_mb 4096"),
-        ([{**ROLE, "memory_mb": "x"}], r"task_roles\[0\]\.memory_mb: Input should be a valid integer"),
-        ([{**ROLE, "acc_device": {"requests": 1}}], r"task_roles\[0\]\.acc_device\.device_type: Field required"),
+        ([{**ROLE, "shm_mb": 8192}], "so nothing was sent: shm_mb 8192 is more than memory_mb 4096"),
+        ([{**ROLE, "acc_device": {"requests": 1}}], r"so nothing was sent: acc_device\.device_type: Field required"),
+        ([{"image": "i", "command": "c"}, {**ROLE, "memory_mb": "x"}], r"task_roles\[1\]\.memory_mb: Input should be"),
         ([ROLE, ROLE], "so nothing was sent: two task roles have the same name"),
     ],
 )

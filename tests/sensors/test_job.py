@@ -24,7 +24,7 @@ from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, stop_job, submit_job
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.exceptions import AuthenticationError, TransportError
+from airflow_bitahub.exceptions import AuthenticationError, PermissionDeniedError, TransportError
 from airflow_bitahub.sensors.job import BitaHubJobSensor
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from tests.conftest import IMAGE, Gateway, Submitted, TaskRun, events_of, restored
@@ -293,7 +293,7 @@ def test_final_trouble_while_waiting_fails_at_once(name: str, task_run: TaskRun)
 def test_platform_that_refuses_to_be_asked_fails_the_sensor(name: str, task_run: TaskRun, gateway: Gateway) -> None:
     gateway.answer = lambda _: (403, {"status": {"code": 403, "msg": "go away"}})
     for deferrable in (False, True):
-        with pytest.raises(AirflowFailException, match="go away"):
+        with pytest.raises(PermissionDeniedError, match="go away"):
             sensor(name, deferrable=deferrable).execute(task_run.context())
     gateway.answer = lambda _: (401, {"status": {"code": 401, "msg": "who are you"}})
     with pytest.raises(AuthenticationError, match="who are you"):

@@ -148,7 +148,7 @@ def test_refusal_is_reported_immediately_and_without_the_token(
     status: int, gateway: Gateway, connection: dict[str, Any]
 ) -> None:
     gateway.answer = lambda _: (status, {"status": {"code": status, "msg": "go away"}})
-    [event] = events_of(trigger("job", grace=None))
+    [event] = events_of(trigger("job", grace=None))  # a sensor's
     assert event["outcome"] == "error"
     assert "go away" in event["message"]
     assert connection["password"] not in str(event)

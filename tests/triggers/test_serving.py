@@ -148,7 +148,7 @@ def test_passed_deadline_is_reported_and_the_serving_is_left_to_the_task(gateway
 
 
 @pytest.mark.usefixtures("connection")
-def test_serving_the_platform_no_longer_has_is_reported_as_failed() -> None:
+def test_serving_the_platform_does_not_know_has_failed() -> None:
     [event] = events_of(trigger("never-created"))
     assert event["outcome"] == "failed"
     assert "never-created" in event["message"]
@@ -163,7 +163,7 @@ def test_serving_that_may_still_appear_is_waited_for() -> None:
 
 def test_refusal_is_reported_immediately_and_without_the_token(gateway: Gateway, connection: dict[str, Any]) -> None:
     gateway.answer = lambda _: (403, {"status": {"code": 403, "msg": "go away"}})
-    [event] = events_of(trigger("serving", grace=None))
+    [event] = events_of(trigger("serving", grace=None))  # a sensor's
     assert event["outcome"] == "error"
     assert "go away" in event["message"]
     assert connection["password"] not in str(event)

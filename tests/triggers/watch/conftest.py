@@ -31,9 +31,8 @@ def platform(monkeypatch: pytest.MonkeyPatch, connect: Callable[..., None]) -> P
     platform = Platform()
 
     async def answer(transport: Any, request: httpx.Request) -> httpx.Response:
-        answer = await platform.answer(transport, request)
-        # As from a socket: an answer that is not read yet.
-        return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content))
+        said = await platform.answer(transport, request)
+        return httpx.Response(said.status_code, headers=said.headers, stream=httpx.ByteStream(said.content))
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     monkeypatch.setattr("airflow_bitahub.client.find_spec", lambda _: None)  # aiohttp is not used

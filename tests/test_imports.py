@@ -34,7 +34,7 @@ ARROWS = {
     "deadline": set[str](),
     "client": {"exceptions", "api", "procedures.retry", "deadline", "proxies", "tls"},
     "hooks": {"exceptions", "storage", "api", "procedures.retry", "client"},
-    "triggers": {"exceptions", "api", "procedures", "hooks"},
+    "triggers": {"exceptions", "api", "procedures", "client.adrive", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
     "airflow_database": {"exceptions", "identity", "operators.records", "triggers.events"},

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import tzinfo
+from datetime import timezone, tzinfo
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -175,9 +175,9 @@ class Settings:
 
     def timezone(self) -> tzinfo:
         """Return the zone of the platform's times that have no offset. Raises ConfigurationError for an unknown one."""
-        name = self.text("timezone", "UTC")
+        name = self.text("timezone")
         try:
-            return ZoneInfo(name)
+            return ZoneInfo(name) if name else timezone.utc
         except (KeyError, ValueError, OSError) as error:
             raise ConfigurationError(
                 f"The Airflow connection's extra 'timezone' is {name!r}, which is no IANA time zone such as "

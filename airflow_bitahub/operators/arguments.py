@@ -45,13 +45,15 @@ class CheckedArguments:
             if name in self.__dict__ and not is_template(value := self.__dict__[name]):
                 check(name, value)
 
-    def read_arguments(self) -> None:
-        """Replace each argument by the value to work with: a number for text such as "3", None for "None", and so on.
+    def read_arguments(self, *names: str) -> None:
+        """Replace arguments by the values to work with: a number for text such as "3", None for "None", and so on.
 
+        :param names: the arguments; default: all. A resumed task reads only those that it still needs: one that was
+            needed for the submission must not cost the result of a finished job
         :raises ConfigurationError: one of them is wrong
         """
-        for name, check in self.argument_checks.items():
-            setattr(self, name, check(name, getattr(self, name)))
+        for name in names or self.argument_checks:
+            setattr(self, name, self.argument_checks[name](name, getattr(self, name)))
 
 
 def is_template(value: Any) -> bool:

@@ -20,14 +20,13 @@ from airflow_bitahub.operators.arguments import CheckedArguments
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.masking import hide_secrets
 from airflow_bitahub.procedures import retry
+from airflow_bitahub.triggers.events import TRIGGERER_MARGIN
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_bitahub.hooks.bitahub import BitaHubHook
 
-# How long after a trigger's own deadline Airflow's scheduler ends the waiting, in case no triggerer is running.
-TRIGGERER_MARGIN = timedelta(minutes=5)
 # Seconds that `on_kill` may take: Airflow kills a task process 5 seconds after its SIGTERM.
 KILL_BUDGET = 4.0
 
@@ -206,7 +205,6 @@ class ResourceLifecycle(BitaHubOperator):
     def on_deferral_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:
         """Return the result if the job finished anyway; otherwise raise the error for the failed or missing trigger."""
         with self.settling(context):
-            self.read_arguments()
             if (result := self.result_if_finished()) is not None:
                 return result
             if isinstance(error, TaskDeferralTimeout):

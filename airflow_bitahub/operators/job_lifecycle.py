@@ -111,7 +111,6 @@ class JobLifecycle(ResourceLifecycle):
     def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any] | None:
         """Continue after the deferral with what the trigger reports."""
         with self.settling(context):
-            self.read_arguments()
             record = self._record
             if record is None or not event:
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")

@@ -229,7 +229,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Continue after the deferral with what the trigger reports."""
         with self.settling(context):
-            self.read_arguments()
+            self.read_arguments("serving_name", "version", "model")
             awaited = serving_subject(self.serving_name, self.version, self._awaited_created_at)
             if not event or is_about(event, awaited):
                 log_late_start(event or {}, self.log)

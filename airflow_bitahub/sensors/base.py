@@ -24,9 +24,8 @@ from airflow.sdk.exceptions import (
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.arguments import Check, CheckedArguments, as_flag, as_text
-from airflow_bitahub.operators.base import TRIGGERER_MARGIN
 from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.triggers.events import is_about, log_late_start
+from airflow_bitahub.triggers.events import TRIGGERER_MARGIN, is_about, log_late_start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

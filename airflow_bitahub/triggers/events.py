@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Literal, TypedDict
 
 from airflow.sdk.configuration import conf
 
+# How long after a trigger's own deadline Airflow's scheduler ends the waiting, in case no triggerer is running.
+TRIGGERER_MARGIN = timedelta(minutes=5)
 # Seconds within which a triggerer that has room for another task begins to watch it: each takes up 50 per second.
 TAKE_UP_SECONDS = 60.0
 MORE_TRIGGERERS = (
@@ -63,8 +66,6 @@ def earliest_report() -> float:
     often tells the scheduler only after ``[workers] min_heartbeat_interval`` (seen on 3.3.2), so this is called where
     the worker runs.
     """
-    interval: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
-    return time.time() + interval + _HANDOVER_MARGIN
     heartbeat: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
     return time.time() + heartbeat + _HANDOVER_MARGIN
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jinja2
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk._shared.secrets_masker import _secrets_masker, redact
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
 
 from airflow_bitahub.emulator.server import Emulator
@@ -19,7 +20,7 @@ from airflow_bitahub.exceptions import StorageError, TransportError
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
-from tests.conftest import Submitted, TaskRun
+from tests.conftest import Submitted, TaskRun, events_of
 
 JOB: dict[str, Any] = {"task_id": "task", "project": "demo", "command": "sleep 60", "poll_interval": 0.02, "retries": 2}
 
@@ -78,6 +79,20 @@ def test_last_try_whose_arguments_became_wrong_stops_the_job_of_an_earlier_try(
     with pytest.raises(error):
         render(operator(), context).execute(context)
     submitted.wait(submitted.only.key.name, "STOPPED")
+
+
+@pytest.mark.usefixtures("connection")
+def test_argument_of_the_submission_that_became_wrong_does_not_cost_the_result_of_a_finished_job(
+    task_run: TaskRun, submitted: Submitted, tmp_path: Path
+) -> None:
+    lasting = f"until [ -e {tmp_path}/go ]; do sleep 0.05; done"
+    with pytest.raises(TaskDeferred) as deferred:
+        job(command=lasting, deferrable=True).execute(task_run.context())
+    (tmp_path / "go").touch()
+    [event] = events_of(deferred.value.trigger)
+    context = task_run.context()
+    resumed = render(job(cpu="{{ params.lost }}", queue_timeout=60), context)
+    assert resumed.execute_complete(context, event)["job_name"] == submitted.only.key.name
 
 
 # What Airflow shows --------------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ class JobLifecycle(ResourceLifecycle):
             if not self.wait_for_completion:
                 return self.result(job, record)
             if not job.status.is_terminal and self.deferrable:
-                self._defer(job)
+                self._defer(context, job)
             if not job.status.is_terminal:
                 waiting = wait_for_job(
                     job.name,
@@ -241,7 +241,7 @@ class JobLifecycle(ResourceLifecycle):
             case _:
                 raise StateUnknownError(f"The state of job {record.job_name!r} is unknown: {message}")
 
-    def _defer(self, job: Job) -> None:
+    def _defer(self, context: Context, job: Job) -> None:
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
         # Airflow does not enforce execution_timeout while a task is deferred, and restarts it when the task resumes.
@@ -256,7 +256,7 @@ class JobLifecycle(ResourceLifecycle):
                 queue_deadline=self._queue_deadline(),
                 unreachable_timeout=self.unreachable_timeout,
                 cancel_on_kill=self.cancel_on_kill,
-                earliest_report=earliest_report(),
+                earliest_report=earliest_report(context["ti"].start_date),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

@@ -223,7 +223,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
             if self.deferrable:
                 with suppress(ServingTimeoutError):  # one query first, since most existing servings are ready
                     return self._ready(self.hook.run(wait(deadline=0)))
-                self._defer(serving, deadline)
+                self._defer(context, serving, deadline)
             return self._ready(self.hook.run(wait(deadline=deadline)))
 
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
@@ -306,7 +306,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         stopping = stop_own_serving(self.serving_name, self.version, is_own, grace=grace, timeout=timeout)
         return self.hook.new_client().run(stopping)
 
-    def _defer(self, serving: Serving, deadline: float | None) -> None:
+    def _defer(self, context: Context, serving: Serving, deadline: float | None) -> None:
         from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
         self.defer(
@@ -319,7 +319,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 created_at=serving.created_at,
                 deadline=deadline,
                 cancel_on_kill=self.cancel_on_kill and self._own is not None,
-                earliest_report=earliest_report(),
+                earliest_report=earliest_report(context["ti"].start_date),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

@@ -25,7 +25,7 @@ from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.arguments import Check, CheckedArguments, as_flag, as_text
 from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.triggers.events import TRIGGERER_MARGIN, is_about, log_late_start
+from airflow_bitahub.triggers.events import TRIGGERER_MARGIN, earliest_report, is_about, log_late_start
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -67,8 +67,8 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
         """Query once. Return the sensor's result, or None while the condition is not met; raise if it never will be."""
 
     @abstractmethod
-    def trigger(self, deadline: float) -> BitaHubTrigger:
-        """Return the trigger that waits until the deadline, in seconds since the epoch."""
+    def trigger(self, deadline: float, earliest_report: float | None = None) -> BitaHubTrigger:
+        """Return the trigger that waits until the deadline, and reports no sooner than told, see `BitaHubTrigger`."""
 
     @abstractmethod
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,9 +89,10 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
             self.read_arguments()
             result = self.query()
         if result is None:
-            deadline = context["ti"].start_date.timestamp() + self._limit[1]
+            start = context["ti"].start_date
+            deadline = start.timestamp() + self._limit[1]
             self.defer(
-                trigger=self.trigger(deadline),
+                trigger=self.trigger(deadline, earliest_report(start)),
                 method_name="execute_complete",
                 timeout=timedelta(seconds=deadline - time.time()) + TRIGGERER_MARGIN,
             )
@@ -122,6 +123,7 @@ class BitaHubSensor(BaseSensorOperator, CheckedArguments):
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout) as error:
             with self._skipping(), self._failing():
+                self.read_arguments()
                 if (result := self.query()) is not None:
                     return result
                 if isinstance(error, TaskDeferralTimeout):

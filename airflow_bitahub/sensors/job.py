@@ -10,7 +10,6 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_bitahub.exceptions import JobTimeoutError
 from airflow_bitahub.operators.arguments import Check, as_text
 from airflow_bitahub.sensors.base import BitaHubSensor
-from airflow_bitahub.triggers.events import earliest_report
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
@@ -50,7 +49,7 @@ class BitaHubJobSensor(BitaHubSensor):
             return None
         return _result(job)
 
-    def trigger(self, deadline: float) -> BitaHubJobTrigger:
+    def trigger(self, deadline: float, earliest_report: float | None = None) -> BitaHubJobTrigger:
         """Return the trigger that waits for the job."""
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
@@ -61,7 +60,7 @@ class BitaHubJobSensor(BitaHubSensor):
             deadline=deadline,
             grace=None,
             cancel_on_kill=False,
-            earliest_report=earliest_report(),
+            earliest_report=earliest_report,
         )
 
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError
 from airflow_bitahub.operators.arguments import Check, as_text
 from airflow_bitahub.sensors.base import BitaHubSensor
-from airflow_bitahub.triggers.events import earliest_report
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving
@@ -68,7 +67,7 @@ class BitaHubServingSensor(BitaHubSensor):
         except ServingFailedError as error:
             raise AirflowFailException(str(error)) from None
 
-    def trigger(self, deadline: float) -> BitaHubServingTrigger:
+    def trigger(self, deadline: float, earliest_report: float | None = None) -> BitaHubServingTrigger:
         """Return the trigger that waits for the serving."""
         from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
@@ -81,7 +80,7 @@ class BitaHubServingSensor(BitaHubSensor):
             deadline=deadline,
             grace=None,
             cancel_on_kill=False,
-            earliest_report=earliest_report(),
+            earliest_report=earliest_report,
         )
 
     def read(self, event: Mapping[str, Any]) -> dict[str, Any]:

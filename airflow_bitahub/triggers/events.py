@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypedDict
 
 from airflow.sdk.configuration import conf
@@ -17,9 +17,11 @@ MORE_TRIGGERERS = (
     "Each triggerer watches as many deferred tasks as its setting [triggerer] capacity says (1000 by default): start "
     "more triggerers, or raise the capacity."
 )
-# Seconds for the scheduler to record the end of a task's first part, once the worker has told it. It does so once in
-# each of its loops. With 2 s, 3 of 100 short jobs were too early on an overloaded machine, where a loop took 6 s.
-_HANDOVER_MARGIN = 5.0
+# Seconds for an idle scheduler to record the end of a task's first part, once the worker has told it. On a busy machine
+# the scheduler and the end of the first part's process take longer (5 s each were seen, and 4 of 200 jobs reported
+# too early). How long the first part took shows how busy the machine is.
+_HANDOVER_MARGIN = 2.0
+_LONGEST_FIRST_PART = 15.0
 
 
 class JobEvent(TypedDict, total=False):
@@ -59,15 +61,19 @@ class ServingEvent(TypedDict, total=False):
     unwatched_seconds: float  # see `log_late_start`
 
 
-def earliest_report() -> float:
+def earliest_report(start: datetime) -> float:
     """Return when the trigger of a task that is deferred now may report, in seconds since the epoch.
 
     Airflow fails a task that resumes before its scheduler knows that the first part of the task has ended. A worker
     often tells the scheduler only after ``[workers] min_heartbeat_interval`` (seen on 3.3.2), so this is called where
     the worker runs.
+
+    :param start: the start of the try
     """
+    now = time.time()
     heartbeat: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
-    return time.time() + heartbeat + _HANDOVER_MARGIN
+    first_part = min(max(now - start.timestamp(), 0.0), _LONGEST_FIRST_PART)
+    return now + heartbeat + _HANDOVER_MARGIN + first_part
 
 
 def job_subject(name: str) -> str:

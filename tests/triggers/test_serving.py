@@ -161,12 +161,6 @@ def test_serving_that_may_still_appear_is_waited_for() -> None:
     assert "last seen: never" in event["message"]
 
 
-def test_missing_connection_is_reported_as_an_error() -> None:
-    [event] = events_of(trigger("serving", bitahub_conn_id="nowhere"))
-    assert event["outcome"] == "error"
-    assert "nowhere" in event["message"]
-
-
 def test_refusal_is_reported_immediately_and_without_the_token(gateway: Gateway, connection: dict[str, Any]) -> None:
     gateway.answer = lambda _: (403, {"status": {"code": 403, "msg": "go away"}})
     [event] = events_of(trigger("serving", grace=None))  # a sensor's

@@ -201,7 +201,7 @@ class Watcher:
     async def _query_by_name(self, waiter: Waiter) -> None:
         try:
             answer: Any = await self._send(waiter.call)
-        except BitaHubError as error:
+        except Exception as error:
             answer = error
         finally:
             self._slots.release()
@@ -220,7 +220,7 @@ class Watcher:
         """Perform a call that is no query."""
         try:
             answer: Any = await self._send_in_turn(waiter.call)
-        except BitaHubError as error:
+        except Exception as error:
             answer = error
         waiter.receive(answer)
 
@@ -310,7 +310,7 @@ class Watcher:
 
     def _apply(self, settings: Settings) -> None:
         self._spacing = 1 / settings.number("max_requests_per_second", 1000)
-        self.longest_poll_interval = float(settings.text("longest_poll_interval", "0"))
+        self.longest_poll_interval = settings.number("longest_poll_interval", 0)
         self._listing = ListingCost()  # what is known of the list may be about another platform
         self._listing.mode = settings.choice("watch", WATCH_MODES)
 

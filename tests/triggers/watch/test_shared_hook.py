@@ -125,19 +125,27 @@ def test_request_in_flight_is_answered_although_its_connection_changes(
     platform: Platform, connect: Callable[..., None]
 ) -> None:
     connect(watch="single")
+    usual, asked = platform.answer, []
+
+    async def answer(_: Any, request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("slow"):
+            asked.append(now())
+            await asyncio.sleep(25)
+        return await usual(_, request)
+
+    platform.answer = answer  # type: ignore[method-assign]
 
     async def main() -> None:
         platform.jobs = {"slow": "SUCCEEDED", "quick": "RUNNING"}
-        async with Deferred(trigger("quick"), trigger("slow")) as deferred:
-            platform.latency = 100
-            await asyncio.sleep(1)
-            platform.latency = 0.02
+        async with Deferred(trigger("quick", 1)):
+            await asyncio.sleep(50)
             connect(password="new-token", watch="single")
-            async with Deferred(trigger("quick", 1)):
-                await asyncio.sleep(90)
+            async with Deferred(trigger("slow")) as deferred:
+                await asyncio.sleep(20)
                 assert platform.tokens[-1] == "new-token"
-            assert (await deferred.tasks[1])["outcome"] == "finished"
-        assert platform.by_name.count("slow") == 1
+                assert not deferred.tasks[0].done()
+                assert (await deferred.tasks[0])["outcome"] == "finished"
+        assert len(asked) == 1
 
     simulate(main())
 

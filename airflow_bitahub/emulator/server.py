@@ -213,6 +213,8 @@ class Emulator:
         atexit.register(self.stop)
         self._wait_until_started(server)
         log.info("programs see their mounts %s", self._mounts_description)
+        if os.geteuid() == 0:
+            log.warning("the emulator runs as root, and so do the programs of jobs: start it as an ordinary user")
 
     def stop(self) -> None:
         """Stop every job and serving and end the server. Do nothing if it does not run."""

@@ -127,7 +127,12 @@ class JobRuns(Runs[JobKey, Outcome]):
         if spec.output is not None:
             locate = self._storage.locate if check_only else self._storage.locate_output
             folder = locate(spec.output.mount_source.path)
-            mounts[normalize_mount_path(spec.output.mount_source.mount_path)] = BindMount(folder, is_writable=True)
+            mount_path = normalize_mount_path(spec.output.mount_source.mount_path)
+            for other in mounts:
+                # The job could replace the inner mount's folder by a link, through which it would be made elsewhere.
+                if other.startswith(f"{mount_path}/"):
+                    raise InvalidRequest(f"nothing can be mounted at {other!r}: it is below the output {mount_path!r}")
+            mounts[mount_path] = BindMount(folder, is_writable=True)
         return mounts
 
     async def _run(self, record: StoredJob, script: ScriptedJob | None) -> Outcome:

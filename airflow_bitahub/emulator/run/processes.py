@@ -52,10 +52,13 @@ class ProcessGroup:
         """End the whole group with SIGTERM, and after `grace` seconds with SIGKILL. Do nothing if it has ended."""
         if self._has_ended:
             return
+        had_begun = self._has_begun()
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + grace
         # The shell often ends before the program it started, so wait for the whole group.
         while (self._poll() is None or self._has_members()) and time.monotonic() < deadline:
+            if not had_begun and (had_begun := self._has_begun()):
+                self._signal(signal.SIGTERM)
             await asyncio.sleep(0.02)
         self._signal(signal.SIGKILL)
         deadline = time.monotonic() + 5  # a process that has left the group may hold the lock for ever
@@ -69,6 +72,12 @@ class ProcessGroup:
             return False
         processes = list(Path("/proc").glob("[0-9]*/stat"))
         return not processes or any(_is_live_member(stat, self.pid) for stat in processes)
+
+    def _has_begun(self) -> bool:
+        """Return whether the program runs, and not only bubblewrap, which then ignores SIGTERM."""
+        members = [stat.parent for stat in Path("/proc").glob("[0-9]*/stat") if _is_live_member(stat, self.pid)]
+        is_sandboxed = any(_read(member / "comm") == "bwrap" for member in members)
+        return not is_sandboxed or any(_is_sandboxed_program(member) for member in members)
 
     def _signal(self, number: int) -> bool:
         """Signal the group; return False if it does not exist. macOS answers EPERM for a group of dead processes."""
@@ -169,6 +178,19 @@ def _is_live_member(stat: Path, group: int | None) -> bool:
     except (OSError, ValueError):
         return False
     return int(process_group) == group and state not in "ZX"
+
+
+def _is_sandboxed_program(process: Path) -> bool:
+    """Return whether a process is in a sandbox. The first process there is bubblewrap's own."""
+    own_ids = _read(process / "status").partition("NSpid:")[2].partition("\n")[0].split()
+    return len(own_ids) > 1 and own_ids[-1] != "1"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def tail(log: Path, lines: int, max_bytes: int = 1 << 20) -> str:

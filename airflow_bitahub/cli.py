@@ -170,7 +170,7 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 
 def _run_emulator(args: argparse.Namespace) -> int:
-    from airflow_bitahub.emulator.credentials import choose_password, choose_token
+    from airflow_bitahub.emulator.credentials import choose_password, choose_token, hide_environment
     from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
     from airflow_bitahub.emulator.server import Emulator, run_until_signal
     from airflow_bitahub.emulator.state.capacity import parse_accelerators
@@ -199,6 +199,9 @@ def _run_emulator(args: argparse.Namespace) -> int:
         profile=args.profile,
         sign_in=sign_in,
     )
+
+    if not emulator.is_sandboxed:
+        hide_environment()
 
     def announce() -> None:
         connection = emulator.connection(login="you", user_id="_you")

@@ -29,10 +29,11 @@ from airflow_bitahub.emulator.faults.hangup import hang_up_protocol
 from airflow_bitahub.emulator.http.app import create_app
 from airflow_bitahub.emulator.http.profiles import find_profile
 from airflow_bitahub.emulator.http.signin import SignIn
-from airflow_bitahub.emulator.mounts.sandbox import choose_workdir
+from airflow_bitahub.emulator.mounts.sandbox import SandboxWorkdir, choose_workdir
 from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
 from airflow_bitahub.emulator.run.gateway import LOOPBACK
 from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.run.memory import MemoryLimits
 from airflow_bitahub.emulator.run.runner import Runner
 from airflow_bitahub.emulator.run.runs import RunContext
 from airflow_bitahub.emulator.scripts import Scripts
@@ -133,6 +134,7 @@ class Emulator:
             raise ConfigurationError("The emulator's token is empty.")
         self._profile, self._sign_in = find_profile(profile), sign_in
         workdir_type, self._mounts_description = choose_workdir(mounts)
+        self.is_sandboxed = workdir_type is SandboxWorkdir  # otherwise, programs see the other processes of this user
         entries = load_images(Path(images or DEFAULT_IMAGES))
         self._is_temporary = home is None
         self.home = Path(home or tempfile.mkdtemp(prefix="bitahub-emulator-")).resolve()
@@ -146,7 +148,14 @@ class Emulator:
         cache = Path(image_cache).resolve() if image_cache else self.home / "images"
         self._runner = Runner(
             RunContext(
-                self.state, shared_storage, Images(entries, cache, grace), workdir_type, self.scripts, self.home, grace
+                self.state,
+                shared_storage,
+                Images(entries, cache, grace),
+                workdir_type,
+                self.scripts,
+                MemoryLimits(),
+                self.home,
+                grace,
             ),
             Capacity(max_running, accelerators=accelerators, cores=cores, memory_mb=memory_mb),
             expire=expire,

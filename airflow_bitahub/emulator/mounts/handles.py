@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -39,8 +40,6 @@ def open_without_links(place: Path, *, create: bool = False) -> int:
 
 def _open_part(part: str, above: int, *, create: bool) -> int:
     if create:
-        try:
+        with contextlib.suppress(FileExistsError):
             os.mkdir(part, dir_fd=above)
-        except FileExistsError:
-            pass
     return os.open(part, _PATH | os.O_NOFOLLOW, dir_fd=above)

@@ -18,7 +18,7 @@ _KERNEL_SETTINGS = ("acpi", "bus", "fs", "irq", "mtrr", "pressure", "scsi", "sys
 
 def read_only_kernel() -> list[str]:
     """Return the bubblewrap options, after ``--proc``, that make the kernel's settings read-only."""
-    places = [f"/proc/{name}" for name in _KERNEL_SETTINGS if os.path.exists(f"/proc/{name}")]
+    places = [f"/proc/{name}" for name in _KERNEL_SETTINGS if Path("/proc", name).exists()]
     return [option for place in places for option in ("--ro-bind", place, place)]
 
 

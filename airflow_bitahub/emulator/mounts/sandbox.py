@@ -34,7 +34,8 @@ _DEVICES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 _HOME, _TMP, _BIN = "/root", "/tmp", "/.bitahub/bin"  # noqa: S108  these are paths inside the sandbox
 _PRINT_FOLDERS = """
 import json, sys, sysconfig
-print(json.dumps([[sys.prefix, sys.base_prefix], [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib")]]))
+libraries = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+print(json.dumps([[sys.prefix, sys.base_prefix], libraries]))
 """
 
 

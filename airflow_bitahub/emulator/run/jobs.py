@@ -205,11 +205,14 @@ class JobRuns(Runs[JobKey, Outcome]):
     async def _continue(self, record: StoredJob) -> Outcome:
         """Continue a job whose programs an earlier emulator started."""
         key = record.key
+        roles = {role.task_role_name: role for role in record.spec.task_roles}
         groups = {
             (task.role, task.index): RecoverableCommand(self._trace_of(key, f"{task.role}-{task.index}")).find()
             for task in record.tasks
             if not task.status.is_terminal
         }
+        for (name, _), group in groups.items():
+            self._context.memory.add(group, roles[name].memory_mb, self.log_of(key))
         try:
             if record.status is JobStatus.STOPPING:
                 return Outcome(None, "")
@@ -259,7 +262,9 @@ class JobRuns(Runs[JobKey, Outcome]):
         self, key: JobKey, role: TaskRole, index: int, workdir: Workdir, variables: dict[str, str]
     ) -> ProcessGroup:
         program = RecoverableCommand(self._trace_of(key, f"{role.task_role_name}-{index}"))
-        return program.start(role.command, workdir, variables, self.log_of(key))
+        group = program.start(role.command, workdir, variables, self.log_of(key))
+        self._context.memory.add(group, role.memory_mb, self.log_of(key))
+        return group
 
     def _record_end(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
         failed = task.cancelled() or task.exception()

@@ -36,14 +36,16 @@ class Runner:
         self._state = context.state
         self._images = context.images
         self._expire = expire
-        self._sweep: asyncio.Task[None] | None = None
+        self._memory = context.memory
+        self._background: list[asyncio.Task[None]] = []
 
     def resume(self) -> None:
         """Continue the jobs and servings of an earlier emulator on this home."""
         self.jobs.resume()
         self.servings.resume()
+        self._background.append(asyncio.create_task(self._memory.watch()))
         if self._expire is not None:
-            self._sweep = asyncio.create_task(self._remove_expired(self._expire))
+            self._background.append(asyncio.create_task(self._remove_expired(self._expire)))
 
     async def _remove_expired(self, seconds: float) -> None:
         while True:
@@ -77,6 +79,6 @@ class Runner:
                 serving.cancel()
         while running := [*self.jobs.tasks.values(), *self.servings.tasks.values()]:
             await asyncio.wait(running)
-        if self._sweep is not None:
-            self._sweep.cancel()
+        for task in self._background:
+            task.cancel()
         await self._images.close()

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
 from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
 from airflow_bitahub.emulator.run.images import Image, Images
+from airflow_bitahub.emulator.run.memory import MemoryLimits
 from airflow_bitahub.emulator.run.processes import tail
 from airflow_bitahub.emulator.scripts import Scripts
 from airflow_bitahub.emulator.state.errors import InvalidRequest
@@ -42,6 +43,7 @@ class RunContext(NamedTuple):
     images: Images
     workdir_type: type[Workdir]
     scripts: Scripts
+    memory: MemoryLimits
     home: Path
     grace: float
 

@@ -237,6 +237,7 @@ class ServingRuns(Runs[ServingKey, None]):
             workdir.record_path(trace)
             command = "\n".join(spec.commands)
             group = RecoverableCommand(trace).start(command, workdir, variables, self.log_of(key))
+            self._context.memory.add(group, spec.resource.memory_mb, self.log_of(key))
             try:
                 self._state.launch_replica(key, number, port)
                 return self._program_failure(key, number, await group.wait())
@@ -248,6 +249,7 @@ class ServingRuns(Runs[ServingKey, None]):
         """Wait for a replica's program that an earlier emulator started, and return how it ended."""
         trace = self._replica_trace(key, number)
         group = RecoverableCommand(trace).find()
+        self._context.memory.add(group, self._state.serving(key).spec.resource.memory_mb, self.log_of(key))
         try:
             return self._program_failure(key, number, await group.wait())
         finally:

@@ -155,7 +155,11 @@ for top, folders, files in os.walk('/'):
         mode = found.st_mode
         if os.access(path, os.W_OK) and found.st_dev != own and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             try:
-                os.close(os.open(path, os.O_WRONLY)) if stat.S_ISREG(mode) else os.rmdir(os.mkdir(path + '/new') or path + '/new')
+                if stat.S_ISREG(mode):
+                    os.close(os.open(path, os.O_WRONLY))
+                else:
+                    os.mkdir(path + '/new')
+                    os.rmdir(path + '/new')
                 bad.append('writable ' + path)
             except OSError:
                 pass

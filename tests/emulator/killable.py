@@ -44,6 +44,10 @@ class KillableEmulator:
         url = httpx.URL(urls.recv())
         self.api = Api(Emulator(self.home / "other", images=self._images, token=TOKEN, port=url.port or 0))
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
     def kill(self) -> None:
         self._process.kill()
         self._wait_until_ended()

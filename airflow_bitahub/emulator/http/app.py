@@ -28,13 +28,13 @@ from airflow_bitahub.emulator.http.profiles import Profile
 from airflow_bitahub.emulator.http.servings import serving_routes
 from airflow_bitahub.emulator.http.signin import SignIn, sign_in_routes
 from airflow_bitahub.emulator.run.runner import Runner
-from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound, RequestRefused
+from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound, NotWritten, RequestRefused
 from airflow_bitahub.emulator.state.records import JobKey
 from airflow_bitahub.emulator.state.state import State
 
 log = logging.getLogger(__name__)
 
-_STATUS_OF: dict[type[RequestRefused], int] = {InvalidRequest: 400, NotFound: 404, Conflict: 409}
+_STATUS_OF: dict[type[RequestRefused], int] = {InvalidRequest: 400, NotFound: 404, Conflict: 409, NotWritten: 503}
 # As in KubeSphere, an address without a cluster means the host cluster.
 _ROOTS = ("/lapis/clusters/{cluster}", "/lapis")
 _JOBS = "/jobserver.leinao.ai/v1/workspaces/{workspace}/namespaces/{namespace}/jobs"

@@ -9,7 +9,7 @@ from airflow_bitahub.emulator.run.jobs import JobRuns
 from airflow_bitahub.emulator.run.runs import RunContext
 from airflow_bitahub.emulator.run.servings import ServingRuns
 from airflow_bitahub.emulator.state.capacity import Capacity
-from airflow_bitahub.emulator.state.errors import NotFound
+from airflow_bitahub.emulator.state.errors import NotFound, NotWritten
 
 
 class Runner:
@@ -50,12 +50,13 @@ class Runner:
     async def _remove_expired(self, seconds: float) -> None:
         while True:
             before = self._state.now() - seconds * 1000
-            for job in self._state.jobs():
-                if job.status.is_terminal and job.finished < before:
-                    self.jobs.delete(job.key)
-            for serving in self._state.servings():
-                if serving.status.is_terminal and serving.finished < before:
-                    await self.servings.delete(serving.key)
+            with contextlib.suppress(NotWritten, NotFound):  # the next round tries again
+                for job in self._state.jobs():
+                    if job.status.is_terminal and job.finished < before:
+                        self.jobs.delete(job.key)
+                for serving in self._state.servings():
+                    if serving.status.is_terminal and serving.finished < before:
+                        await self.servings.delete(serving.key)
             await asyncio.sleep(min(seconds / 10 + 0.01, 1))
 
     async def clear(self) -> None:
@@ -71,12 +72,8 @@ class Runner:
 
     async def close(self) -> None:
         """Stop every job and serving, wait until none of their programs runs, and cancel all builds."""
-        for key, job in list(self.jobs.tasks.items()):
-            if self._state.stop_job(key):
-                job.cancel()
-        for name, serving in list(self.servings.tasks.items()):
-            if self._state.stop_serving(name):
-                serving.cancel()
+        self.jobs.close()
+        self.servings.close()
         while running := [*self.jobs.tasks.values(), *self.servings.tasks.values()]:
             await asyncio.wait(running)
         for task in self._background:

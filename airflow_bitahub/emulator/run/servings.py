@@ -6,6 +6,7 @@ import asyncio
 import re
 import shutil
 import socket
+from functools import partial
 from pathlib import Path
 
 from airflow_bitahub.api.platform import ServingStatus
@@ -62,8 +63,8 @@ class ServingRuns(Runs[ServingKey, None]):
         check_label("namespace", namespace)
         check_label("version", spec.version)
         self._check(spec)
+        create_log(self.log_of(ServingKey(namespace, spec.name, spec.version)))
         record = self._state.create_serving(namespace, spec)
-        create_log(self.log_of(record.key))
         self._begin(record.key)
         return record
 
@@ -94,11 +95,6 @@ class ServingRuns(Runs[ServingKey, None]):
             await asyncio.wait([self.tasks[key]])
         if self._state.start_serving(key):
             self._begin(key)
-
-    def stop(self, key: ServingKey) -> None:
-        """Stop a serving and keep its record; do nothing if it has ended. Raises NotFound."""
-        if self._state.stop_serving(key):
-            self.tasks[key].cancel()
 
     async def delete(self, key: ServingKey) -> None:
         """Stop a serving, wait until it has ended, and remove its record and log. Raises NotFound."""
@@ -149,7 +145,7 @@ class ServingRuns(Runs[ServingKey, None]):
         app = script.app() if script else RoundRobinProxy(lambda: self._running_ports(key))
         last_port = int(record.url.rpartition(":")[2] or 0)
         async with Gateway(TokenAuth(app, record.token) if self._need_tokens else app, last_port) as gateway:
-            self._state.set_serving_url(key, gateway.url)
+            await self._write(partial(self._state.set_serving_url, key, gateway.url))
             await self._manage_replicas(key, script)
 
     def _running_ports(self, key: ServingKey) -> list[int]:
@@ -165,8 +161,8 @@ class ServingRuns(Runs[ServingKey, None]):
 
     async def _manage_replicas(self, key: ServingKey, script: ScriptedServing | None) -> None:
         """Run exactly the replicas in the record, which may change, until all of them have failed."""
-        active: dict[int, asyncio.Task[str]] = {}
-        ending: set[asyncio.Task[str]] = set()
+        active: dict[int, asyncio.Task[None]] = {}
+        ending: set[asyncio.Task[None]] = set()
         change = self._changes[key]
         try:
             while True:
@@ -179,7 +175,8 @@ class ServingRuns(Runs[ServingKey, None]):
                     await asyncio.wait(ending)
                     ending.clear()
                 for number in desired.keys() - active.keys():
-                    active[number] = self._start_replica(key, desired[number], script, change)
+                    work = self._follow_replica(key, desired[number], script, change)
+                    active[number] = asyncio.create_task(work)
                 if all(task.done() for task in active.values()):
                     return
                 await change.wait()
@@ -189,19 +186,16 @@ class ServingRuns(Runs[ServingKey, None]):
             if remaining := [*active.values(), *ending]:
                 await asyncio.wait(remaining)
 
-    def _start_replica(
+    async def _follow_replica(
         self, key: ServingKey, replica: Replica, script: ScriptedServing | None, change: asyncio.Event
-    ) -> asyncio.Task[str]:
-        def finish(task: asyncio.Task[str]) -> None:
-            if not task.cancelled():
-                message = failure_message(task) if task.exception() else task.result()
-                self._state.fail_replica(key, replica.number, message)
-                change.set()
-
-        work = self._run_replica(key, replica) if script is None else self._play_script(key, replica.number, script)
-        task = asyncio.create_task(work)
-        task.add_done_callback(finish)
-        return task
+    ) -> None:
+        try:
+            work = self._run_replica(key, replica) if script is None else self._play_script(key, replica.number, script)
+            message = await work
+        except Exception as error:
+            message = failure_message(error)
+        await self._write(partial(self._state.fail_replica, key, replica.number, message))
+        change.set()
 
     async def _run_replica(self, key: ServingKey, replica: Replica) -> str:
         """Run a replica's program, restart it after growing delays, and return how it ended the last time."""
@@ -213,7 +207,7 @@ class ServingRuns(Runs[ServingKey, None]):
             for restart in range(replica.restarts + 1, self._restarts + 1):
                 delay = min(2 ** (restart - 1), _MAX_RESTART_DELAY)
                 message = f"restart {restart} of {self._restarts} in {delay} s: {failure}"
-                self._state.restart_replica(key, number, restart, message)
+                await self._write(partial(self._state.restart_replica, key, number, restart, message))
                 await self._sleep(delay)
                 failure = await self._run_program(key, number, port)
             return failure
@@ -225,7 +219,7 @@ class ServingRuns(Runs[ServingKey, None]):
         spec, trace = self._state.serving(key).spec, self._replica_trace(key, number)
         image = self._images.find(spec.image)
         if not self._images.is_ready(image):
-            self._state.set_replica_message(key, number, build_message(spec.image))
+            self._try_to_write(partial(self._state.set_replica_message, key, number, build_message(spec.image)))
         python = await self._images.prepare(image)
         with self._context.workdir_type({**image_mounts(image), **self._mounts(spec)}, python) as workdir:
             variables = {
@@ -239,7 +233,7 @@ class ServingRuns(Runs[ServingKey, None]):
             group = RecoverableCommand(trace).start(command, workdir, variables, self.log_of(key))
             self._context.memory.add(group, spec.resource.memory_mb, self.log_of(key))
             try:
-                self._state.launch_replica(key, number, port)
+                await self._write(partial(self._state.launch_replica, key, number, port))
                 return self._program_failure(key, number, await group.wait())
             finally:
                 await group.end(self._context.grace)
@@ -258,7 +252,7 @@ class ServingRuns(Runs[ServingKey, None]):
             shutil.rmtree(trace.parent, ignore_errors=True)
 
     async def _play_script(self, key: ServingKey, number: int, script: ScriptedServing) -> str:
-        self._state.launch_replica(key, number, 0)
+        await self._write(partial(self._state.launch_replica, key, number, 0))
         if script.exit_code is None:
             await asyncio.Event().wait()  # the script's app answers the requests
         return self._program_failure(key, number, script.exit_code or 0)
@@ -275,9 +269,14 @@ class ServingRuns(Runs[ServingKey, None]):
                     cause = f"; port {port} is in use, probably by {other.key}: let the program listen on $PORT"
         return f"the program ended by itself with exit code {code}{cause}{log_excerpt(self.log_of(key))}"
 
-    def _record_end(self, key: ServingKey, task: asyncio.Task[None]) -> None:
+    def _record_stop(self, key: ServingKey) -> bool:
+        return self._state.stop_serving(key)
+
+    def _record_end(self, key: ServingKey, work: asyncio.Task[None], failure: str) -> None:
+        self._state.finish_serving(key, failure)
+
+    def _release(self, key: ServingKey) -> None:
         del self._changes[key]
-        self._state.finish_serving(key, failure_message(task) if task.cancelled() or task.exception() else "")
 
     def _replica_trace(self, key: ServingKey, number: int) -> Path:
         return self._trace_of(key, str(number)) / "program"

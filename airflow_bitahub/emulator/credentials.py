@@ -1,4 +1,4 @@
-"""The token and the password for an emulator that is started from the shell."""
+"""What only the user of an emulator may know: its home, and the token and the password for a start from the shell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import secrets
+import stat
 import sys
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def choose_password(file: Path | None) -> str:
 
 def load_or_create_token(home: Path) -> str:
     """Return the token stored in a home. If there is none, create a random one that only the owner can read."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(home)
     file = home / "token"
     with (
         contextlib.suppress(FileExistsError),
@@ -42,6 +43,19 @@ def load_or_create_token(home: Path) -> str:
     ):
         new.write(secrets.token_urlsafe(32) + "\n")
     return _read_secret(file, "token")
+
+
+def make_private(home: Path) -> None:
+    """Create a folder that only its owner can use, or make an existing one so.
+
+    :raises ConfigurationError: it belongs to another user, or is shared as ``/tmp`` is
+    """
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = home.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & stat.S_ISVTX:
+        raise ConfigurationError(f"{home} is not a folder of yours alone; choose another home.")
+    if status.st_mode & 0o077:
+        home.chmod(0o700)
 
 
 def hide_environment() -> None:

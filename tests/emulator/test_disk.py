@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import resource
 import sqlite3
 import sys
@@ -13,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.exceptions import ConfigurationError
-from tests.emulator.conftest import JOBS, SERVINGS, Api, assert_refused, is_alive
+from tests.emulator.conftest import JOBS, SERVINGS, assert_refused, is_alive
 from tests.emulator.killable import KillableEmulator
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse
 
 from airflow_bitahub import __version__
@@ -12,12 +12,16 @@ from airflow_bitahub.emulator.answers import success_answer
 from airflow_bitahub.emulator.faults.faults import Fault, Faults
 from airflow_bitahub.emulator.http.bodies import parse_body, read_body
 from airflow_bitahub.emulator.http.openapi import JsonObject, Success, request_body, success_response
+from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.http.views import ledger_view
 from airflow_bitahub.emulator.state.state import State
 
 
-def control_routes(state: State, faults: Faults) -> APIRouter:
-    """Return the routes ``/``, ``/healthz`` and ``/emulator/...``."""
+def control_routes(state: State, faults: Faults, sign_in: SignIn | None) -> APIRouter:
+    """Return the routes ``/``, ``/healthz`` and ``/emulator/...``.
+
+    :param sign_in: knows the namespaces of the users who may sign in; None: there are no users
+    """
     router = APIRouter(tags=["emulator"])
 
     @router.get("/", summary="Get name and version.", responses=success_response(Success[JsonObject]))
@@ -30,11 +34,14 @@ def control_routes(state: State, faults: Faults) -> APIRouter:
 
     @router.get(
         "/emulator/ledger",
-        summary="List every job that ever existed, with the requests about it.",
+        summary="List every job that ever existed, with the requests about it; users see those of their namespaces.",
         responses=success_response(Success[list[JsonObject]]),
     )
-    async def ledger() -> JSONResponse:
-        return success_answer([ledger_view(entry) for entry in state.ledger()])
+    async def ledger(request: Request) -> JSONResponse:
+        entries = state.ledger()
+        if sign_in is not None and request.state.user:
+            entries = [entry for entry in entries if sign_in.may_work_in(entry.record.key.namespace)]
+        return success_answer([ledger_view(entry) for entry in entries])
 
     @router.post(
         "/emulator/faults",

@@ -137,8 +137,8 @@ def _base_command() -> list[str]:
             command += ["--symlink", str(folder.readlink()), str(folder)]
         elif folder.is_dir():
             command += ["--ro-bind", str(folder), str(folder)]
-    for folder in filter(os.path.isdir, _DEVICES):
-        command += ["--ro-bind", folder, folder]
+    for devices in filter(os.path.isdir, _DEVICES):
+        command += ["--ro-bind", devices, devices]
     names = Path("/etc/resolv.conf").resolve()
     if not _is_within(names, _SYSTEM) and names.is_file():
         command += ["--ro-bind", str(names), str(names)]
@@ -154,7 +154,8 @@ def _interpreter_options(python: Path) -> tuple[str, ...]:
     private = {prefix for prefix in prefixes if Path.home().is_relative_to(prefix) or prefix.name == ".local"}
     folders = {folder for folder in (prefixes - private) | libraries if not _is_within(folder, _SYSTEM)}
     options = [option for folder in sorted(map(str, folders)) for option in ("--ro-bind", folder, folder)]
-    program, places = python.resolve(), (*_SYSTEM, *folders)
+    program = python.resolve()
+    places: list[str | Path] = [*_SYSTEM, *folders]
     if not _is_within(program, places):
         options += ["--ro-bind", str(program), str(program)]
     for link in _links_to(program, python):

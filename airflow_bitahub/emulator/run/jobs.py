@@ -271,8 +271,8 @@ class JobRuns(Runs[JobKey, Outcome]):
     def _record_stop(self, key: JobKey) -> bool:
         return self._state.stop_job(key)
 
-    def _record_end(self, key: JobKey, work: asyncio.Task[Outcome], failure: str) -> None:
-        outcome = Outcome(None, failure) if failure else work.result()
+    def _record_end(self, key: JobKey, failure: str) -> None:
+        outcome = Outcome(None, failure) if failure else self._work[key].result()
         if outcome.is_underpowered:
             self._state.refuse_job(key, outcome.message)
         else:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from airflow_bitahub.emulator.run.processes import ProcessGroup
+from airflow_bitahub.emulator.run.processes import ProcessGroup, process_files
 
 _PERIOD = 1.0  # seconds between two looks at all programs
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -65,7 +65,7 @@ class MemoryLimits:
 
 def _processes() -> dict[int, _Process]:
     found = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for stat in process_files("stat"):
         with contextlib.suppress(OSError, ValueError):
             # the program's name, in parentheses, may contain anything
             fields = stat.read_text("utf-8", "replace").rpartition(")")[2].split()

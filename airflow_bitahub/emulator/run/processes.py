@@ -55,7 +55,7 @@ class ProcessGroup:
     def kill(self) -> None:
         """Kill every process of the group, and those that have left it but still have its variables."""
         self._signal(signal.SIGKILL)
-        for environ in Path("/proc").glob("[0-9]*/environ"):
+        for environ in process_files("environ"):
             with contextlib.suppress(OSError):
                 if self._mark in environ.read_bytes().split(b"\0"):
                     os.kill(int(environ.parent.name), signal.SIGKILL)
@@ -82,12 +82,12 @@ class ProcessGroup:
         """Return whether a process of the group is alive. In many containers no process reaps the dead orphans."""
         if not self._signal(0):
             return False
-        processes = list(Path("/proc").glob("[0-9]*/stat"))
+        processes = process_files("stat")
         return not processes or any(_is_live_member(stat, self.pid) for stat in processes)
 
     def _has_begun(self) -> bool:
         """Return whether the program runs, and not only bubblewrap, which then ignores SIGTERM."""
-        members = [stat.parent for stat in Path("/proc").glob("[0-9]*/stat") if _is_live_member(stat, self.pid)]
+        members = [stat.parent for stat in process_files("stat") if _is_live_member(stat, self.pid)]
         is_sandboxed = any(_read(member / "comm") == "bwrap" for member in members)
         return not is_sandboxed or any(_is_sandboxed_program(member) for member in members)
 
@@ -184,6 +184,14 @@ class RecoverableCommand:
 
     def _file(self, kind: str) -> Path:
         return self._trace.with_name(f"{self._trace.name}.{kind}")
+
+
+def process_files(name: str) -> list[Path]:
+    """Return the file of this name in ``/proc`` of each process; none where there is no ``/proc`` or no handle left."""
+    try:
+        return [folder / name for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    except OSError:
+        return []
 
 
 def _is_live_member(stat: Path, group: int | None) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
 from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
+from airflow_bitahub.emulator.origins import Origins
 from airflow_bitahub.emulator.run.images import Image, Images
 from airflow_bitahub.emulator.run.memory import MemoryLimits
 from airflow_bitahub.emulator.run.processes import tail
@@ -36,6 +37,7 @@ class RunContext(NamedTuple):
     """What jobs and servings need to run.
 
     :param workdir_type: the kind of `Workdir` that programs run in
+    :param origins: the names by which servings may be addressed
     :param home: the folder for logs and traces
     :param grace: seconds between SIGTERM and SIGKILL
     """
@@ -46,6 +48,7 @@ class RunContext(NamedTuple):
     workdir_type: type[Workdir]
     scripts: Scripts
     memory: MemoryLimits
+    origins: Origins
     home: Path
     grace: float
 
@@ -53,9 +56,9 @@ class RunContext(NamedTuple):
 class Runs(ABC, Generic[KeyT, ResultT]):
     """Runs jobs or servings, with two asyncio tasks for each. Its methods must be called in the event loop.
 
-    One task does the work, and is cancelled when that is to stop. The other one waits for its end and records it. When a
-    record cannot be written, the work waits for that, or ends as it would have; what it has used is free again, and its
-    end is recorded later.
+    One task does the work, and is cancelled when that is to stop. The other one waits for its end and records it. While
+    a record cannot be written, work that needs it waits, work that is to stop stops, and what has ended is recorded
+    later.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -75,7 +78,7 @@ class Runs(ABC, Generic[KeyT, ResultT]):
         """Record that a job or serving was asked to stop. Return False if it is already stopping or has ended."""
 
     @abstractmethod
-    def _record_end(self, key: KeyT, work: asyncio.Task[ResultT], failure: str) -> None:
+    def _record_end(self, key: KeyT, failure: str) -> None:
         """Record how a job or serving ended whose work is done.
 
         :param failure: why the work gave no result; "" if it gave one
@@ -128,7 +131,7 @@ class Runs(ABC, Generic[KeyT, ResultT]):
         def record() -> None:
             if key in self._stopping:
                 self._record_stop(key)  # unless that is recorded already
-            self._record_end(key, work, failure)
+            self._record_end(key, failure)
 
         try:
             try:

@@ -9,10 +9,13 @@ import socket
 from functools import partial
 from pathlib import Path
 
+from starlette.types import ASGIApp
+
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.emulator.listener import LOOPBACK
 from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
-from airflow_bitahub.emulator.run.gateway import LOOPBACK, Gateway, RoundRobinProxy, TokenAuth
+from airflow_bitahub.emulator.run.gateway import Gateway, OriginCheck, RoundRobinProxy, TokenAuth
 from airflow_bitahub.emulator.run.processes import RecoverableCommand
 from airflow_bitahub.emulator.run.runs import (
     RunContext,
@@ -142,9 +145,11 @@ class ServingRuns(Runs[ServingKey, None]):
             await self._end_leftovers(key, set())
             return
         await self._end_leftovers(key, {replica.number for replica in record.running})
-        app = script.app() if script else RoundRobinProxy(lambda: self._running_ports(key))
+        app: ASGIApp = script.app() if script else RoundRobinProxy(lambda: self._running_ports(key))
         last_port = int(record.url.rpartition(":")[2] or 0)
-        async with Gateway(TokenAuth(app, record.token) if self._need_tokens else app, last_port) as gateway:
+        if self._need_tokens:
+            app = TokenAuth(app, record.token)
+        async with Gateway(OriginCheck(app, self._context.origins), last_port) as gateway:
             await self._write(partial(self._state.set_serving_url, key, gateway.url))
             await self._manage_replicas(key, script)
 
@@ -272,7 +277,7 @@ class ServingRuns(Runs[ServingKey, None]):
     def _record_stop(self, key: ServingKey) -> bool:
         return self._state.stop_serving(key)
 
-    def _record_end(self, key: ServingKey, work: asyncio.Task[None], failure: str) -> None:
+    def _record_end(self, key: ServingKey, failure: str) -> None:
         self._state.finish_serving(key, failure)
 
     def _release(self, key: ServingKey) -> None:

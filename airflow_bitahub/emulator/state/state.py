@@ -1,8 +1,8 @@
 """All jobs and servings, and the ledger of requests: the only place that changes records.
 
-Records are frozen. A change writes a record to the store and then replaces it as a whole, under a lock. So a reader gets
-a consistent record from any thread, and a restarted emulator continues where the last one ended. A change that cannot
-be written has not happened, and raises NotWritten. All times are milliseconds since the epoch; 0 means not yet.
+Records are frozen. A change writes a record to the store and then replaces it as a whole, under a lock. So a reader
+gets a consistent record from any thread, and a restarted emulator continues where the last one ended. A change that
+cannot be written has not happened, and raises NotWritten. All times are milliseconds since the epoch; 0 means not yet.
 """
 
 from __future__ import annotations
@@ -328,9 +328,8 @@ def _read(adapter: TypeAdapter[RecordT], text: str, what: str) -> RecordT | None
         return adapter.validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]  # the input may hold a token
-        log.error(
-            "the record of %s cannot be read (%s: %s); it is skipped, and kept in the file", what, first["loc"], first["msg"]
-        )
+        words = "the record of %s cannot be read (%s: %s); it is skipped, and kept in the file"
+        log.error(words, what, first["loc"], first["msg"])
         return None
 
 

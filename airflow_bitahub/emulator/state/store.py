@@ -55,9 +55,7 @@ class Store:
     def _open(self, file: Path | None) -> None:
         if file is not None:
             file.touch(mode=0o600)  # it holds the servings' access tokens
-        database = sqlite3.connect(
-            file or ":memory:", _OPENING_SECONDS, check_same_thread=False, isolation_level=None
-        )
+        database = sqlite3.connect(file or ":memory:", _OPENING_SECONDS, check_same_thread=False, isolation_level=None)
         with contextlib.ExitStack() as undo:
             undo.callback(database.close)
             # In this mode a write takes a few microseconds. It survives the death of the process, but not of the
@@ -93,8 +91,8 @@ class Store:
 
     def put_serving(self, key: str, record: str) -> None:
         """Store a serving, or replace its record."""
-        statement = "INSERT INTO servings (key, record) VALUES (?, ?) ON CONFLICT DO UPDATE SET record = excluded.record"
-        self._execute((statement, (key, record)))
+        change = "INSERT INTO servings (key, record) VALUES (?, ?) ON CONFLICT DO UPDATE SET record = excluded.record"
+        self._execute((change, (key, record)))
 
     def remove_serving(self, key: str) -> None:
         """Remove a serving."""

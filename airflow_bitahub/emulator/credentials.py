@@ -48,9 +48,12 @@ def load_or_create_token(home: Path) -> str:
 def make_private(home: Path) -> None:
     """Create a folder that only its owner can use, or make an existing one so.
 
-    :raises ConfigurationError: it belongs to another user, or is shared as ``/tmp`` is
+    :raises ConfigurationError: it is no folder, belongs to another user, or is shared as ``/tmp`` is
     """
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(f"Cannot create the folder {home}: {error.strerror}; choose another home.") from None
     status = home.stat()
     if status.st_uid != os.geteuid() or status.st_mode & stat.S_ISVTX:
         raise ConfigurationError(f"{home} is not a folder of yours alone; choose another home.")

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from airflow_bitahub.emulator import listener
 from airflow_bitahub.emulator.server import Emulator
@@ -21,6 +23,17 @@ from tests.emulator.test_server import COMMAND, environment, read_greeting, star
 __all__ = ["environment"]  # a fixture
 HEAD = "POST {jobs}/x HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
 BODY = "Content-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.fixture(scope="module", params=[H11Protocol, HttpToolsProtocol])
+def emulator(
+    request: pytest.FixtureRequest, images_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Emulator]:
+    """An emulator with either of the protocols that uvicorn may choose."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listener, "AutoHTTPProtocol", request.param)
+        with Emulator(tmp_path_factory.mktemp("home"), images=images_file, mounts="links") as emulator:
+            yield emulator
 
 
 @contextlib.contextmanager

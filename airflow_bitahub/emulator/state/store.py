@@ -71,8 +71,10 @@ class Store:
             [(damage,)] = database.execute("PRAGMA quick_check(1)")
             if damage != "ok":
                 raise sqlite3.DatabaseError(f"the database is damaged ({' '.join(damage.split())})")
-            database.executescript(_SCHEMA)
-            database.execute(f"PRAGMA user_version = {_VERSION}")
+            [(tables,)] = database.execute("SELECT COUNT(*) FROM sqlite_master")
+            if version == 0 and tables:
+                raise sqlite3.DatabaseError("the database belongs to another program")
+            database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT")
             database.execute("PRAGMA busy_timeout = 0")
             undo.pop_all()
         self._database = database

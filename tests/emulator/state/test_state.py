@@ -314,7 +314,7 @@ def test_a_record_that_could_not_be_read_again_is_refused(state: State) -> None:
     assert [job.key for job in state.jobs()] == [KEY]
 
 
-@pytest.mark.parametrize("damage", ["garbage", "truncated", "folder", "locked"])
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "folder", "foreign", "locked"])
 def test_records_that_cannot_be_used_are_one_sentence(
     tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +330,10 @@ def test_records_that_cannot_be_used_are_one_sentence(
     elif damage == "folder":
         file.unlink()
         file.mkdir()
+    elif damage == "foreign":
+        file.unlink()
+        with closing(sqlite3.connect(file)) as foreign:
+            foreign.execute("CREATE TABLE jobs (title)")
     other = sqlite3.connect(file if damage == "locked" else ":memory:", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with closing(other), pytest.raises(ConfigurationError, match=r"cannot be used: .*another home.*move") as raised:

@@ -22,6 +22,9 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         workdir.py         the folder that a job or serving runs in
         symlinks.py        a workdir with symbolic links, and container paths mapped to them
         sandbox.py         a workdir with its own file system, by bubblewrap
+        handles.py         opening a folder without following links
+        privileges.py      what is different for root
+        relay.py           leads into the network of a sandbox that has one of its own
     faults/         what goes wrong on demand
         faults.py          which requests fail, and how
         disguise.py        wrong records in the answers to queries

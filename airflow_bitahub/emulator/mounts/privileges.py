@@ -23,15 +23,18 @@ def read_only_kernel() -> list[str]:
 
 
 @functools.cache
-def covers() -> tuple[str, ...]:
+def covers(*, private_network: bool) -> tuple[str, ...]:
     """Return the bubblewrap options that cover what only root may read; none if the emulator does not run as root.
 
-    ``/usr`` contains nothing of this machine's own, so it is not searched.
+    ``/usr`` contains nothing of this machine's own, so it is not searched. Nor does a private network, whose settings
+    are other files.
     """
     if os.geteuid() != 0:
         return ()
     options: list[str] = []
     for place, is_folder in (*_for_root_only(Path("/etc")), *_for_root_only(Path("/proc"))):
+        if private_network and place.startswith("/proc/sys/net/"):
+            continue
         options += ["--tmpfs", place, "--remount-ro", place] if is_folder else ["--ro-bind", "/dev/null", place]
     return tuple(options)
 

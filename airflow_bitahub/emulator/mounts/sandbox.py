@@ -1,7 +1,8 @@
 """Mounts at their real paths by bubblewrap, which gives a program its own file system without root or a container.
 
 Besides its mounts the program sees the system's programs, its interpreter, and its own home and ``/tmp``. It sees
-nothing else of the storage, the emulator's home or the user's files. Only the network is the machine's.
+nothing else of the storage, the emulator's home or the user's files. The network is the machine's, unless a program has
+one of its own, into which `relay` leads.
 
 Each mount is opened once, when its workdir is made, and what was opened is what programs see: a path could lead to
 another place by the time bubblewrap reads it. `privileges` says what is different for root.
@@ -21,10 +22,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from airflow_bitahub.emulator.mounts import relay
 from airflow_bitahub.emulator.mounts.handles import open_without_links
 from airflow_bitahub.emulator.mounts.privileges import covers, read_only_kernel
 from airflow_bitahub.emulator.mounts.symlinks import SymlinkWorkdir
-from airflow_bitahub.emulator.mounts.workdir import LaunchOptions, Workdir
+from airflow_bitahub.emulator.mounts.workdir import LaunchOptions, Workdir, socket_in
 from airflow_bitahub.exceptions import ConfigurationError
 
 MOUNT_MODES = ("auto", "bubblewrap", "links")
@@ -32,6 +34,8 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc
 # What programs read to count processors. The rest of /sys describes and controls this machine.
 _DEVICES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 _HOME, _TMP, _BIN = "/root", "/tmp", "/.bitahub/bin"  # noqa: S108  these are paths inside the sandbox
+_NETWORK, _RELAY = "/.bitahub/network", "/.bitahub/relay.py"
+_START_RELAY = f'{_BIN}/python {_RELAY} "$0" "$1" >/dev/null 2>&1 & shift; exec "$@"'
 _PRINT_FOLDERS = """
 import json, sys, sysconfig
 libraries = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -104,7 +108,14 @@ class SandboxWorkdir(Workdir):
             # Named by this process: a handle that the program inherited would lead it out of the sandbox.
             source = f"/proc/{os.getpid()}/fd/{handle}"
             options += ["--bind" if mount.is_writable else "--ro-bind", source, mount_path]
-        self._command = (*_base_command(), *options, "--chdir", _HOME, "--")
+        start: tuple[str, ...] = ()
+        if self._private_port is not None:
+            socket = socket_in(self.path)
+            socket.parent.mkdir()
+            options += ["--bind", str(socket.parent), _NETWORK, "--ro-bind", relay.__file__, _RELAY]
+            start = ("/bin/sh", "-c", _START_RELAY, f"{_NETWORK}/{socket.name}", str(self._private_port))
+        base = _base_command(private_network=self._private_port is not None)
+        self._command = (*base, *options, "--chdir", _HOME, "--", *start)
 
     def map_paths(self, text: str) -> str:
         """Return the text unchanged: container paths are real here."""
@@ -129,9 +140,11 @@ class SandboxWorkdir(Workdir):
         return self._environment(_BIN, _HOME, _TMP)
 
 
-def _base_command() -> list[str]:
+def _base_command(*, private_network: bool = False) -> list[str]:
     """Return the bubblewrap command line without the mounts of a particular program."""
     command = [shutil.which("bwrap") or "bwrap", "--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL"]
+    if private_network:
+        command.append("--unshare-net")
     for folder in map(Path, _SYSTEM):
         if folder.is_symlink():
             command += ["--symlink", str(folder.readlink()), str(folder)]
@@ -142,7 +155,7 @@ def _base_command() -> list[str]:
     names = Path("/etc/resolv.conf").resolve()
     if not _is_within(names, _SYSTEM) and names.is_file():
         command += ["--ro-bind", str(names), str(names)]
-    return [*command, "--proc", "/proc", *read_only_kernel(), "--dev", "/dev", *covers()]
+    return [*command, "--proc", "/proc", *read_only_kernel(), "--dev", "/dev", *covers(private_network=private_network)]
 
 
 @functools.cache

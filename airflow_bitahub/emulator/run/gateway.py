@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 
 import httpx
@@ -91,16 +93,17 @@ class TokenAuth:
 class RoundRobinProxy:
     """ASGI application that passes each request on to the next of several programs.
 
-    :param ports: returns the ports of the loopback interface on which programs may listen now
+    :param addresses: returns the ports of the loopback interface and the socket files at which programs may listen now
     """
 
-    def __init__(self, ports: Callable[[], list[int]]) -> None:
-        self._ports = ports
+    def __init__(self, addresses: Callable[[], list[int | Path]]) -> None:
+        self._addresses = addresses
         self._turns = count()
         # One connection per request: a program may die or close an idle connection at any moment, and a request that
         # is lost that way must not be repeated.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._transport = httpx.AsyncHTTPTransport(verify=False, limits=limits)
+        self._transport = functools.partial(httpx.AsyncHTTPTransport, verify=False, limits=limits)
+        self._transport_to_ports = self._transport()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -108,9 +111,14 @@ class RoundRobinProxy:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        for port in self._next_ports():
+        for address in self._next_addresses():
+            transport, port = self._transport_to_ports, 80
+            if isinstance(address, int):
+                port = address
+            else:
+                transport = self._transport(uds=str(address))
             try:
-                answer = await self._transport.handle_async_request(_request_to(port, request))
+                answer = await transport.handle_async_request(_request_to(port, request))
             except httpx.ConnectError:  # nothing listens there (yet), so the program has not seen the request
                 continue
             except (httpx.TransportError, ClientDisconnect) as error:
@@ -123,10 +131,10 @@ class RoundRobinProxy:
             return forwarded
         return PlainTextResponse("no program of this serving listens\n", 503)
 
-    def _next_ports(self) -> list[int]:
-        ports = self._ports()
-        turn = next(self._turns) % len(ports) if ports else 0
-        return ports[turn:] + ports[:turn]
+    def _next_addresses(self) -> list[int | Path]:
+        addresses = self._addresses()
+        turn = next(self._turns) % len(addresses) if addresses else 0
+        return addresses[turn:] + addresses[:turn]
 
 
 def _request_to(port: int, request: Request) -> httpx.Request:

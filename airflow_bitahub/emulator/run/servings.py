@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.servings import ServingSpec
 from airflow_bitahub.emulator.listener import LOOPBACK
-from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
+from airflow_bitahub.emulator.mounts.sandbox import SandboxWorkdir
+from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path, socket_in
 from airflow_bitahub.emulator.run.gateway import Gateway, OriginCheck, RoundRobinProxy, TokenAuth
 from airflow_bitahub.emulator.run.processes import RecoverableCommand
 from airflow_bitahub.emulator.run.runs import (
@@ -49,7 +50,10 @@ class ServingRuns(Runs[ServingKey, None]):
         super().__init__(context)
         self._restarts = restarts
         self._need_tokens = need_tokens
+        # Otherwise another program could find the port and go round the token.
+        self._has_private_networks = need_tokens and context.workdir_type is SandboxWorkdir
         self._ports: set[int] = set()
+        self._sockets: dict[tuple[ServingKey, int], Path] = {}
         self._changes: dict[ServingKey, asyncio.Event] = {}
 
     def log_of(self, key: ServingKey) -> Path:
@@ -145,7 +149,7 @@ class ServingRuns(Runs[ServingKey, None]):
             await self._end_leftovers(key, set())
             return
         await self._end_leftovers(key, {replica.number for replica in record.running})
-        app: ASGIApp = script.app() if script else RoundRobinProxy(lambda: self._running_ports(key))
+        app: ASGIApp = script.app() if script else RoundRobinProxy(lambda: self._addresses(key))
         last_port = int(record.url.rpartition(":")[2] or 0)
         if self._need_tokens:
             app = TokenAuth(app, record.token)
@@ -153,8 +157,10 @@ class ServingRuns(Runs[ServingKey, None]):
             await self._write(partial(self._state.set_serving_url, key, gateway.url))
             await self._manage_replicas(key, script)
 
-    def _running_ports(self, key: ServingKey) -> list[int]:
-        return [replica.port for replica in self._state.serving(key).running]
+    def _addresses(self, key: ServingKey) -> list[int | Path]:
+        """Return the port of each program that runs, or the socket file where it has a network of its own."""
+        running = self._state.serving(key).running
+        return [self._sockets.get((key, replica.number), replica.port) for replica in running]
 
     async def _end_leftovers(self, key: ServingKey, running: set[int]) -> None:
         """End the programs of an earlier, killed emulator whose replicas are not in `running`."""
@@ -204,7 +210,10 @@ class ServingRuns(Runs[ServingKey, None]):
 
     async def _run_replica(self, key: ServingKey, replica: Replica) -> str:
         """Run a replica's program, restart it after growing delays, and return how it ended the last time."""
-        number, port = replica.number, replica.port or self._free_port()
+        number, port = replica.number, replica.port
+        if self._has_private_networks:
+            port = self._state.serving(key).spec.protocols[0].port
+        port = port or self._free_port()
         self._ports.add(port)
         try:
             is_found = replica.status is ServingStatus.RUNNING
@@ -226,7 +235,10 @@ class ServingRuns(Runs[ServingKey, None]):
         if not self._images.is_ready(image):
             self._try_to_write(partial(self._state.set_replica_message, key, number, build_message(spec.image)))
         python = await self._images.prepare(image)
-        with self._context.workdir_type({**image_mounts(image), **self._mounts(spec)}, python) as workdir:
+        private_port = port if self._has_private_networks else None
+        with self._context.workdir_type({**image_mounts(image), **self._mounts(spec)}, python, private_port) as workdir:
+            if private_port is not None:
+                self._sockets[key, number] = socket_in(workdir.path)
             variables = {
                 **{name: workdir.map_paths(value) for name, value in spec.envs.items()},
                 # Several programs on one machine cannot all listen on the port of their image.
@@ -241,17 +253,21 @@ class ServingRuns(Runs[ServingKey, None]):
                 await self._write(partial(self._state.launch_replica, key, number, port))
                 return self._program_failure(key, number, await group.wait())
             finally:
+                self._sockets.pop((key, number), None)
                 await group.end(self._context.grace)
                 shutil.rmtree(trace.parent, ignore_errors=True)
 
     async def _continue_program(self, key: ServingKey, number: int) -> str:
         """Wait for a replica's program that an earlier emulator started, and return how it ended."""
         trace = self._replica_trace(key, number)
+        if (folder := Workdir.recorded(trace)) and (file := socket_in(folder)).exists():
+            self._sockets[key, number] = file
         group = RecoverableCommand(trace).find()
         self._context.memory.add(group, self._state.serving(key).spec.resource.memory_mb, self.log_of(key))
         try:
             return self._program_failure(key, number, await group.wait())
         finally:
+            self._sockets.pop((key, number), None)
             await group.end(self._context.grace)
             Workdir.remove_recorded(trace)
             shutil.rmtree(trace.parent, ignore_errors=True)

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,7 +22,7 @@ from airflow_bitahub.emulator.run.processes import RecoverableCommand
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.exceptions import ConfigurationError
-from tests.emulator.conftest import JOBS, TELL_PID, Api, mount
+from tests.emulator.conftest import JOBS, TELL_PID, Api, ask, mount
 from tests.emulator.killable import KillableEmulator
 
 REASON = bubblewrap_problem()
@@ -322,3 +323,46 @@ def test_bubblewrap_that_may_not_work_is_not_used(monkeypatch: pytest.MonkeyPatc
     if sys.platform == "linux":
         with pytest.raises(ConfigurationError, match="No permissions to create new namespace"):
             choose_workdir("bubblewrap")
+
+
+# Asks every port of the machine's loopback interface on which a program listens.
+ASK_ALL_PORTS = """python -c '
+import urllib.error, urllib.request
+lines = [line.split() for line in open("/proc/net/tcp")]
+ports = {int(line[1].split(":")[1], 16) for line in lines if line[3] == "0A"}
+for port in ports:
+    try:
+        print(port, urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).read()[:20])
+    except urllib.error.HTTPError as error:
+        print(port, error.code)
+    except OSError as error:
+        print(port, type(error).__name__)
+'"""
+TELL_SECRET = TELL_PID.replace("str(os.getpid()).encode()", 'b"secret"')
+
+
+@needs_bubblewrap
+def test_no_job_gets_round_the_token_of_a_serving(images_file: Path, tmp_path: Path) -> None:
+    with Emulator(tmp_path, images=images_file, grace=1.0, serving_tokens=True, mounts="bubblewrap") as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            servings = [api.wait_serving(api.serve(TELL_SECRET, replicas=2), "RUNNING") for _ in range(2)]
+            for serving in servings:  # all of these programs listen on the same port, each in its own network
+                assert api.until(partial(ask, serving["hosts"], serving["token"]), bool) == "secret"
+                assert ask(serving["hosts"]) == ""
+            _, log = api.run(ASK_ALL_PORTS, code=None, datasets=[])
+            for serving in servings:
+                assert f"{httpx.URL(serving['hosts']).port} 401" in log
+            assert "secret" not in log
+
+
+@needs_bubblewrap
+def test_served_program_in_its_own_network_is_found_again(images_file: Path, tmp_path: Path) -> None:
+    killable = KillableEmulator(tmp_path, images_file, "bubblewrap", serving_tokens=True)
+    name = killable.api.serve(TELL_SECRET)
+    serving = killable.api.wait_serving(name, "RUNNING")
+    for _ in range(2):
+        assert killable.api.until(partial(ask, serving["hosts"], serving["token"]), bool) == "secret"
+        killable.restart()
+    killable.stop()

@@ -1,7 +1,9 @@
-"""Passes connections at a socket file on to a port. It runs in a sandbox with a network of its own, by any Python.
+"""Passes connections at a socket file on to a port. It runs in a sandbox with a network of its own, by the Python of an image.
 
 Usage: ``relay.py SOCKET PORT``. The file appears once a program listens on the port.
 """
+
+from __future__ import annotations
 
 import asyncio
 import os
@@ -9,7 +11,7 @@ import signal
 import sys
 
 
-def is_listening(port):  # type: ignore[no-untyped-def]
+def is_listening(port: int) -> bool:
     """Return whether a program listens on the port."""
     end = f":{port:04X}"
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -23,7 +25,7 @@ def is_listening(port):  # type: ignore[no-untyped-def]
     return False
 
 
-async def pass_on(reader, writer):  # type: ignore[no-untyped-def]
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Pass on everything that comes."""
     try:
         data = await reader.read(65536)
@@ -35,10 +37,10 @@ async def pass_on(reader, writer):  # type: ignore[no-untyped-def]
         pass
 
 
-async def main(socket, port):  # type: ignore[no-untyped-def]
+async def main(socket: str, port: int) -> None:
     """Serve until killed."""
 
-    async def relay(reader, writer):  # type: ignore[no-untyped-def]
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:

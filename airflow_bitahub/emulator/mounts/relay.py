@@ -1,4 +1,4 @@
-"""Passes connections at a socket file on to a port. It runs in a sandbox with a network of its own, by the Python of an image.
+"""Passes connections at a socket file on to a port. It runs in a sandbox with its own network, by an image's Python.
 
 Usage: ``relay.py SOCKET PORT``. The file appears once a program listens on the port.
 """

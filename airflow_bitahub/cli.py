@@ -107,6 +107,11 @@ def _add_emulator(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file that contains the token")
     parser.add_argument(
+        "--token-for-reading",
+        action="store_true",
+        help="queries need the token, too; without it, other users of this machine and jobs can read jobs and logs",
+    )
+    parser.add_argument(
         "--max-running", type=int, default=8, help="jobs that may run at the same time (default: %(default)s)"
     )
     parser.add_argument(
@@ -170,7 +175,7 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 
 def _run_emulator(args: argparse.Namespace) -> int:
-    from airflow_bitahub.emulator.credentials import choose_password, choose_token
+    from airflow_bitahub.emulator.credentials import choose_password, choose_token, hide_environment
     from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
     from airflow_bitahub.emulator.server import Emulator, run_until_signal
     from airflow_bitahub.emulator.state.capacity import parse_accelerators
@@ -187,6 +192,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         images=args.images,
         image_cache=args.image_cache,
         token=choose_token(home, args.token_file),
+        token_for_reading=args.token_for_reading,
         max_running=args.max_running,
         accelerators=None if args.accelerators is None else parse_accelerators(args.accelerators),
         cores=args.cores,
@@ -199,6 +205,9 @@ def _run_emulator(args: argparse.Namespace) -> int:
         profile=args.profile,
         sign_in=sign_in,
     )
+
+    if not emulator.is_sandboxed:
+        hide_environment()
 
     def announce() -> None:
         connection = emulator.connection(login="you", user_id="_you")

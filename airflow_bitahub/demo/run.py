@@ -19,6 +19,7 @@ from typing import Any
 from airflow_bitahub.demo import platform
 from airflow_bitahub.demo.airflow import USER, LocalAirflow, require_free_port
 from airflow_bitahub.demo.dataset import prepare
+from airflow_bitahub.emulator.credentials import make_private
 from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         # Check the ports first, since the preparation takes minutes.
         require_free_port(args.port, "Airflow", "PORT")
         require_free_port(args.emulator_port, "The emulator", "EMULATOR_PORT")
+        make_private(home)
         storage = home / "emulator" / "storage"
         _prepare_storage(storage, args.mnist, home / "downloads")
         return _run_emulator(args, home, storage)

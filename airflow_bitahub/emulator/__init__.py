@@ -4,12 +4,15 @@
 imports only the types of `airflow_bitahub.api` and the errors. So client and emulator only meet on the socket.
 
     server.py       `Emulator`: home, token, socket
-    credentials.py  token and password for a start from the shell
+    credentials.py  a private home; token and password for a start from the shell
     scripts.py      jobs and servings whose outcome a test defines
     answers.py      the forms of the platform's answers
+    origins.py      whether a request comes from a web page of another site
+    listener.py     how its HTTP servers listen, and what clients can occupy
     state/          what the platform knows
         errors.py          why a request is refused
         records.py         jobs and servings, and how they change
+        clock.py           a clock that never goes back
         metering.py        what a serving has used
         store.py           records on disk
         state.py           all records, and the ledger of requests
@@ -19,6 +22,9 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         workdir.py         the folder that a job or serving runs in
         symlinks.py        a workdir with symbolic links, and container paths mapped to them
         sandbox.py         a workdir with its own file system, by bubblewrap
+        handles.py         opening a folder without following links
+        privileges.py      what is different for root
+        relay.py           leads into the network of a sandbox that has one of its own
     faults/         what goes wrong on demand
         faults.py          which requests fail, and how
         disguise.py        wrong records in the answers to queries
@@ -26,6 +32,7 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         injector.py        applies the faults
     run/            runs jobs and servings as processes
         images.py          Python environments in place of container images; images.toml
+        memory.py          ends programs that use too much memory
         processes.py       one command in its own process group
         rendezvous.py      how the replicas of a job find each other
         gateway.py         the address of a serving
@@ -45,8 +52,8 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         control.py         routes of the emulator's own
         app.py             the application
 
-Imports run in one direction: state <- mounts, faults <- run <- http <- server. `answers` and `scripts` import nothing
-of the emulator.
+Imports run in one direction: state <- mounts, faults <- run <- http <- server. `answers`, `origins`, `credentials` and
+`scripts` import nothing of these folders, and `listener` only how a connection is closed.
 """
 
 from airflow_bitahub.extras import require_extra

@@ -1,16 +1,20 @@
-"""The token and the password for an emulator that is started from the shell."""
+"""What only the user of an emulator may know: its home, and the token and the password for a start from the shell."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
+import stat
+import sys
 from pathlib import Path
 
 from airflow_bitahub.exceptions import ConfigurationError
 
 TOKEN_VARIABLE = "BITAHUB_EMULATOR_TOKEN"  # noqa: S105  the name of a variable
 PASSWORD_VARIABLE = "BITAHUB_EMULATOR_PASSWORD"  # noqa: S105  the name of a variable
+_PR_SET_DUMPABLE = 4  # of Linux' prctl
 
 
 def choose_token(home: Path, file: Path | None) -> str:
@@ -31,7 +35,7 @@ def choose_password(file: Path | None) -> str:
 
 def load_or_create_token(home: Path) -> str:
     """Return the token stored in a home. If there is none, create a random one that only the owner can read."""
-    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(home)
     file = home / "token"
     with (
         contextlib.suppress(FileExistsError),
@@ -39,6 +43,32 @@ def load_or_create_token(home: Path) -> str:
     ):
         new.write(secrets.token_urlsafe(32) + "\n")
     return _read_secret(file, "token")
+
+
+def make_private(home: Path) -> None:
+    """Create a folder that only its owner can use, or make an existing one so.
+
+    :raises ConfigurationError: it is no folder, belongs to another user, or is shared as ``/tmp`` is
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigurationError(f"Cannot create the folder {home}: {error.strerror}; choose another home.") from None
+    status = home.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & stat.S_ISVTX:
+        raise ConfigurationError(f"{home} is not a folder of yours alone; choose another home.")
+    if status.st_mode & 0o077:
+        home.chmod(0o700)
+
+
+def hide_environment() -> None:
+    """Hide this process' first environment and memory, where secrets are, from other processes of the same user.
+
+    Linux only, and no help against root. It also hides the open files, through which bubblewrap makes mounts.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+    if prctl is not None:
+        prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _read_secret(file: Path, what: str) -> str:

@@ -21,18 +21,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
-
+from airflow_bitahub.emulator.credentials import make_private
 from airflow_bitahub.emulator.faults.faults import Faults
-from airflow_bitahub.emulator.faults.hangup import hang_up_protocol
 from airflow_bitahub.emulator.http.app import create_app
 from airflow_bitahub.emulator.http.profiles import find_profile
 from airflow_bitahub.emulator.http.signin import SignIn
-from airflow_bitahub.emulator.mounts.sandbox import choose_workdir
+from airflow_bitahub.emulator.listener import LOOPBACK, QuietAccepting, Server, listen, server_config
+from airflow_bitahub.emulator.mounts.sandbox import SandboxWorkdir, choose_workdir
 from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
-from airflow_bitahub.emulator.run.gateway import LOOPBACK
+from airflow_bitahub.emulator.origins import Origins
 from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
+from airflow_bitahub.emulator.run.memory import MemoryLimits
 from airflow_bitahub.emulator.run.runner import Runner
 from airflow_bitahub.emulator.run.runs import RunContext
 from airflow_bitahub.emulator.scripts import Scripts
@@ -83,6 +82,7 @@ class Emulator:
     :param images: an images.toml, which describes container images; None: the package's own
     :param image_cache: the folder for built environments, which emulators may share; None: ``images`` in the home
     :param token: required for every change; None: a random one
+    :param token_for_reading: queries need a token, too, so that other users of this machine and jobs read nothing
     :param max_running: how many jobs may run at once; the others wait
     :param accelerators: number of devices per type, such as ``{"gtx-1080-ti": 2}``; jobs wait until enough are free;
         None: unlimited, of any type
@@ -100,8 +100,8 @@ class Emulator:
     :param clock: returns seconds since the epoch, for records, scripted jobs and faults; for example a `DrivenClock`
     :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
     :param sign_in: the users who may sign in, as at KubeSphere; queries then need a token, too; None: there are none
-    :raises ConfigurationError: the images file is wrong, there is no such profile, or bubblewrap is required and does
-        not work
+    :raises ConfigurationError: the images file is wrong, there is no such profile, the home belongs to another user, or
+        bubblewrap is required and does not work
     """
 
     def __init__(
@@ -114,6 +114,7 @@ class Emulator:
         images: Path | str | None = None,
         image_cache: Path | str | None = None,
         token: str | None = None,
+        token_for_reading: bool = False,
         max_running: int = 8,
         accelerators: Mapping[str, int] | None = None,
         cores: int | None = None,
@@ -133,20 +134,32 @@ class Emulator:
             raise ConfigurationError("The emulator's token is empty.")
         self._profile, self._sign_in = find_profile(profile), sign_in
         workdir_type, self._mounts_description = choose_workdir(mounts)
+        self.is_sandboxed = workdir_type is SandboxWorkdir  # otherwise, programs see the other processes of this user
         entries = load_images(Path(images or DEFAULT_IMAGES))
         self._is_temporary = home is None
         self.home = Path(home or tempfile.mkdtemp(prefix="bitahub-emulator-")).resolve()
-        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(self.home)
         shared_storage = SharedStorage(Path(storage) if storage else self.home / "storage")
         self.storage = shared_storage.root
         self.token = token or secrets.token_urlsafe(32)
         self.state = State(clock)
         self.scripts = Scripts()
         self.faults = Faults()
+        names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]
+        self._origins = Origins(names)
+        self._token_for_reading = token_for_reading
         cache = Path(image_cache).resolve() if image_cache else self.home / "images"
         self._runner = Runner(
             RunContext(
-                self.state, shared_storage, Images(entries, cache, grace), workdir_type, self.scripts, self.home, grace
+                self.state,
+                shared_storage,
+                Images(entries, cache, grace),
+                workdir_type,
+                self.scripts,
+                MemoryLimits(),
+                self._origins,
+                self.home,
+                grace,
             ),
             Capacity(max_running, accelerators=accelerators, cores=cores, memory_mb=memory_mb),
             expire=expire,
@@ -155,8 +168,7 @@ class Emulator:
             serving_tokens=serving_tokens,
         )
         self._host, self._port = host, port
-        self._host_names = ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host, *allowed_hosts]
-        self._server: uvicorn.Server | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -178,7 +190,7 @@ class Emulator:
         """Start serving in a thread, and return when requests are answered.
 
         :raises EmulatorError: the port or the home is in use, or the address does not belong to this machine
-        :raises ConfigurationError: the home belongs to another version of the emulator
+        :raises ConfigurationError: the records in the home are damaged, or of another version of the emulator
         """
         self._pid = os.getpid()
         self._lock = self._lock_home()
@@ -191,21 +203,17 @@ class Emulator:
             undo.pop_all()
         self._port = listener.getsockname()[1]
         app = create_app(
-            self.state, self._runner, self.faults, self.token, self._host_names, self._profile, self._sign_in
+            self.state,
+            self._runner,
+            self.faults,
+            self.token,
+            self._origins,
+            self._profile,
+            self._sign_in,
+            token_for_reading=self._token_for_reading,
         )
-        config = uvicorn.Config(
-            app,
-            http=hang_up_protocol(AutoHTTPProtocol),
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            loop="asyncio",
-            server_header=False,
-            timeout_graceful_shutdown=2,
-        )
-        server = self._server = uvicorn.Server(config)
+        config = server_config(app)
+        server = self._server = Server(config)
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(server, listener)), name="bitahub-emulator", daemon=True
         )
@@ -213,6 +221,8 @@ class Emulator:
         atexit.register(self.stop)
         self._wait_until_started(server)
         log.info("programs see their mounts %s", self._mounts_description)
+        if os.geteuid() == 0:
+            log.warning("the emulator runs as root, and so do the programs of jobs: start it as an ordinary user")
 
     def stop(self) -> None:
         """Stop every job and serving and end the server. Do nothing if it does not run."""
@@ -253,8 +263,9 @@ class Emulator:
         """Whether the emulator is serving."""
         return self._thread is not None and self._thread.is_alive()
 
-    async def _serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
+    async def _serve(self, server: Server, listener: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(QuietAccepting())
         self._runner.resume()
         try:
             await server.serve(sockets=[listener])
@@ -262,7 +273,7 @@ class Emulator:
             listener.close()
             await self._runner.close()
 
-    def _wait_until_started(self, server: uvicorn.Server) -> None:
+    def _wait_until_started(self, server: Server) -> None:
         deadline = time.monotonic() + _START_TIMEOUT
         while not server.started:
             if not self.is_running or time.monotonic() > deadline:
@@ -271,23 +282,14 @@ class Emulator:
             time.sleep(0.01)
 
     def _listen(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        # Not socket.create_server: asyncio turns off Nagle's algorithm only if the protocol is given. The algorithm
-        # would delay every answer by 40 ms.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self._host, self._port))
-            listener.listen(512)
+            return listen(self._host, self._port)
         except OSError as error:
-            listener.close()
             if error.errno == errno.EADDRINUSE:
                 raise EmulatorError(f"Port {self._port} of {self._host} is in use; choose another one.") from None
             raise EmulatorError(f"Cannot listen on {self._host} port {self._port}: {error.strerror}.") from None
         except OverflowError:
-            listener.close()
             raise EmulatorError(f"There is no port {self._port}.") from None
-        return listener
 
     def _lock_home(self) -> IO[str]:
         """Lock the home against a second emulator, otherwise their logs and records would be mixed up."""

@@ -37,8 +37,9 @@ def test_a_port_in_use_is_reported_before_anything_is_prepared(option: str, owne
     assert not (tmp_path / "home").exists()
 
 
-def test_a_folder_without_mnist_is_reported(tmp_path: Path) -> None:
+def test_a_folder_without_mnist_is_reported_and_the_home_is_private(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "home").mkdir(mode=0o755)
     assert str(tmp_path / "empty") in demo(
         tmp_path / "home",
         "--mnist",
@@ -48,3 +49,4 @@ def test_a_folder_without_mnist_is_reported(tmp_path: Path) -> None:
         "--emulator-port",
         str(free_port()),
     )
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700

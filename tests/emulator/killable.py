@@ -17,9 +17,11 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([__name__])
 
 
-def run_emulator(home: Path, images: Path, mounts: str, urls: Connection) -> None:
+def run_emulator(home: Path, images: Path, mounts: str, serving_tokens: bool, urls: Connection) -> None:
     """Run an emulator in this process until it is killed or stopped."""
-    emulator = Emulator(home, images=images, token=TOKEN, grace=0.5, max_running=1, mounts=mounts)
+    emulator = Emulator(
+        home, images=images, token=TOKEN, grace=0.5, max_running=1, mounts=mounts, serving_tokens=serving_tokens
+    )
     run_until_signal(emulator, lambda: urls.send(emulator.url))
 
 
@@ -29,20 +31,23 @@ class KillableEmulator:
     Only with ``mounts="links"`` do programs know their process ids on this machine.
     """
 
-    def __init__(self, home: Path, images: Path, mounts: str = "links") -> None:
+    def __init__(self, home: Path, images: Path, mounts: str = "links", *, serving_tokens: bool = False) -> None:
         self.home = home
         self.output = home / "storage/projects/u/p/outputs/1"
         (home / "storage/models/u/dense").mkdir(parents=True)
-        self._images = images
-        self._mounts = mounts
+        self._arguments = (home, images, mounts, serving_tokens)
         self.start()
 
     def start(self) -> None:
         urls, far_end = FORKS.Pipe(duplex=False)
-        self._process = FORKS.Process(target=run_emulator, args=(self.home, self._images, self._mounts, far_end))
+        self._process = FORKS.Process(target=run_emulator, args=(*self._arguments, far_end))
         self._process.start()
         url = httpx.URL(urls.recv())
-        self.api = Api(Emulator(self.home / "other", images=self._images, token=TOKEN, port=url.port or 0))
+        self.api = Api(Emulator(self.home / "other", images=self._arguments[1], token=TOKEN, port=url.port or 0))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
 
     def kill(self) -> None:
         self._process.kill()

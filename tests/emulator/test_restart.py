@@ -56,13 +56,14 @@ def test_running_job_lives_on_and_is_found_again(killable: KillableEmulator) -> 
     assert killable.api.log(name) == "done\n"
 
 
-def test_end_of_a_found_job_is_told_although_what_it_left_behind_lives_on(killable: KillableEmulator) -> None:
+def test_end_of_a_found_job_is_told_and_what_it_left_behind_ends(killable: KillableEmulator) -> None:
     name, _ = killable.running("setsid sleep 60 & echo $! > /output/left; exit 3")
     killable.restart()
     killable.let_go()
     job = killable.api.wait_job(name)
     assert (job["state"], job["jobStatus"]["appExitCode"]) == ("FAILED", 3)
-    os.kill(killable.api.pid_from(killable.output / "left"), signal.SIGKILL)
+    left = killable.api.pid_from(killable.output / "left")
+    killable.api.until(lambda: is_alive(left), lambda alive: not alive)
 
 
 def test_found_job_that_fails_is_restarted(killable: KillableEmulator) -> None:

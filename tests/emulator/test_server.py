@@ -104,13 +104,24 @@ def test_a_fork_does_not_end_the_emulator_of_its_parent(images_file: Path) -> No
         assert httpx.get(emulator.url + "/healthz", trust_env=False).status_code == 200
 
 
-def test_tokens_of_servings_are_kept_from_other_users(images_file: Path, tmp_path: Path) -> None:
+def test_records_and_logs_are_kept_from_other_users(images_file: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with Emulator(tmp_path, images=images_file) as emulator:
-        emulator.state.create_serving("n", SERVING)
-        files = list(tmp_path.glob("records.sqlite*"))
-        assert files
+        assert tmp_path.stat().st_mode & 0o777 == 0o700
+        emulator.scripts.add(ScriptedJob())
+        api = Api(emulator)
+        with api.http:
+            api.wait_job(api.submit())
+        files = [*tmp_path.glob("records.sqlite*"), *tmp_path.glob("jobs/*/*/log")]
+        assert len(files) >= 2
         assert {file.stat().st_mode & 0o077 for file in files} == {0}
+
+
+def test_home_that_others_share_is_refused_and_left_alone(images_file: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(ConfigurationError, match="choose another home"):
+        Emulator(tmp_path, images=images_file)
+    assert tmp_path.stat().st_mode & 0o7777 == 0o1777
 
 
 def memory_mb() -> float:

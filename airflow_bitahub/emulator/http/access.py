@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -17,33 +16,39 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_bitahub.emulator.answers import bearer_token, error_answer, gateway_error_answer, unauthorized_answer
 from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
+from airflow_bitahub.emulator.origins import READ_METHODS, Origins
 
 MAX_BODY_BYTES = 1 << 20  # the bodies in the platform's document have 2 KB
-_READ_METHODS = ("GET", "HEAD", "OPTIONS")
 _PUBLIC_PATHS = ("/", "/healthz")
 _NAMESPACE = re.compile(r"/lapis(?:/clusters/[^/]+)?/[^/]+/v1/workspaces/[^/]+/namespaces/([^/]+)")
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:]+)(:\d+)?")
 
 
-def needs_token(method: str, path: str, *, signing_in: bool) -> bool:
-    """Return whether a request needs a token: every change does, and where users sign in, every query as well."""
-    if signing_in:
-        return path != TOKEN_PATH and not (path in _PUBLIC_PATHS and method in _READ_METHODS)
-    return method not in _READ_METHODS
+def needs_token(method: str, path: str, *, for_reading: bool, signing_in: bool) -> bool:
+    """Return whether a request needs a token: every change does.
+
+    :param for_reading: queries need one, too
+    :param signing_in: users can sign in
+    """
+    if signing_in and path == TOKEN_PATH:
+        return False
+    return method not in READ_METHODS or (for_reading and path not in _PUBLIC_PATHS)
 
 
 class AccessControl:
     """ASGI middleware that refuses malformed and unauthorized requests.
 
     :param token: the emulator's own, which allows everything
-    :param hosts: the names of the emulator, without port
-    :param sign_in: knows the users and their tokens; None: there are no users, and queries need no token
+    :param for_reading: queries need a token, too
+    :param sign_in: knows the users and their tokens; None: there are no users
     """
 
-    def __init__(self, app: ASGIApp, token: str, hosts: Iterable[str], sign_in: SignIn | None) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str, origins: Origins, *, for_reading: bool, sign_in: SignIn | None
+    ) -> None:
         self._app = app
         self._token = token
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._origins = origins
+        self._for_reading = for_reading
         self._sign_in = sign_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,9 +73,8 @@ class AccessControl:
 
     def _refuse_malformed(self, headers: Headers, expected: str) -> JSONResponse | None:
         """Return why a request is refused, whoever sends it; `expected` is the media type that a body must have."""
-        host = _HOST.fullmatch(headers.get("host", "").lower())
-        if host is None or host[1] not in self._hosts or len(headers.getlist("host")) > 1:
-            return error_answer(403, f"the Host {headers.get('host', '')!r} is not a name of this emulator")
+        if (answer := self._origins.refuse_host(headers)) is not None:
+            return answer
         if "transfer-encoding" in headers:
             return error_answer(411, "the request has no Content-Length")
         length = headers.get("content-length", "0")
@@ -84,11 +88,12 @@ class AccessControl:
     def _refuse_unauthorized(self, method: str, path: str, user: str | None) -> JSONResponse | None:
         """Return why a request without the emulator's own token is refused, if it is."""
         if self._sign_in is None or user is None:
-            if not needs_token(method, path, signing_in=self._sign_in is not None):
+            signing_in = self._sign_in is not None
+            if not needs_token(method, path, for_reading=self._for_reading, signing_in=signing_in):
                 return None
             which = "the emulator's token" if self._sign_in is None else "a token, which is missing, wrong or expired"
             return unauthorized_answer(f"this needs {which}")
-        if path.startswith("/emulator/") and method not in _READ_METHODS:
+        if path.startswith("/emulator/") and method not in READ_METHODS:
             return gateway_error_answer(403, "Forbidden", "this needs the emulator's own token")
         namespace = _NAMESPACE.match(path)
         if namespace and not self._sign_in.may_work_in(namespace[1]):

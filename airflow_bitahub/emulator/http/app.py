@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
 from functools import cache, partial
 from http import HTTPStatus
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,14 +27,15 @@ from airflow_bitahub.emulator.http.context import AppContext
 from airflow_bitahub.emulator.http.openapi import DESCRIPTION, complete_openapi
 from airflow_bitahub.emulator.http.profiles import Profile
 from airflow_bitahub.emulator.http.signin import SignIn
+from airflow_bitahub.emulator.origins import Origins
 from airflow_bitahub.emulator.run.runner import Runner
-from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound, RequestRefused
+from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound, NotWritten, RequestRefused
 from airflow_bitahub.emulator.state.records import JobKey
 from airflow_bitahub.emulator.state.state import State
 
 log = logging.getLogger(__name__)
 
-_STATUS_OF: dict[type[RequestRefused], int] = {InvalidRequest: 400, NotFound: 404, Conflict: 409}
+_STATUS_OF: dict[type[RequestRefused], int] = {InvalidRequest: 400, NotFound: 404, Conflict: 409, NotWritten: 503}
 # As in KubeSphere, an address without a cluster means the host cluster.
 _ROOTS = ("/lapis/clusters/{cluster}", "/lapis")
 _JOBS = "/jobserver.leinao.ai/v1/workspaces/{workspace}/namespaces/{namespace}/jobs"
@@ -47,16 +48,19 @@ def create_app(
     runner: Runner,
     faults: Faults,
     token: str,
-    hosts: Iterable[str],
+    origins: Origins,
     profile: Profile,
     sign_in: SignIn | None,
+    *,
+    token_for_reading: bool,
 ) -> FastAPI:
     """Return the ASGI application.
 
     :param token: required for every change; it allows everything
-    :param hosts: the names of the emulator, without port
+    :param origins: the names of the emulator
     :param profile: how queries of jobs are answered
     :param sign_in: knows the users who may sign in; None: there are none
+    :param token_for_reading: queries need a token, too, as they always do where users sign in
     """
     app = FastAPI(
         title="BitaHub emulator",
@@ -70,11 +74,12 @@ def create_app(
     app.state.context = AppContext(state, runner, faults, profile)
     app.state.sign_in = sign_in
     _add_error_answers(app)
-    complete_openapi(app, partial(needs_token, signing_in=sign_in is not None))
+    for_reading = token_for_reading or sign_in is not None
+    complete_openapi(app, partial(needs_token, for_reading=for_reading, signing_in=sign_in is not None))
     app.add_middleware(FaultInjector, faults=faults, state=state)
     app.add_middleware(DefectHandler)
     app.add_middleware(LedgerWriter, state=state)
-    app.add_middleware(AccessControl, token=token, hosts=hosts, sign_in=sign_in)
+    app.add_middleware(AccessControl, token=token, origins=origins, for_reading=for_reading, sign_in=sign_in)
     return app
 
 
@@ -121,6 +126,8 @@ class DefectHandler:
         """Serve one request."""
         try:
             await self._app(scope, receive, send)
+        except ClientDisconnect:
+            return
         except Exception as error:  # nothing was sent yet, since every answer here is sent as a whole
             log.exception("%s %s failed", scope.get("method"), scope.get("path"))
             answer = error_answer(500, f"the emulator itself failed ({type(error).__name__}); see its output")

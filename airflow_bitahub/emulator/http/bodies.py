@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -9,6 +10,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from airflow_bitahub.emulator.state.errors import InvalidRequest
+
+_MAX_DEPTH = 32  # levels of lists and objects; the bodies in the platform's document have 5
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -24,9 +27,19 @@ def parse_body(model: type[ModelT], body: bytes) -> ModelT:
     :raises InvalidRequest: the message names each wrong field
     """
     try:
-        return model.model_validate_json(body, strict=True, by_alias=True, by_name=False)
+        parsed = model.model_validate_json(body, strict=True, by_alias=True, by_name=False)
     except ValidationError as error:
         raise InvalidRequest(validation_message(error.errors())) from None
+    level, depth = [json.loads(body)], 0
+    while level := [child for value in level for child in _children(value)]:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise InvalidRequest(f"body: lists and objects are nested more than {_MAX_DEPTH} deep")
+    return parsed
+
+
+def _children(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def validation_message(errors: Iterable[Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import JSONResponse
 
 from airflow_bitahub import __version__
@@ -34,9 +34,12 @@ async def healthz() -> JSONResponse:
     "/emulator/ledger",
     responses=success_response(Success[list[JsonObject]]),
 )
-async def ledger(context: Context) -> JSONResponse:
-    """List every job that ever existed, with the requests about it."""
-    return success_answer([ledger_view(entry) for entry in context.state.ledger()])
+async def ledger(context: Context, request: Request) -> JSONResponse:
+    """List every job that ever existed, with the requests about it; users see those of their namespaces."""
+    entries, sign_in = context.state.ledger(), request.app.state.sign_in
+    if sign_in is not None and request.state.user:
+        entries = [entry for entry in entries if sign_in.may_work_in(entry.record.key.namespace)]
+    return success_answer([ledger_view(entry) for entry in entries])
 
 
 @router.post(

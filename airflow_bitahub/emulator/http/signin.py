@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from airflow_bitahub.emulator.http.openapi import request_body
+from airflow_bitahub.emulator.state.clock import SteadyClock
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105  an address
@@ -93,7 +94,7 @@ class SignIn:
         self._passwords = dict(users)
         self._expires_in = expires_in
         self._namespaces = frozenset(namespaces)
-        self._clock = clock
+        self._clock = SteadyClock(clock)
         self._failures = {user: deque[float](maxlen=_MAX_FAILURES) for user in users}
         self._access: dict[str, _IssuedToken] = {}
         self._refresh: dict[str, _IssuedToken] = {}

@@ -64,6 +64,7 @@ def ledger_view(entry: LedgerEntry) -> dict[str, Any]:
         "launchedTime": record.launched,
         "stopedTime": record.finished,
         "removedTime": entry.removed,
+        "forgottenRequests": entry.forgotten,  # older queries
         "requests": [
             {
                 "time": request.time,

@@ -1,7 +1,11 @@
 """Mounts at their real paths by bubblewrap, which gives a program its own file system without root or a container.
 
 Besides its mounts the program sees the system's programs, its interpreter, and its own home and ``/tmp``. It sees
-nothing else of the storage, the emulator's home or the user's files. Only the network is the machine's.
+nothing else of the storage, the emulator's home or the user's files. The network is the machine's, unless a program has
+one of its own, into which `relay` leads.
+
+Each mount is opened once, when its workdir is made, and what was opened is what programs see: a path could lead to
+another place by the time bubblewrap reads it. `privileges` says what is different for root.
 """
 
 from __future__ import annotations
@@ -13,18 +17,30 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 
+from airflow_bitahub.emulator.mounts import relay
+from airflow_bitahub.emulator.mounts.handles import open_without_links
+from airflow_bitahub.emulator.mounts.privileges import covers, read_only_kernel
 from airflow_bitahub.emulator.mounts.symlinks import SymlinkWorkdir
-from airflow_bitahub.emulator.mounts.workdir import LaunchOptions, Workdir
+from airflow_bitahub.emulator.mounts.workdir import LaunchOptions, Workdir, socket_in
 from airflow_bitahub.exceptions import ConfigurationError
 
 MOUNT_MODES = ("auto", "bubblewrap", "links")
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/sys", "/nix")
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix")
+# What programs read to count processors. The rest of /sys describes and controls this machine.
+_DEVICES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 _HOME, _TMP, _BIN = "/root", "/tmp", "/.bitahub/bin"  # noqa: S108  these are paths inside the sandbox
-_PRINT_PREFIXES = "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix]))"
+_NETWORK, _RELAY = "/.bitahub/network", "/.bitahub/relay.py"
+_START_RELAY = f'{_BIN}/python {_RELAY} "$0" "$1" >/dev/null 2>&1 & shift; exec "$@"'
+_PRINT_FOLDERS = """
+import json, sys, sysconfig
+libraries = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+print(json.dumps([[sys.prefix, sys.base_prefix], libraries]))
+"""
 
 
 def choose_workdir(mounts: str) -> tuple[type[Workdir], str]:
@@ -64,6 +80,20 @@ def bubblewrap_problem() -> str:
 class SandboxWorkdir(Workdir):
     """A workdir with its own file system. Inputs are read-only, and no program started in it can outlive it."""
 
+    def __enter__(self) -> Workdir:
+        self._handles = ExitStack()
+        try:
+            return super().__enter__()
+        except BaseException:
+            self._handles.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._handles.close()
+        super().__exit__(kind, error, trace)
+
     def _set_up_mounts(self) -> None:
         home = self.scratch / "home"
         home.mkdir()
@@ -71,11 +101,21 @@ class SandboxWorkdir(Workdir):
             *("--bind", str(home), _HOME, "--bind", str(self.scratch / "tmp"), _TMP),
             *("--ro-bind", str(self.bin), _BIN),
         ]
-        for folder in _interpreter_folders(self._python):
-            options += ["--ro-bind", folder, folder]
+        options += _interpreter_options(self._python)
         for mount_path, mount in sorted(self._mounts.items()):  # an outer mount before those inside it
-            options += ["--bind" if mount.is_writable else "--ro-bind", str(mount.source), mount_path]
-        self._command = (*_base_command(), *options, "--chdir", _HOME, "--")
+            handle = open_without_links(mount.source)
+            self._handles.callback(os.close, handle)
+            # Named by this process: a handle that the program inherited would lead it out of the sandbox.
+            source = f"/proc/{os.getpid()}/fd/{handle}"
+            options += ["--bind" if mount.is_writable else "--ro-bind", source, mount_path]
+        start: tuple[str, ...] = ()
+        if self._private_port is not None:
+            socket = socket_in(self.path)
+            socket.parent.mkdir()
+            options += ["--bind", str(socket.parent), _NETWORK, "--ro-bind", relay.__file__, _RELAY]
+            start = ("/bin/sh", "-c", _START_RELAY, f"{_NETWORK}/{socket.name}", str(self._private_port))
+        base = _base_command(private_network=self._private_port is not None)
+        self._command = (*base, *options, "--chdir", _HOME, "--", *start)
 
     def map_paths(self, text: str) -> str:
         """Return the text unchanged: container paths are real here."""
@@ -100,27 +140,49 @@ class SandboxWorkdir(Workdir):
         return self._environment(_BIN, _HOME, _TMP)
 
 
-def _base_command() -> list[str]:
+def _base_command(*, private_network: bool = False) -> list[str]:
     """Return the bubblewrap command line without the mounts of a particular program."""
     command = [shutil.which("bwrap") or "bwrap", "--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL"]
+    if private_network:
+        command.append("--unshare-net")
     for folder in map(Path, _SYSTEM):
         if folder.is_symlink():
             command += ["--symlink", str(folder.readlink()), str(folder)]
         elif folder.is_dir():
             command += ["--ro-bind", str(folder), str(folder)]
+    for devices in filter(os.path.isdir, _DEVICES):
+        command += ["--ro-bind", devices, devices]
     names = Path("/etc/resolv.conf").resolve()
-    if not _is_mounted(names) and names.is_file():
+    if not _is_within(names, _SYSTEM) and names.is_file():
         command += ["--ro-bind", str(names), str(names)]
-    return [*command, "--proc", "/proc", "--dev", "/dev"]
+    return [*command, "--proc", "/proc", *read_only_kernel(), "--dev", "/dev", *covers(private_network=private_network)]
 
 
 @functools.cache
-def _interpreter_folders(python: Path) -> list[str]:
-    """Return the folders that an interpreter needs: those of its environment and of its base installation."""
-    done = subprocess.run([python, "-I", "-c", _PRINT_PREFIXES], capture_output=True, text=True, timeout=60, check=True)
-    found = {*map(Path, json.loads(done.stdout)), python.resolve().parents[1]}
-    return sorted(str(folder) for folder in found if not _is_mounted(folder))
+def _interpreter_options(python: Path) -> tuple[str, ...]:
+    """Return the bubblewrap options for what an interpreter needs: its environment, its base installation, itself."""
+    done = subprocess.run([python, "-I", "-c", _PRINT_FOLDERS], capture_output=True, text=True, timeout=60, check=True)
+    prefixes, libraries = (set(map(Path, each)) for each in json.loads(done.stdout))
+    # A prefix such as ~ or ~/.local contains more than an interpreter.
+    private = {prefix for prefix in prefixes if Path.home().is_relative_to(prefix) or prefix.name == ".local"}
+    folders = {folder for folder in (prefixes - private) | libraries if not _is_within(folder, _SYSTEM)}
+    options = [option for folder in sorted(map(str, folders)) for option in ("--ro-bind", folder, folder)]
+    program = python.resolve()
+    places: list[str | Path] = [*_SYSTEM, *folders]
+    if not _is_within(program, places):
+        options += ["--ro-bind", str(program), str(program)]
+    for link in _links_to(program, python):
+        if not _is_within(link, places):
+            options += ["--symlink", str(program), str(link)]
+    return tuple(options)
 
 
-def _is_mounted(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in _SYSTEM)
+def _links_to(program: Path, start: Path) -> Iterator[Path]:
+    """Yield the links on the way to a program, such as ``~/bin/python3`` when an environment was made with that."""
+    while start != program and start.is_symlink():
+        yield start
+        start = Path(os.path.normpath(start.parent / start.readlink()))
+
+
+def _is_within(path: Path, folders: Iterable[str | Path]) -> bool:
+    return any(path.is_relative_to(folder) for folder in folders)

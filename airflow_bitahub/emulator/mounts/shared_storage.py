@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
 
+from airflow_bitahub.emulator.mounts.handles import open_without_links
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 
 AREAS = ("projects", "datasets", "models")
@@ -58,7 +60,7 @@ class SharedStorage:
         """
         place = self.locate(path)
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            os.close(open_without_links(place, create=True))
         except OSError as error:
             raise InvalidRequest(f"output {path!r} cannot be created: {error.strerror}") from None
         return place

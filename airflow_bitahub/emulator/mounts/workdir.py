@@ -60,11 +60,14 @@ class Workdir(ABC):
 
     :param mounts: by container path
     :param python: the interpreter behind the commands ``python`` and ``python3``
+    :param private_port: the port of a program that gets a network of its own, if there is a sandbox; only this port can
+        then be reached, at `socket_in` this folder
     """
 
-    def __init__(self, mounts: Mapping[str, BindMount], python: Path) -> None:
+    def __init__(self, mounts: Mapping[str, BindMount], python: Path, private_port: int | None = None) -> None:
         self._mounts = mounts
         self._python = python
+        self._private_port = private_port
 
     def __enter__(self) -> Workdir:
         self.path = Path(tempfile.mkdtemp(prefix="bh-", dir=_short_parent()))
@@ -125,10 +128,23 @@ class Workdir(ABC):
         _record_file(trace).write_text(str(self.path))
 
     @staticmethod
+    def recorded(trace: Path) -> Path | None:
+        """Return the folder whose path was recorded there, if any."""
+        try:
+            return Path(_record_file(trace).read_text())
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
     def remove_recorded(trace: Path) -> None:
         """Remove the folder whose path was recorded there, if any."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(_record_file(trace).read_text(), ignore_errors=True)
+        if folder := Workdir.recorded(trace):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def socket_in(workdir: Path) -> Path:
+    """Return the socket file at which a program with a network of its own is reached once it listens."""
+    return workdir / ".scratch" / "network" / "socket"
 
 
 def _record_file(trace: Path) -> Path:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import re
 import secrets
-import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 
 import httpx
-import uvicorn
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from airflow_bitahub.emulator.answers import bearer_token, unauthorized_answer
-from airflow_bitahub.emulator.faults.hangup import HangUp, hang_up_protocol
+from airflow_bitahub.emulator.faults.hangup import HangUp
+from airflow_bitahub.emulator.listener import LOOPBACK, Server, listen, server_config
+from airflow_bitahub.emulator.origins import Origins
 
-LOOPBACK = "127.0.0.1"
-# Headers that are only meant for one connection (RFC 9110, section 7.6.1).
-_HOP_BY_HOP = frozenset((b"connection", b"expect", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"))
+# Headers that are only meant for one connection (RFC 9110, section 7.6.1), besides those that Connection names.
+_HOP_BY_HOP = frozenset(
+    b"connection expect keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding"
+    b" upgrade".split()
+)
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # replaced, as RFC 9110, section 5.5, wants it
 
 
 class Gateway:
@@ -33,21 +38,11 @@ class Gateway:
     """
 
     def __init__(self, app: ASGIApp, port: int) -> None:
-        self._listener = _listen(port)
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                http=hang_up_protocol(AutoHTTPProtocol),
-                log_config=None,
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                server_header=False,  # the program sends these itself
-                date_header=False,
-                timeout_graceful_shutdown=2,
-            )
-        )
+        try:
+            self._listener = listen(LOOPBACK, port)
+        except OSError:
+            self._listener = listen(LOOPBACK, 0)
+        self._server = Server(server_config(app, date_header=False))  # the program sends this itself
 
     @property
     def url(self) -> str:
@@ -66,16 +61,18 @@ class Gateway:
         self._listener.close()
 
 
-def _listen(port: int) -> socket.socket:
-    # Not socket.create_server: unless the protocol is given, asyncio leaves Nagle's algorithm on, as in `server.py`.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((LOOPBACK, port))
-    except OSError:
-        listener.bind((LOOPBACK, 0))
-    listener.listen(512)
-    return listener
+class OriginCheck:
+    """ASGI middleware that rejects what web pages of other sites send."""
+
+    def __init__(self, app: ASGIApp, origins: Origins) -> None:
+        self._app = app
+        self._origins = origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = Headers(scope=scope)
+        answer = self._origins.refuse_host(headers) or self._origins.refuse_site(scope["method"], headers)
+        await (answer or self._app)(scope, receive, send)
 
 
 class TokenAuth:
@@ -96,16 +93,17 @@ class TokenAuth:
 class RoundRobinProxy:
     """ASGI application that passes each request on to the next of several programs.
 
-    :param ports: returns the ports of the loopback interface on which programs may listen now
+    :param addresses: returns the ports of the loopback interface and the socket files at which programs may listen now
     """
 
-    def __init__(self, ports: Callable[[], list[int]]) -> None:
-        self._ports = ports
+    def __init__(self, addresses: Callable[[], list[int | Path]]) -> None:
+        self._addresses = addresses
         self._turns = count()
         # One connection per request: a program may die or close an idle connection at any moment, and a request that
         # is lost that way must not be repeated.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._transport = httpx.AsyncHTTPTransport(verify=False, limits=limits)
+        self._transport = functools.partial(httpx.AsyncHTTPTransport, verify=False, limits=limits)
+        self._transport_to_ports = self._transport()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -113,22 +111,30 @@ class RoundRobinProxy:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        for port in self._next_ports():
+        for address in self._next_addresses():
+            transport, port = self._transport_to_ports, 80
+            if isinstance(address, int):
+                port = address
+            else:
+                transport = self._transport(uds=str(address))
             try:
-                answer = await self._transport.handle_async_request(_request_to(port, request))
+                answer = await transport.handle_async_request(_request_to(port, request))
             except httpx.ConnectError:  # nothing listens there (yet), so the program has not seen the request
                 continue
             except (httpx.TransportError, ClientDisconnect) as error:
                 return PlainTextResponse(f"the program gave no answer: {error or type(error).__name__}\n", 502)
+            if not 200 <= answer.status_code < 600:
+                await answer.aclose()
+                return PlainTextResponse(f"the program answered with the status {answer.status_code}\n", 502)
             forwarded = StreamingResponse(_body(answer), answer.status_code)
-            forwarded.raw_headers = _end_to_end(answer.headers.raw)
+            forwarded.raw_headers = _end_to_end(answer.headers.raw, has_length=answer.status_code not in (204, 304))
             return forwarded
         return PlainTextResponse("no program of this serving listens\n", 503)
 
-    def _next_ports(self) -> list[int]:
-        ports = self._ports()
-        turn = next(self._turns) % len(ports) if ports else 0
-        return ports[turn:] + ports[:turn]
+    def _next_addresses(self) -> list[int | Path]:
+        addresses = self._addresses()
+        turn = next(self._turns) % len(addresses) if addresses else 0
+        return addresses[turn:] + addresses[:turn]
 
 
 def _request_to(port: int, request: Request) -> httpx.Request:
@@ -143,8 +149,17 @@ def _request_to(port: int, request: Request) -> httpx.Request:
     )
 
 
-def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower(), value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
+def _end_to_end(headers: Iterable[tuple[bytes, bytes]], *, has_length: bool = True) -> list[tuple[bytes, bytes]]:
+    """Return the headers to pass on.
+
+    :param has_length: whether a Content-Length means what follows, if there is no Transfer-Encoding
+    """
+    fields = [(name.lower(), value) for name, value in headers]
+    named = {option.strip().lower() for name, value in fields if name == b"connection" for option in value.split(b",")}
+    left_out = _HOP_BY_HOP | named
+    if not has_length or any(name == b"transfer-encoding" for name, _ in fields):
+        left_out |= {b"content-length"}
+    return [(name, _CONTROL.sub(b" ", value)) for name, value in fields if name not in left_out]
 
 
 async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:

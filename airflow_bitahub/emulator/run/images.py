@@ -203,7 +203,9 @@ class Images:
                 with log.open("a") as text:
                     text.write(f"$ {' '.join(argv)}\n")
                 # The build inherits the lock. So if the emulator is killed, no other one builds at the same time.
-                group = start_process(argv, cwd=folder, env=_build_environment(), log=log, pass_fds=[lock])
+                group = start_process(
+                    argv, cwd=folder, env=_build_environment(), log=log, mark=str(folder), pass_fds=[lock]
+                )
                 try:
                     code = await group.wait()
                 finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,6 @@ from airflow_bitahub.emulator.run.runs import (
     check_label,
     check_text,
     create_log,
-    failure_message,
     image_mounts,
     log_excerpt,
 )
@@ -37,10 +37,11 @@ MAX_TASKS = 64  # of one job: more than a laptop can run
 
 
 class Outcome(NamedTuple):
-    """How a job ended; `exit_code` is None if it never ran."""
+    """How a job ended; `exit_code` is None if it never ran, and `is_underpowered` if it never could."""
 
     exit_code: int | None
     message: str
+    is_underpowered: bool = False
 
 
 class JobRuns(Runs[JobKey, Outcome]):
@@ -79,16 +80,13 @@ class JobRuns(Runs[JobKey, Outcome]):
         if shortage and not self._oversized_fail:
             raise InvalidRequest(f"the job can never run: {shortage}")
         record = self._state.create_job(namespace, spec, user)
-        if shortage:
-            return self._state.refuse_job(record.key, f"the job can never run: {shortage}")
-        self._start_task(record.key, self._run(record, script))
+        self._start_task(record.key, self._refuse(shortage) if shortage else self._run(record, script))
         return record
 
     def delete(self, key: JobKey) -> None:
         """Stop a job, or remove record and log of one that has ended. Raises NotFound when there is none."""
         if not self._state.job(key).status.is_terminal:
-            if self._state.stop_job(key):
-                self.tasks[key].cancel()
+            self.stop(key)
             return
         self._state.remove_job(key)
         shutil.rmtree(self.log_of(key).parent, ignore_errors=True)
@@ -101,7 +99,7 @@ class JobRuns(Runs[JobKey, Outcome]):
         )  # running jobs first, since they use capacity already
         for job in jobs:
             if job.status is JobStatus.WAITING and (shortage := self._capacity.shortage(job.spec)):
-                self._state.refuse_job(job.key, f"the job can never run: {shortage}")
+                self._start_task(job.key, self._refuse(shortage))
             elif job.status is JobStatus.WAITING:
                 self._start_task(job.key, self._run(job, None))
             else:
@@ -127,8 +125,16 @@ class JobRuns(Runs[JobKey, Outcome]):
         if spec.output is not None:
             locate = self._storage.locate if check_only else self._storage.locate_output
             folder = locate(spec.output.mount_source.path)
-            mounts[normalize_mount_path(spec.output.mount_source.mount_path)] = BindMount(folder, is_writable=True)
+            mount_path = normalize_mount_path(spec.output.mount_source.mount_path)
+            for other in mounts:
+                # The job could replace the inner mount's folder by a link, through which it would be made elsewhere.
+                if other.startswith(f"{mount_path}/"):
+                    raise InvalidRequest(f"nothing can be mounted at {other!r}: it is below the output {mount_path!r}")
+            mounts[mount_path] = BindMount(folder, is_writable=True)
         return mounts
+
+    async def _refuse(self, shortage: str) -> Outcome:
+        return Outcome(None, f"the job can never run: {shortage}", is_underpowered=True)
 
     async def _run(self, record: StoredJob, script: ScriptedJob | None) -> Outcome:
         key, spec = record.key, record.spec
@@ -139,7 +145,7 @@ class JobRuns(Runs[JobKey, Outcome]):
         else:
             await self._sleep(script.queue_seconds)
         if shortage := self._capacity.current_shortage(spec):
-            self._state.set_job_message(key, f"waiting: {shortage}")
+            self._try_to_write(partial(self._state.set_job_message, key, f"waiting: {shortage}"))
         await self._capacity.acquire(key, spec)
         if script is not None:
             return await self._play_script(key, spec, script)
@@ -151,7 +157,7 @@ class JobRuns(Runs[JobKey, Outcome]):
         for role in spec.task_roles:
             image = self._images.find(role.image)
             if not self._images.is_ready(image):
-                self._state.set_job_message(key, build_message(role.image))
+                self._try_to_write(partial(self._state.set_job_message, key, build_message(role.image)))
             prepared.append((image, await self._images.prepare(image)))
         return prepared
 
@@ -160,19 +166,20 @@ class JobRuns(Runs[JobKey, Outcome]):
         allowed = spec.retry_count or 0
         while outcome.exit_code and self._state.job(key).retries < allowed:
             retries = self._state.job(key).retries + 1
-            self._state.restart_job(key, f"restart {retries} of {allowed}: {outcome.message}")
+            message = f"restart {retries} of {allowed}: {outcome.message}"
+            await self._write(partial(self._state.restart_job, key, message))
             outcome = await self._run_tasks(key, spec)
         return outcome
 
     async def _play_script(self, key: JobKey, spec: JobSpec, script: ScriptedJob) -> Outcome:
         file = self.log_of(key)
-        self._state.launch_job(key)
+        await self._write(partial(self._state.launch_job, key))
         file.write_text(script.log)
         await self._sleep(script.run_seconds)
         if spec.output is not None:
             script.write_outputs(self._storage.locate_output(spec.output.mount_source.path))
         for task in self._state.job(key).tasks:
-            self._state.finish_task(key, task.role, task.index, script.exit_code)
+            await self._write(partial(self._state.finish_task, key, task.role, task.index, script.exit_code))
         role = spec.task_roles[0].task_role_name
         return Outcome(script.exit_code, _task_failure(role, 0, script.exit_code, file) if script.exit_code else "")
 
@@ -186,7 +193,7 @@ class JobRuns(Runs[JobKey, Outcome]):
             for role, workdir in zip(spec.task_roles, workdirs, strict=True):
                 stack.enter_context(workdir)
                 workdir.record_path(self._trace_of(key, role.task_role_name))
-            self._state.launch_job(key)
+            await self._write(partial(self._state.launch_job, key))
             try:
                 for role, workdir in zip(spec.task_roles, workdirs, strict=True):
                     for index in range(role.task_number):
@@ -200,11 +207,14 @@ class JobRuns(Runs[JobKey, Outcome]):
     async def _continue(self, record: StoredJob) -> Outcome:
         """Continue a job whose programs an earlier emulator started."""
         key = record.key
+        roles = {role.task_role_name: role for role in record.spec.task_roles}
         groups = {
             (task.role, task.index): RecoverableCommand(self._trace_of(key, f"{task.role}-{task.index}")).find()
             for task in record.tasks
             if not task.status.is_terminal
         }
+        for (name, _), group in groups.items():
+            self._context.memory.add(group, roles[name].memory_mb, self.log_of(key))
         try:
             if record.status is JobStatus.STOPPING:
                 return Outcome(None, "")
@@ -232,7 +242,7 @@ class JobRuns(Runs[JobKey, Outcome]):
                     return Outcome(0, "")
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    self._state.finish_task(key, *waits[task], task.result())
+                    await self._write(partial(self._state.finish_task, key, *waits[task], task.result()))
         finally:
             for task in pending:
                 task.cancel()
@@ -254,13 +264,21 @@ class JobRuns(Runs[JobKey, Outcome]):
         self, key: JobKey, role: TaskRole, index: int, workdir: Workdir, variables: dict[str, str]
     ) -> ProcessGroup:
         program = RecoverableCommand(self._trace_of(key, f"{role.task_role_name}-{index}"))
-        return program.start(role.command, workdir, variables, self.log_of(key))
+        group = program.start(role.command, workdir, variables, self.log_of(key))
+        self._context.memory.add(group, role.memory_mb, self.log_of(key))
+        return group
 
-    def _record_end(self, key: JobKey, task: asyncio.Task[Outcome]) -> None:
-        failed = task.cancelled() or task.exception()
-        outcome = Outcome(None, failure_message(task)) if failed else task.result()
-        self._state.finish_job(key, *outcome)
-        # Release capacity last. Otherwise more jobs than allowed could be recorded as running.
+    def _record_stop(self, key: JobKey) -> bool:
+        return self._state.stop_job(key)
+
+    def _record_end(self, key: JobKey, failure: str) -> None:
+        outcome = Outcome(None, failure) if failure else self._work[key].result()
+        if outcome.is_underpowered:
+            self._state.refuse_job(key, outcome.message)
+        else:
+            self._state.finish_job(key, outcome.exit_code, outcome.message)
+
+    def _release(self, key: JobKey) -> None:
         self._capacity.release(key)
 
 

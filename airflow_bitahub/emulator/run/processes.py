@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from airflow_bitahub.emulator.mounts.workdir import Workdir
 
 LOST_EXIT_CODE = 137  # of a command whose end nothing recorded
+_MARK = "BITAHUB_PROGRAM"  # a variable by which the processes of a command are found that have left its group
 
 # The command gets its own shell, otherwise an `exec` or `exit` in it would skip the recording of its exit code.
 _RECORDING_SCRIPT = 'echo $$ >"$0.pid"; "$@"; code=$?; echo $code >"$0.exit"; exit $code'
@@ -28,12 +30,14 @@ class ProcessGroup:
 
     :param pid: the process id of the command, which is also the id of the group; None: there is no such group
     :param poll: returns the exit code, negative after a signal, or None while the command runs
+    :param mark: what the variable `_MARK` contains in each of its processes
     """
 
-    def __init__(self, pid: int | None, poll: Callable[[], int | None]) -> None:
+    def __init__(self, pid: int | None, poll: Callable[[], int | None], mark: str) -> None:
         self.pid = pid
         self._poll = poll
-        self._has_ended = False
+        self._mark = f"{_MARK}={mark}".encode()
+        self.has_ended = False
 
     async def wait(self) -> int:
         """Wait for the command and return its exit code: 128 + n after signal n, as in a shell.
@@ -44,31 +48,48 @@ class ProcessGroup:
         while (code := self._poll()) is None:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, 0.1)
-        self._signal(signal.SIGKILL)
-        self._has_ended = True
+        self.kill()
+        self.has_ended = True
         return code if code >= 0 else 128 - code
+
+    def kill(self) -> None:
+        """Kill every process of the group, and those that have left it but still have its variables."""
+        self._signal(signal.SIGKILL)
+        for environ in process_files("environ"):
+            with contextlib.suppress(OSError):
+                if self._mark in environ.read_bytes().split(b"\0"):
+                    os.kill(int(environ.parent.name), signal.SIGKILL)
 
     async def end(self, grace: float) -> None:
         """End the whole group with SIGTERM, and after `grace` seconds with SIGKILL. Do nothing if it has ended."""
-        if self._has_ended:
+        if self.has_ended:
             return
+        had_begun = self._has_begun()
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + grace
         # The shell often ends before the program it started, so wait for the whole group.
         while (self._poll() is None or self._has_members()) and time.monotonic() < deadline:
+            if not had_begun and (had_begun := self._has_begun()):
+                self._signal(signal.SIGTERM)
             await asyncio.sleep(0.02)
-        self._signal(signal.SIGKILL)
+        self.kill()
         deadline = time.monotonic() + 5  # a process that has left the group may hold the lock for ever
         while self._poll() is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        self._has_ended = True
+        self.has_ended = True
 
     def _has_members(self) -> bool:
         """Return whether a process of the group is alive. In many containers no process reaps the dead orphans."""
         if not self._signal(0):
             return False
-        processes = list(Path("/proc").glob("[0-9]*/stat"))
+        processes = process_files("stat")
         return not processes or any(_is_live_member(stat, self.pid) for stat in processes)
+
+    def _has_begun(self) -> bool:
+        """Return whether the program runs, and not only bubblewrap, which then ignores SIGTERM."""
+        members = [stat.parent for stat in process_files("stat") if _is_live_member(stat, self.pid)]
+        is_sandboxed = any(_read(member / "comm") == "bwrap" for member in members)
+        return not is_sandboxed or any(_is_sandboxed_program(member) for member in members)
 
     def _signal(self, number: int) -> bool:
         """Signal the group; return False if it does not exist. macOS answers EPERM for a group of dead processes."""
@@ -81,11 +102,12 @@ class ProcessGroup:
 
 
 def start_process(
-    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, pass_fds: Iterable[int] = ()
+    argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, mark: str, pass_fds: Iterable[int] = ()
 ) -> ProcessGroup:
     """Start a command in its own process group.
 
-    :param env: its whole environment
+    :param env: its whole environment, besides the mark
+    :param mark: a text that no other command has
     :param log: the file to append its standard output and error to
     :param pass_fds: file descriptors that it inherits
     :raises OSError: it cannot be started
@@ -94,14 +116,14 @@ def start_process(
         process = subprocess.Popen(
             argv,
             cwd=cwd,
-            env=env,
+            env={**env, _MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=tuple(pass_fds),
         )
-    return ProcessGroup(process.pid, process.poll)
+    return ProcessGroup(process.pid, process.poll, mark)
 
 
 class RecoverableCommand:
@@ -113,6 +135,7 @@ class RecoverableCommand:
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
+        self._mark = hashlib.sha256(os.fsencode(trace)).hexdigest()
 
     def start(self, command: str, workdir: Workdir, variables: Mapping[str, str], log: Path) -> ProcessGroup:
         """Start it in a workdir.
@@ -130,13 +153,15 @@ class RecoverableCommand:
             with workdir.launch_options(variables) as (wrapper, env, files):
                 shell = ["/bin/sh", "-c", workdir.map_paths(command)]
                 argv = ["/bin/sh", "-c", _RECORDING_SCRIPT, str(self._trace), *wrapper, *shell]
-                return start_process(argv, cwd=workdir.scratch, env=env, log=log, pass_fds=[lock, *files])
+                return start_process(
+                    argv, cwd=workdir.scratch, env=env, log=log, mark=self._mark, pass_fds=[lock, *files]
+                )
         finally:
             os.close(lock)
 
     def find(self) -> ProcessGroup:
         """Return the group of a command that an earlier emulator started; it may have ended."""
-        return ProcessGroup(self._read("pid") if self._is_alive() else None, self._exit_code)
+        return ProcessGroup(self._read("pid") if self._is_alive() else None, self._exit_code, self._mark)
 
     def _exit_code(self) -> int | None:
         # The lock alone is not enough: a process that the command left behind in another session may hold it.
@@ -161,6 +186,14 @@ class RecoverableCommand:
         return self._trace.with_name(f"{self._trace.name}.{kind}")
 
 
+def process_files(name: str) -> list[Path]:
+    """Return the file of this name in ``/proc`` of each process; none where there is no ``/proc`` or no handle left."""
+    try:
+        return [folder / name for folder in Path("/proc").iterdir() if folder.name.isdecimal()]
+    except OSError:
+        return []
+
+
 def _is_live_member(stat: Path, group: int | None) -> bool:
     """Return whether a process belongs to this group and is alive, according to its Linux ``stat`` file."""
     try:
@@ -169,6 +202,19 @@ def _is_live_member(stat: Path, group: int | None) -> bool:
     except (OSError, ValueError):
         return False
     return int(process_group) == group and state not in "ZX"
+
+
+def _is_sandboxed_program(process: Path) -> bool:
+    """Return whether a process is in a sandbox. The first process there is bubblewrap's own."""
+    own_ids = _read(process / "status").partition("NSpid:")[2].partition("\n")[0].split()
+    return len(own_ids) > 1 and own_ids[-1] != "1"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
 
 
 def tail(log: Path, lines: int, max_bytes: int = 1 << 20) -> str:

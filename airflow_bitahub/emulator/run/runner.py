@@ -9,7 +9,7 @@ from airflow_bitahub.emulator.run.jobs import JobRuns
 from airflow_bitahub.emulator.run.runs import RunContext
 from airflow_bitahub.emulator.run.servings import ServingRuns
 from airflow_bitahub.emulator.state.capacity import Capacity
-from airflow_bitahub.emulator.state.errors import NotFound
+from airflow_bitahub.emulator.state.errors import NotFound, NotWritten
 
 
 class Runner:
@@ -36,24 +36,27 @@ class Runner:
         self._state = context.state
         self._images = context.images
         self._expire = expire
-        self._sweep: asyncio.Task[None] | None = None
+        self._memory = context.memory
+        self._background: list[asyncio.Task[None]] = []
 
     def resume(self) -> None:
         """Continue the jobs and servings of an earlier emulator on this home."""
         self.jobs.resume()
         self.servings.resume()
+        self._background.append(asyncio.create_task(self._memory.watch()))
         if self._expire is not None:
-            self._sweep = asyncio.create_task(self._remove_expired(self._expire))
+            self._background.append(asyncio.create_task(self._remove_expired(self._expire)))
 
     async def _remove_expired(self, seconds: float) -> None:
         while True:
             before = self._state.now() - seconds * 1000
-            for job in self._state.jobs():
-                if job.status.is_terminal and job.finished < before:
-                    self.jobs.delete(job.key)
-            for serving in self._state.servings():
-                if serving.status.is_terminal and serving.finished < before:
-                    await self.servings.delete(serving.key)
+            with contextlib.suppress(NotWritten, NotFound):  # the next round tries again
+                for job in self._state.jobs():
+                    if job.status.is_terminal and job.finished < before:
+                        self.jobs.delete(job.key)
+                for serving in self._state.servings():
+                    if serving.status.is_terminal and serving.finished < before:
+                        await self.servings.delete(serving.key)
             await asyncio.sleep(min(seconds / 10 + 0.01, 1))
 
     async def clear(self) -> None:
@@ -69,14 +72,10 @@ class Runner:
 
     async def close(self) -> None:
         """Stop every job and serving, wait until none of their programs runs, and cancel all builds."""
-        for key, job in list(self.jobs.tasks.items()):
-            if self._state.stop_job(key):
-                job.cancel()
-        for name, serving in list(self.servings.tasks.items()):
-            if self._state.stop_serving(name):
-                serving.cancel()
+        self.jobs.close()
+        self.servings.close()
         while running := [*self.jobs.tasks.values(), *self.servings.tasks.values()]:
             await asyncio.wait(running)
-        if self._sweep is not None:
-            self._sweep.cancel()
+        for task in self._background:
+            task.cancel()
         await self._images.close()

@@ -6,12 +6,17 @@ import asyncio
 import re
 import shutil
 import socket
+from functools import partial
 from pathlib import Path
+
+from starlette.types import ASGIApp
 
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.servings import ServingSpec
-from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path
-from airflow_bitahub.emulator.run.gateway import LOOPBACK, Gateway, RoundRobinProxy, TokenAuth
+from airflow_bitahub.emulator.listener import LOOPBACK
+from airflow_bitahub.emulator.mounts.sandbox import SandboxWorkdir
+from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path, socket_in
+from airflow_bitahub.emulator.run.gateway import Gateway, OriginCheck, RoundRobinProxy, TokenAuth
 from airflow_bitahub.emulator.run.processes import RecoverableCommand
 from airflow_bitahub.emulator.run.runs import (
     RunContext,
@@ -45,7 +50,10 @@ class ServingRuns(Runs[ServingKey, None]):
         super().__init__(context)
         self._restarts = restarts
         self._need_tokens = need_tokens
+        # Otherwise another program could find the port and go round the token.
+        self._has_private_networks = need_tokens and context.workdir_type is SandboxWorkdir
         self._ports: set[int] = set()
+        self._sockets: dict[tuple[ServingKey, int], Path] = {}
         self._changes: dict[ServingKey, asyncio.Event] = {}
 
     def log_of(self, key: ServingKey) -> Path:
@@ -62,8 +70,8 @@ class ServingRuns(Runs[ServingKey, None]):
         check_label("namespace", namespace)
         check_label("version", spec.version)
         self._check(spec)
+        create_log(self.log_of(ServingKey(namespace, spec.name, spec.version)))
         record = self._state.create_serving(namespace, spec)
-        create_log(self.log_of(record.key))
         self._begin(record.key)
         return record
 
@@ -94,11 +102,6 @@ class ServingRuns(Runs[ServingKey, None]):
             await asyncio.wait([self.tasks[key]])
         if self._state.start_serving(key):
             self._begin(key)
-
-    def stop(self, key: ServingKey) -> None:
-        """Stop a serving and keep its record; do nothing if it has ended. Raises NotFound."""
-        if self._state.stop_serving(key):
-            self.tasks[key].cancel()
 
     async def delete(self, key: ServingKey) -> None:
         """Stop a serving, wait until it has ended, and remove its record and log. Raises NotFound."""
@@ -146,14 +149,18 @@ class ServingRuns(Runs[ServingKey, None]):
             await self._end_leftovers(key, set())
             return
         await self._end_leftovers(key, {replica.number for replica in record.running})
-        app = script.app() if script else RoundRobinProxy(lambda: self._running_ports(key))
+        app: ASGIApp = script.app() if script else RoundRobinProxy(lambda: self._addresses(key))
         last_port = int(record.url.rpartition(":")[2] or 0)
-        async with Gateway(TokenAuth(app, record.token) if self._need_tokens else app, last_port) as gateway:
-            self._state.set_serving_url(key, gateway.url)
+        if self._need_tokens:
+            app = TokenAuth(app, record.token)
+        async with Gateway(OriginCheck(app, self._context.origins), last_port) as gateway:
+            await self._write(partial(self._state.set_serving_url, key, gateway.url))
             await self._manage_replicas(key, script)
 
-    def _running_ports(self, key: ServingKey) -> list[int]:
-        return [replica.port for replica in self._state.serving(key).running]
+    def _addresses(self, key: ServingKey) -> list[int | Path]:
+        """Return the port of each program that runs, or the socket file where it has a network of its own."""
+        running = self._state.serving(key).running
+        return [self._sockets.get((key, replica.number), replica.port) for replica in running]
 
     async def _end_leftovers(self, key: ServingKey, running: set[int]) -> None:
         """End the programs of an earlier, killed emulator whose replicas are not in `running`."""
@@ -165,8 +172,8 @@ class ServingRuns(Runs[ServingKey, None]):
 
     async def _manage_replicas(self, key: ServingKey, script: ScriptedServing | None) -> None:
         """Run exactly the replicas in the record, which may change, until all of them have failed."""
-        active: dict[int, asyncio.Task[str]] = {}
-        ending: set[asyncio.Task[str]] = set()
+        active: dict[int, asyncio.Task[None]] = {}
+        ending: set[asyncio.Task[None]] = set()
         change = self._changes[key]
         try:
             while True:
@@ -179,7 +186,8 @@ class ServingRuns(Runs[ServingKey, None]):
                     await asyncio.wait(ending)
                     ending.clear()
                 for number in desired.keys() - active.keys():
-                    active[number] = self._start_replica(key, desired[number], script, change)
+                    work = self._follow_replica(key, desired[number], script, change)
+                    active[number] = asyncio.create_task(work)
                 if all(task.done() for task in active.values()):
                     return
                 await change.wait()
@@ -189,23 +197,23 @@ class ServingRuns(Runs[ServingKey, None]):
             if remaining := [*active.values(), *ending]:
                 await asyncio.wait(remaining)
 
-    def _start_replica(
+    async def _follow_replica(
         self, key: ServingKey, replica: Replica, script: ScriptedServing | None, change: asyncio.Event
-    ) -> asyncio.Task[str]:
-        def finish(task: asyncio.Task[str]) -> None:
-            if not task.cancelled():
-                message = failure_message(task) if task.exception() else task.result()
-                self._state.fail_replica(key, replica.number, message)
-                change.set()
-
-        work = self._run_replica(key, replica) if script is None else self._play_script(key, replica.number, script)
-        task = asyncio.create_task(work)
-        task.add_done_callback(finish)
-        return task
+    ) -> None:
+        try:
+            work = self._run_replica(key, replica) if script is None else self._play_script(key, replica.number, script)
+            message = await work
+        except Exception as error:
+            message = failure_message(error)
+        await self._write(partial(self._state.fail_replica, key, replica.number, message))
+        change.set()
 
     async def _run_replica(self, key: ServingKey, replica: Replica) -> str:
         """Run a replica's program, restart it after growing delays, and return how it ended the last time."""
-        number, port = replica.number, replica.port or self._free_port()
+        number, port = replica.number, replica.port
+        if self._has_private_networks:
+            port = self._state.serving(key).spec.protocols[0].port
+        port = port or self._free_port()
         self._ports.add(port)
         try:
             is_found = replica.status is ServingStatus.RUNNING
@@ -213,7 +221,7 @@ class ServingRuns(Runs[ServingKey, None]):
             for restart in range(replica.restarts + 1, self._restarts + 1):
                 delay = min(2 ** (restart - 1), _MAX_RESTART_DELAY)
                 message = f"restart {restart} of {self._restarts} in {delay} s: {failure}"
-                self._state.restart_replica(key, number, restart, message)
+                await self._write(partial(self._state.restart_replica, key, number, restart, message))
                 await self._sleep(delay)
                 failure = await self._run_program(key, number, port)
             return failure
@@ -225,9 +233,12 @@ class ServingRuns(Runs[ServingKey, None]):
         spec, trace = self._state.serving(key).spec, self._replica_trace(key, number)
         image = self._images.find(spec.image)
         if not self._images.is_ready(image):
-            self._state.set_replica_message(key, number, build_message(spec.image))
+            self._try_to_write(partial(self._state.set_replica_message, key, number, build_message(spec.image)))
         python = await self._images.prepare(image)
-        with self._context.workdir_type({**image_mounts(image), **self._mounts(spec)}, python) as workdir:
+        private_port = port if self._has_private_networks else None
+        with self._context.workdir_type({**image_mounts(image), **self._mounts(spec)}, python, private_port) as workdir:
+            if private_port is not None:
+                self._sockets[key, number] = socket_in(workdir.path)
             variables = {
                 **{name: workdir.map_paths(value) for name, value in spec.envs.items()},
                 # Several programs on one machine cannot all listen on the port of their image.
@@ -237,26 +248,32 @@ class ServingRuns(Runs[ServingKey, None]):
             workdir.record_path(trace)
             command = "\n".join(spec.commands)
             group = RecoverableCommand(trace).start(command, workdir, variables, self.log_of(key))
+            self._context.memory.add(group, spec.resource.memory_mb, self.log_of(key))
             try:
-                self._state.launch_replica(key, number, port)
+                await self._write(partial(self._state.launch_replica, key, number, port))
                 return self._program_failure(key, number, await group.wait())
             finally:
+                self._sockets.pop((key, number), None)
                 await group.end(self._context.grace)
                 shutil.rmtree(trace.parent, ignore_errors=True)
 
     async def _continue_program(self, key: ServingKey, number: int) -> str:
         """Wait for a replica's program that an earlier emulator started, and return how it ended."""
         trace = self._replica_trace(key, number)
+        if (folder := Workdir.recorded(trace)) and (file := socket_in(folder)).exists():
+            self._sockets[key, number] = file
         group = RecoverableCommand(trace).find()
+        self._context.memory.add(group, self._state.serving(key).spec.resource.memory_mb, self.log_of(key))
         try:
             return self._program_failure(key, number, await group.wait())
         finally:
+            self._sockets.pop((key, number), None)
             await group.end(self._context.grace)
             Workdir.remove_recorded(trace)
             shutil.rmtree(trace.parent, ignore_errors=True)
 
     async def _play_script(self, key: ServingKey, number: int, script: ScriptedServing) -> str:
-        self._state.launch_replica(key, number, 0)
+        await self._write(partial(self._state.launch_replica, key, number, 0))
         if script.exit_code is None:
             await asyncio.Event().wait()  # the script's app answers the requests
         return self._program_failure(key, number, script.exit_code or 0)
@@ -273,9 +290,14 @@ class ServingRuns(Runs[ServingKey, None]):
                     cause = f"; port {port} is in use, probably by {other.key}: let the program listen on $PORT"
         return f"the program ended by itself with exit code {code}{cause}{log_excerpt(self.log_of(key))}"
 
-    def _record_end(self, key: ServingKey, task: asyncio.Task[None]) -> None:
+    def _record_stop(self, key: ServingKey) -> bool:
+        return self._state.stop_serving(key)
+
+    def _record_end(self, key: ServingKey, failure: str) -> None:
+        self._state.finish_serving(key, failure)
+
+    def _release(self, key: ServingKey) -> None:
         del self._changes[key]
-        self._state.finish_serving(key, failure_message(task) if task.cancelled() or task.exception() else "")
 
     def _replica_trace(self, key: ServingKey, number: int) -> Path:
         return self._trace_of(key, str(number)) / "program"

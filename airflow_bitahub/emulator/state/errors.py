@@ -6,7 +6,7 @@ from airflow_bitahub.exceptions import BitaHubError
 
 
 class RequestRefused(BitaHubError):
-    """The request had no effect; the text is a sentence for the user."""
+    """The request had no effect, unless the text says so; it is a sentence for the user."""
 
 
 class InvalidRequest(RequestRefused):
@@ -19,3 +19,7 @@ class NotFound(RequestRefused):
 
 class Conflict(RequestRefused):
     """The name is already in use."""
+
+
+class NotWritten(RequestRefused):
+    """The emulator could not write to its disk, or could not read what it wrote."""

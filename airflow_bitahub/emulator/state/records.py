@@ -298,22 +298,33 @@ class StoredServing:
 class LoggedRequest:
     """A request about a job.
 
+    :param number: identifies it; numbers increase
     :param status: the HTTP status that the client received; 0: the connection was closed instead
     :param reached: whether the request took effect on the platform; False: a fault kept it away
     """
 
+    number: int
     time: int
     method: str
     path: str
     status: int
     reached: bool
 
+    @property
+    def is_look(self) -> bool:
+        """Whether it could change nothing."""
+        return self.method not in ("POST", "DELETE")
+
 
 @dataclass
 class LedgerEntry:
-    """A job that exists or existed, and the requests about it. A name that was used twice has two entries."""
+    """A job that exists or existed, and the requests about it. A name that was used twice has two entries.
+
+    :param forgotten: the number of older requests, which could change nothing and are only counted
+    """
 
     number: int
     record: StoredJob
     removed: int = 0
     requests: list[LoggedRequest] = field(default_factory=list)
+    forgotten: int = 0

@@ -1,12 +1,13 @@
 """All jobs and servings, and the ledger of requests: the only place that changes records.
 
-Records are frozen. A change replaces a record as a whole, under a lock, and writes it to the store. So a reader gets a
-consistent record from any thread, and a restarted emulator continues where the last one ended. All times are
-milliseconds since the epoch; 0 means not yet.
+Records are frozen. A change writes a record to the store and then replaces it as a whole, under a lock. So a reader
+gets a consistent record from any thread, and a restarted emulator continues where the last one ended. A change that
+cannot be written has not happened, and raises NotWritten. All times are milliseconds since the epoch; 0 means not yet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import string
@@ -16,12 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.servings import ServingSpec
-from airflow_bitahub.emulator.state.errors import Conflict, NotFound
+from airflow_bitahub.emulator.state.clock import SteadyClock
+from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound, NotWritten
 from airflow_bitahub.emulator.state.records import (
     JobKey,
     LedgerEntry,
@@ -35,7 +37,7 @@ from airflow_bitahub.emulator.state.store import Store
 log = logging.getLogger(__name__)
 
 _ALPHANUMERICS = string.ascii_letters + string.digits
-_MAX_LOGGED_QUERIES = 1000  # GET requests per job in the ledger
+_MAX_LOOKS = 1000  # requests per job in the ledger that could change nothing
 
 KeyT = TypeVar("KeyT", JobKey, ServingKey)
 RecordT = TypeVar("RecordT", StoredJob, StoredServing)
@@ -47,11 +49,11 @@ _SERVING = TypeAdapter(StoredServing)
 class State:
     """All jobs and servings, in memory and in a store; safe to use from any thread.
 
-    :param clock: returns seconds since the epoch
+    :param clock: returns seconds since the epoch; the state's own time never goes back
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+        self._clock = SteadyClock(clock)
         self._store = Store()
         self._lock = threading.RLock()
         self._jobs: dict[JobKey, StoredJob] = {}
@@ -60,18 +62,23 @@ class State:
         self._latest: dict[JobKey, LedgerEntry] = {}
 
     def restore(self, store: Store) -> None:
-        """Read everything from a store, and write every later change to it. Only for a state that is still empty."""
+        """Read everything from a store, and write every later change to it. Only for a state that is still empty.
+
+        A record that cannot be read is skipped, and stays in the store.
+        """
         self._store = store
-        for number, text, removed in self._store.jobs():
-            record = _JOB.validate_json(text)
+        for number, text, removed, forgotten in self._store.jobs():
+            record = _read(_JOB, text, f"job number {number}")
+            if record is None:
+                continue
             requests = [LoggedRequest(*request) for request in self._store.requests(number)]
-            entry = self._latest[record.key] = LedgerEntry(number, record, removed, requests)
+            entry = self._latest[record.key] = LedgerEntry(number, record, removed, requests, forgotten)
             self._ledger.append(entry)
             if not removed:
                 self._jobs[record.key] = record
-        for text in self._store.servings():
-            serving = _SERVING.validate_json(text)
-            self._servings[serving.key] = serving
+        for key, text in self._store.servings():
+            if (serving := _read(_SERVING, text, key)) is not None:
+                self._servings[serving.key] = serving
 
     def now(self) -> int:
         """Return the time in milliseconds since the epoch."""
@@ -85,9 +92,11 @@ class State:
         with self._lock:
             self.require_unused(key)
             record = StoredJob.create(key, spec, self.now(), user)
-            self._latest[key] = LedgerEntry(self._store.add_job(_text(_JOB, record)), record)
+            number = self._store.add_job(_readable_text(_JOB, record))
+            self._latest[key] = LedgerEntry(number, record)
             self._ledger.append(self._latest[key])
-            return self._put_job(record)
+            self._jobs[key] = record
+            return record
 
     def require_unused(self, key: JobKey | ServingKey) -> None:
         """Raise Conflict when there is a job or serving of this name."""
@@ -148,10 +157,10 @@ class State:
         """Remove a job; the ledger keeps it. Raises NotFound when there is none."""
         with self._lock:
             self.job(key)
+            entry, removed = self._latest[key], self.now()
+            self._store.update_job(entry.number, _text(_JOB, entry.record), removed)
+            entry.removed = removed
             del self._jobs[key]
-            entry = self._latest[key]
-            entry.removed = self.now()
-            self._store.update_job(entry.number, _text(_JOB, entry.record), entry.removed)
 
     # Servings
 
@@ -161,7 +170,9 @@ class State:
         token = "".join(secrets.choice(_ALPHANUMERICS) for _ in range(32))
         with self._lock:
             self.require_unused(key)
-            return self._put_serving(StoredServing.create(key, spec, token, self.now()))
+            record = StoredServing.create(key, spec, token, self.now())
+            _readable_text(_SERVING, record)
+            return self._put_serving(record)
 
     def serving(self, key: ServingKey) -> StoredServing:
         """Return a serving's record. Raises NotFound when there is none."""
@@ -204,6 +215,7 @@ class State:
         with self._lock:
             old = self.serving(key)
             new = old.update(spec, self.now())
+            _readable_text(_SERVING, new)
             return old if new is old else self._put_serving(new)
 
     def start_serving(self, key: ServingKey) -> bool:
@@ -234,19 +246,29 @@ class State:
         """Remove a serving. Raises NotFound when there is none."""
         with self._lock:
             self.serving(key)
-            del self._servings[key]
             self._store.remove_serving(str(key))
+            del self._servings[key]
 
     # The ledger
 
     def log_request(self, key: JobKey, method: str, path: str, status: int, *, reached: bool) -> None:
-        """Add a request about a job to the ledger. Requests for names that never existed are not recorded."""
-        with self._lock:
-            entry = self._latest.get(key)
-            if entry is not None and (method != "GET" or len(entry.requests) < _MAX_LOGGED_QUERIES):
-                request = LoggedRequest(self.now(), method, path, status, reached)
-                entry.requests.append(request)
-                self._store.add_request(entry.number, request.time, method, path, status, reached)
+        """Add a request about a job to the ledger. Requests for names that never existed are not recorded.
+
+        Of the requests that could change nothing, only the latest are kept and the others counted. A request that
+        cannot be written is left out: it has its answer, and an error about the ledger would say something else.
+        """
+        with self._lock, contextlib.suppress(NotWritten):
+            if (entry := self._latest.get(key)) is None:
+                return
+            request = LoggedRequest(0, self.now(), method, path, status, reached)
+            looks = [one for one in entry.requests if one.is_look] if request.is_look else []
+            oldest = looks[0] if len(looks) >= _MAX_LOOKS else None
+            forget = None if oldest is None else oldest.number
+            number = self._store.add_request(entry.number, request.time, method, path, status, reached, forget)
+            if oldest is not None:
+                entry.requests.remove(oldest)
+                entry.forgotten += 1
+            entry.requests.append(replace(request, number=number))
 
     def ledger(self) -> list[LedgerEntry]:
         """Return every job that ever existed, oldest first, with the requests about it."""
@@ -256,18 +278,18 @@ class State:
     # Every change goes through these
 
     def _put_job(self, record: StoredJob) -> StoredJob:
-        _log_status(self._jobs.get(record.key), record)
-        self._jobs[record.key] = record
         entry = self._latest[record.key]
-        entry.record = record
         self._store.update_job(entry.number, _text(_JOB, record), removed=0)
+        _log_status(self._jobs.get(record.key), record)
+        self._jobs[record.key] = entry.record = record
         return record
 
     def _put_serving(self, record: StoredServing) -> StoredServing:
         old = self._servings.get(record.key, record)
-        _log_status(old, record)
-        self._servings[record.key] = record = replace(record, usage=old.usage_at(self.now()))
+        record = replace(record, usage=old.usage_at(self.now()))
         self._store.put_serving(str(record.key), _text(_SERVING, record))
+        _log_status(old, record)
+        self._servings[record.key] = record
         return record
 
     def _change_replica(self, key: ServingKey, number: int, **changes: Any) -> None:
@@ -288,6 +310,27 @@ class State:
 
 def _text(adapter: TypeAdapter[RecordT], record: RecordT) -> str:
     return adapter.dump_json(record).decode()
+
+
+def _readable_text(adapter: TypeAdapter[RecordT], record: RecordT) -> str:
+    """Return the text of a record. Raises InvalidRequest for one that a later emulator could not read again."""
+    try:
+        text = _text(adapter, record)
+        adapter.validate_json(text)
+    except ValueError as error:  # pydantic's errors are ValueErrors
+        raise InvalidRequest(f"the emulator cannot record this: {str(error).splitlines()[0]}") from None
+    return text
+
+
+def _read(adapter: TypeAdapter[RecordT], text: str, what: str) -> RecordT | None:
+    """Return the record in a text; None, and an error in the log, if it cannot be read."""
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]  # the input may hold a token
+        words = "the record of %s cannot be read (%s: %s); it is skipped, and kept in the file"
+        log.error(words, what, first["loc"], first["msg"])
+        return None
 
 
 def _log_status(old: StoredJob | StoredServing | None, new: StoredJob | StoredServing) -> None:

@@ -92,7 +92,7 @@ def test_the_connection_is_closed_after_the_request_took_effect(api: Api, add: A
 def test_closing_is_no_defect_of_the_server(
     images_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, protocol: type[Any]
 ) -> None:
-    monkeypatch.setattr("airflow_bitahub.emulator.server.AutoHTTPProtocol", protocol)
+    monkeypatch.setattr("airflow_bitahub.emulator.listener.AutoHTTPProtocol", protocol)
     with Emulator(images=images_file) as emulator, httpx.Client(base_url=emulator.url, verify=False) as http:
         for outcome in ("before", "after"):
             emulator.faults.add(Fault(match=Match(times=1), effect=Effect.model_validate({outcome: "close"})))

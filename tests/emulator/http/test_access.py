@@ -99,3 +99,28 @@ def test_listens_on_the_loopback_only(emulator: Emulator) -> None:
         if not address.startswith("127."):
             with pytest.raises(OSError), socket.create_connection((address, port), timeout=1):  # noqa: PT011
                 pass
+
+
+@pytest.mark.parametrize("depth", [33, 200, 10_000])
+@pytest.mark.parametrize("body", ["job", "serving", "fault"])
+def test_deeply_nested_bodies(api: Api, body: str, depth: int) -> None:
+    path, document = {
+        "job": (f"{JOBS}/deep", api.job_body(name="deep", capabilities=["DEEP"])),
+        "serving": (SERVINGS, api.serving_body(name="deep", config="DEEP")),
+        "fault": ("/emulator/faults", {"match": {}, "effect": {"before": {"status": 500, "body": "DEEP"}}}),
+    }[body]
+    content = json.dumps(document).replace('"DEEP"', "[" * depth + "]" * depth)
+    response = api.http.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert_refused(response, 400)
+    assert api.http.get(f"{JOBS}/deep").status_code == api.http.get(f"{SERVINGS}/deep").status_code == 404
+    assert api.http.get("/emulator/faults").json()["data"] == []
+
+
+def test_reading_needs_the_token_where_that_is_asked_for(images_file: Path, tmp_path: Path) -> None:
+    with Emulator(tmp_path, images=images_file, token_for_reading=True) as emulator:
+        api = Api(emulator)
+        with api.http, httpx.Client(base_url=emulator.url, trust_env=False, verify=False) as stranger:
+            for method in ("GET", "HEAD", "OPTIONS"):
+                for path in (JOBS, f"{JOBS}/x/log", SERVINGS, "/emulator/ledger", "/openapi.json", "/nowhere"):
+                    assert stranger.request(method, path).status_code == 401
+            assert stranger.get("/healthz").status_code == api.http.get(JOBS).status_code == 200

@@ -14,6 +14,7 @@ from airflow_bitahub.emulator.faults.faults import Effect, Fault, Faults
 from airflow_bitahub.emulator.http.app import create_app
 from airflow_bitahub.emulator.http.profiles import find_profile
 from airflow_bitahub.emulator.http.signin import SignIn
+from airflow_bitahub.emulator.origins import Origins
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state.state import State
@@ -25,7 +26,9 @@ CLUSTER = "/clusters/{cluster}"
 
 def document_of(sign_in: SignIn | None) -> dict[str, Any]:
     """Return an emulator's description without starting one, since pytest needs it while it collects tests."""
-    return create_app(State(), cast(Any, None), Faults(), "", [], find_profile("default"), sign_in).openapi()
+    runner, profile = cast(Any, None), find_profile("default")
+    app = create_app(State(), runner, Faults(), "", Origins([]), profile, sign_in, token_for_reading=False)
+    return app.openapi()
 
 
 DOCUMENT = document_of(SignIn(USERS))

@@ -16,6 +16,7 @@ from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.api.protocol import Call
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.http.signin import SignIn
+from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import AuthenticationError, ConfigurationError, PermissionDeniedError
 from airflow_bitahub.procedures.jobs import wait_for_job
@@ -355,6 +356,17 @@ def test_the_ledger_tells_who_submitted_a_job(
     make_client(guarded.token).send(submit_job(spec("nobodys")))
     *_, first, second = own.http.get("/emulator/ledger").json()["data"]
     assert [(entry["name"], entry["user"]) for entry in (first, second)] == [("mine", "you"), ("nobodys", "")]
+
+
+def test_who_signed_in_sees_own_namespaces_in_the_ledger(http: httpx.Client, guarded: Emulator, own: Api) -> None:
+    headers = bearer(tokens_of(sign_in(http))["access_token"])
+    for namespace in ("bita-user", "kube-system"):
+        guarded.scripts.add(ScriptedJob())
+        assert own.http.post(f"{JOBS}/both".replace("bita-user", namespace), json=own.job_body(name="both")).is_success
+    seen = [http.get("/emulator/ledger", headers=headers), own.http.get("/emulator/ledger")]
+    mine, everything = [{entry["namespace"] for entry in answer.json()["data"]} for answer in seen]
+    assert mine == {"bita-user"}
+    assert everything >= {"bita-user", "kube-system"}
 
 
 def test_who_signed_in_may_look_at_the_faults_but_not_change_them(http: httpx.Client) -> None:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from airflow_bitahub.emulator.mounts.sandbox import bubblewrap_problem, choose_workdir
+from airflow_bitahub.emulator.mounts.handles import open_without_links
+from airflow_bitahub.emulator.mounts.sandbox import SandboxWorkdir, bubblewrap_problem, choose_workdir
+from airflow_bitahub.emulator.mounts.workdir import BindMount
+from airflow_bitahub.emulator.run.processes import RecoverableCommand
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.exceptions import ConfigurationError
-from tests.emulator.conftest import JOBS, TELL_PID, Api, mount
+from tests.emulator.conftest import JOBS, TELL_PID, Api, ask, mount
 from tests.emulator.killable import KillableEmulator
 
 REASON = bubblewrap_problem()
@@ -86,10 +94,106 @@ def test_two_jobs_with_the_same_mount_path_never_meet(api: Api, emulator: Emulat
 
 
 @needs_bubblewrap
-def test_mounts_within_one_another_and_with_spaces(api: Api) -> None:
-    datasets = [mount("/datasets/u/MNIST", "/output/my data/here")]
-    _, log = api.run("cat '/output/my data/here/digits'", datasets=datasets)
-    assert log == "3 1 4\n"
+def test_mounts_below_an_input_and_with_spaces(api: Api, emulator: Emulator) -> None:
+    (emulator.storage / "datasets/u/MNIST/my labels").mkdir(exist_ok=True)
+    (emulator.storage / "models/u/dense/names").write_text("zero one\n")
+    datasets = [mount("/datasets/u/MNIST", "/my data"), mount("/models/u/dense", "/my data/my labels")]
+    _, log = api.run("cat '/my data/digits' '/my data/my labels/names'", datasets=datasets)
+    assert log == "3 1 4\nzero one\n"
+
+
+def test_nothing_is_mounted_below_the_output(api: Api) -> None:
+    answer = api.post_job(api.job_body(datasets=[mount("/datasets/u/MNIST", "/output/here")]))
+    assert answer.status_code == 400
+    assert "below the output '/output'" in answer.text
+
+
+@needs_bubblewrap
+def test_a_link_put_in_the_place_of_a_mounts_folder_is_never_followed(emulator: Emulator, tmp_path: Path) -> None:
+    """As a job would that may write to the folder above: after the path was checked, before it is mounted."""
+    storage, outside = emulator.storage, tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    inside = storage / "projects/u/p/outputs/mine/inside"
+    inside.mkdir(parents=True)
+    (inside / "word").write_text("right\n")
+    mounts = {"/data": BindMount(inside), "/output": BindMount(inside, is_writable=True)}
+
+    def swap() -> None:
+        inside.rename(inside.with_name("moved"))
+        inside.symlink_to(outside)
+
+    with SandboxWorkdir(mounts, Path(sys.executable)) as workdir:
+        swap()  # after it was opened
+        with workdir.launch_options({}) as (wrapper, env, files):
+            command = [*wrapper, "/bin/sh", "-c", "cat /data/*; echo x > /output/new; ls /proc/self/fd"]
+            done = subprocess.run(command, env=env, pass_fds=files, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["right", "0", "1", "2", "3"], "the program inherits nothing that leads outside"
+    assert not (outside / "new").exists()
+    with pytest.raises(InvalidRequest, match="contains a link"), SandboxWorkdir(mounts, Path(sys.executable)):
+        pass  # before it was opened
+    with pytest.raises(InvalidRequest, match="contains a link"):
+        os.close(open_without_links(inside / "deeper", create=True))
+    assert not (outside / "deeper").exists()
+
+
+# What a program reads and writes that it should not. Paths of processes are its own, and /usr is the distribution's.
+WALK = """
+import os, stat
+own = os.stat('/').st_dev  # a file system of the sandbox itself, in memory, with the folders between the mounts
+bad = []
+for top, folders, files in os.walk('/'):
+    folders[:] = [name for name in folders if not os.path.islink(os.path.join(top, name))]
+    if top == '/':
+        folders[:] = sorted(set(folders) - {'usr', 'nix', 'root', 'tmp', 'output', 'dev'})
+    if top == '/proc':
+        folders[:] = [name for name in folders if not name.isdecimal()]
+    for path in [os.path.join(top, name) for name in (*folders, *files)]:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue
+        mode = found.st_mode
+        if os.access(path, os.W_OK) and found.st_dev != own and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            try:
+                if stat.S_ISREG(mode):
+                    os.close(os.open(path, os.O_WRONLY))
+                else:
+                    os.mkdir(path + '/new')
+                    os.rmdir(path + '/new')
+                bad.append('writable ' + path)
+            except OSError:
+                pass
+        if stat.S_ISREG(mode) and not mode & stat.S_IROTH:
+            try:
+                open(path, 'rb').read(1)
+                bad.append('readable ' + path)
+            except OSError:
+                pass
+print(len(bad), bad[:20])
+"""
+
+
+@needs_bubblewrap
+def test_a_program_can_write_nothing_but_its_mounts_and_read_nothing_that_is_for_root(api: Api) -> None:
+    _, log = api.run(f"python -c {shlex.quote(WALK)}")
+    assert log == "0 []\n"
+
+
+@needs_bubblewrap
+def test_an_interpreter_in_a_folder_of_the_users_brings_nothing_else_with_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "bin").mkdir(parents=True)
+    (home / "letter").write_text("private")
+    (home / "bin/python3").symlink_to(sys.executable)
+    script = home / "bin/python"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    script.chmod(0o755)
+    for python in (home / "bin/python3", script):
+        with SandboxWorkdir({}, python) as workdir, workdir.launch_options({}) as (wrapper, env, files):
+            command = [*wrapper, "/bin/sh", "-c", f"python -c 'print(6 * 7)'; ls -A {home}"]
+            done = subprocess.run(command, env=env, pass_fds=files, capture_output=True, text=True, check=False)
+        assert done.stdout.split() == ["42", "bin"]
 
 
 @needs_bubblewrap
@@ -116,6 +220,25 @@ def test_stop_lets_the_program_finish_in_order_and_ends_what_has_left_its_group(
     assert api.wait_job(name)["state"] == "STOPPED"
     assert (emulator.storage / "projects/u/p/outputs/1/ended").read_text() == "in order\n"
     api.until(lambda: runs(word), lambda found: not found)
+
+
+@needs_bubblewrap
+def test_a_program_that_is_stopped_while_it_starts_does_not_run_on(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+
+    async def stop(delay: float, number: int) -> None:
+        with SandboxWorkdir({"/output": BindMount(output, is_writable=True)}, Path(sys.executable)) as workdir:
+            command = RecoverableCommand(tmp_path / f"trace-{number}")
+            group = command.start(f"sleep 5; touch /output/{number}", workdir, {}, tmp_path / "log")
+            await asyncio.sleep(delay)
+            await group.end(grace=60)
+
+    async def stop_at_every_moment() -> None:
+        await asyncio.gather(*(stop(number * 0.004, number) for number in range(12)))
+
+    asyncio.run(stop_at_every_moment())
+    assert list(output.iterdir()) == []
 
 
 @needs_bubblewrap
@@ -200,3 +323,46 @@ def test_bubblewrap_that_may_not_work_is_not_used(monkeypatch: pytest.MonkeyPatc
     if sys.platform == "linux":
         with pytest.raises(ConfigurationError, match="No permissions to create new namespace"):
             choose_workdir("bubblewrap")
+
+
+# Asks every port of the machine's loopback interface on which a program listens.
+ASK_ALL_PORTS = """python -c '
+import urllib.error, urllib.request
+lines = [line.split() for line in open("/proc/net/tcp")]
+ports = {int(line[1].split(":")[1], 16) for line in lines if line[3] == "0A"}
+for port in ports:
+    try:
+        print(port, urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).read()[:20])
+    except urllib.error.HTTPError as error:
+        print(port, error.code)
+    except OSError as error:
+        print(port, type(error).__name__)
+'"""
+TELL_SECRET = TELL_PID.replace("str(os.getpid()).encode()", 'b"secret"')
+
+
+@needs_bubblewrap
+def test_no_job_gets_round_the_token_of_a_serving(images_file: Path, tmp_path: Path) -> None:
+    with Emulator(tmp_path, images=images_file, grace=1.0, serving_tokens=True, mounts="bubblewrap") as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            servings = [api.wait_serving(api.serve(TELL_SECRET, replicas=2), "RUNNING") for _ in range(2)]
+            for serving in servings:  # all of these programs listen on the same port, each in its own network
+                assert api.until(partial(ask, serving["hosts"], serving["token"]), bool) == "secret"
+                assert ask(serving["hosts"]) == ""
+            _, log = api.run(ASK_ALL_PORTS, code=None, datasets=[])
+            for serving in servings:
+                assert f"{httpx.URL(serving['hosts']).port} 401" in log
+            assert "secret" not in log
+
+
+@needs_bubblewrap
+def test_served_program_in_its_own_network_is_found_again(images_file: Path, tmp_path: Path) -> None:
+    killable = KillableEmulator(tmp_path, images_file, "bubblewrap", serving_tokens=True)
+    name = killable.api.serve(TELL_SECRET)
+    serving = killable.api.wait_serving(name, "RUNNING")
+    for _ in range(2):
+        assert killable.api.until(partial(ask, serving["hosts"], serving["token"]), bool) == "secret"
+        killable.restart()
+    killable.stop()

@@ -56,5 +56,5 @@ def test_inputs_must_exist_and_outputs_are_made(storage: SharedStorage) -> None:
     storage.locate_output("/datasets/u/X")
     assert storage.locate_input("dataset", "/datasets/u/X").is_dir()
     (storage.root / "models" / "file").write_text("")
-    with pytest.raises(InvalidRequest, match="cannot be created"):
+    with pytest.raises(InvalidRequest, match="contains a file"):
         storage.locate_output("/models/file")

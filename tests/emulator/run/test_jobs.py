@@ -53,6 +53,7 @@ def test_environment(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert env["TMPDIR"].startswith(folder)
     assert env.keys() <= {
         "PATH", "HOME", "TMPDIR", "LANG", "LC_CTYPE", "PWD", "OLDPWD", "SHLVL", "_", "PYTHONUNBUFFERED",
+        "BITAHUB_PROGRAM",
     } | {name for name in env if name.startswith(("PAI_", "VC_", "VK_"))}  # fmt: skip
     assert api.emulator.token not in log
     assert not Path(folder).exists(), "the folder is gone with the job"
@@ -281,3 +282,13 @@ def test_files_of_the_image(api: Api) -> None:
     assert api.job_body()["taskRoles"][0]["image"] == IMAGE
     _, log = api.run("cat /in-image/hello.txt")
     assert log == "from the image"
+
+
+@pytest.mark.parametrize("ending", ["exit 0", "sleep 60"])
+def test_what_left_its_group_ends_with_its_job(api: Api, emulator: Emulator, ending: str) -> None:
+    name = api.submit(f"setsid sleep 600 & echo $! > /output/left; {ending}")
+    pid = api.pid_from(emulator.storage / "projects/u/p/outputs/1/left")
+    if ending != "exit 0":
+        api.http.delete(f"{JOBS}/{name}")
+    api.wait_job(name)
+    api.until(lambda: is_alive(pid), lambda alive: not alive)

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
+import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +14,11 @@ from airflow_bitahub.api.jobs import JobSpec, TaskRole
 from airflow_bitahub.api.platform import JobStatus, ServingStatus
 from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingResource, ServingSpec
 from airflow_bitahub.api.wire import Accelerator
-from airflow_bitahub.emulator.state.errors import Conflict, NotFound
+from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound
 from airflow_bitahub.emulator.state.records import IllegalTransitionError, JobKey, ServingKey
 from airflow_bitahub.emulator.state.state import State
+from airflow_bitahub.emulator.state.store import Store
+from airflow_bitahub.exceptions import ConfigurationError
 
 KEY = JobKey("bita-user", "j")
 SERVING = ServingKey("inference", "s", "v1")
@@ -256,3 +261,81 @@ def test_only_one_thread_gets_a_name() -> None:
     for thread in threads:
         thread.join()
     assert len(won) == 1
+
+
+def test_time_never_goes_back(state: State, clock: Clock) -> None:
+    before = state.now()
+    clock.seconds -= 3600
+    assert state.now() == before
+    clock.seconds += 5
+    assert state.now() == before + 5000
+
+
+def test_of_what_merely_looked_only_the_latest_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("airflow_bitahub.emulator.state.state._MAX_LOOKS", 3)
+    store = Store(tmp_path / "records")
+    kept = State()
+    kept.restore(store)
+    kept.create_job("bita-user", job_spec())
+    for method in ("POST", "GET", "OPTIONS", "HEAD", "DELETE", "PUT", "GET"):
+        kept.log_request(KEY, method, "/", 200, reached=True)
+    later = State()
+    later.restore(store)
+    for each in (kept, later):
+        [entry] = each.ledger()
+        assert [request.method for request in entry.requests] == ["POST", "HEAD", "DELETE", "PUT", "GET"]
+        assert entry.forgotten == 2
+
+
+def test_a_record_that_cannot_be_read_is_skipped_reported_and_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path / "records")
+    state = State()
+    state.restore(store)
+    state.create_job("bita-user", job_spec())
+    store.add_job("{")
+    store.put_serving("an odd serving", '{"token": "s3cret"}')
+    later = State()
+    later.restore(store)
+    assert [job.key for job in later.jobs()] == [KEY]
+    assert "job number 2" in caplog.text
+    assert "an odd serving" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert (len(store.jobs()), len(store.servings())) == (2, 1)
+
+
+def test_a_record_that_could_not_be_read_again_is_refused(state: State) -> None:
+    deep: list[Any] = []
+    for _ in range(240):
+        deep = [deep]
+    with pytest.raises(InvalidRequest, match="cannot record"):
+        state.create_job("bita-user", job_spec("deep").model_copy(update={"capabilities": deep}))
+    assert [job.key for job in state.jobs()] == [KEY]
+
+
+@pytest.mark.parametrize("damage", ["garbage", "truncated", "folder", "foreign", "locked"])
+def test_records_that_cannot_be_used_are_one_sentence(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_bitahub.emulator.state.store._OPENING_SECONDS", 0)
+    file = tmp_path / "records"
+    with closing(Store(file)) as store:
+        for _ in range(100):
+            store.add_job("x" * 1000)
+    if damage == "garbage":
+        file.write_bytes(b"garbage" * 1000)
+    elif damage == "truncated":
+        os.truncate(file, file.stat().st_size // 2)
+    elif damage == "folder":
+        file.unlink()
+        file.mkdir()
+    elif damage == "foreign":
+        file.unlink()
+        with closing(sqlite3.connect(file)) as foreign:
+            foreign.execute("CREATE TABLE jobs (title)")
+    other = sqlite3.connect(file if damage == "locked" else ":memory:", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with closing(other), pytest.raises(ConfigurationError, match=r"cannot be used: .*another home.*move") as raised:
+        Store(file)
+    assert "\n" not in str(raised.value)

@@ -194,11 +194,12 @@ def find(
     """Return what a query finds; None once the platform has answered "not found" for `grace` seconds.
 
     :param is_known: it is known to exist, see `Outage`
-    :param may_exist: False: this task has not created it, so that a refusal of the query ends the search at once
+    :param may_exist: False: this task has not created it, so that a refusal of the query ends the search at once, and
+        other failures end it after `GRACE_PERIOD`
     :param timeout: seconds for which queries may fail
     :raises StateUnknownError: queries failed for too long
     """
-    outage = Outage(grace, timeout, is_known)
+    outage = Outage(grace, timeout if may_exist else min(timeout, GRACE_PERIOD), is_known)
     while True:
         try:
             return (yield from query)
@@ -208,6 +209,8 @@ def find(
             if outage.record_failure(error, clock()):
                 if isinstance(error, NotFoundError):
                     return None
+                if not may_exist:
+                    raise
                 raise StateUnknownError(
                     f"Could not {query.request.action} for {outage.seconds:.0f} s{outage}."
                 ) from error

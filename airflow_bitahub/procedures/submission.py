@@ -116,7 +116,8 @@ class _Submission:
         """Submit under a name that was never used before."""
         self.spec_for(record)  # arguments that cannot be sent must not be recorded
         if self.task.job_name:
-            found = yield from retry.find(get_job(record.job_name), 0, self.clock, may_exist=False)
+            query, timeout = get_job(record.job_name), self.unreachable_timeout
+            found = yield from retry.find(query, 0, self.clock, may_exist=False, timeout=timeout)
             if found is not None:
                 raise _refused(record.job_name)
         self.save(record)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, InvokeError, ServingFailedError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.arguments import Check, as_seconds, as_text, is_none, optional
+from airflow_bitahub.operators.arguments import Check, as_flag, as_seconds, as_text, is_none, optional
 from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.xcom import problem_as_xcom
@@ -58,6 +58,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         "image_url": optional(as_text),
         "image_file": optional(as_text),
         "image_base64": optional(as_text),
+        "allow_any_image_file": as_flag,
         "path": as_text,
         "field": optional(as_text),
         "request_timeout": as_seconds,

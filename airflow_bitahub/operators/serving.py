@@ -218,6 +218,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 poll_interval=self.poll_interval,
                 readiness_path=self.readiness_path,
                 created_at=serving.created_at,
+                is_known=True,
                 on_change=lambda seen: self.log.info("The %s", seen),
             )
             if self.deferrable:

@@ -188,8 +188,9 @@ def test_missing_picture_is_told_in_a_sentence(path: str, task_run: TaskRun) -> 
 
 
 @pytest.mark.usefixtures("connection")
-def test_serving_that_does_not_exist_fails_at_once(task_run: TaskRun) -> None:
-    with pytest.raises(AirflowFailException, match="there is no serving 'never-created'"):
+def test_serving_that_does_not_exist_fails_the_try(task_run: TaskRun) -> None:
+    """Another try may find it: only the refusal of a submission is final."""
+    with pytest.raises(NotFoundError, match="there is no serving 'never-created'"):
         invoke("never-created", image_url="u").execute(task_run.context())
 
 

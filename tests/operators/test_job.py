@@ -691,7 +691,8 @@ ODD_ANSWERS = {
 def test_odd_answers_to_queries_of_a_healthy_job_cost_nothing(
     answers: list[Answer], way: str, task_run: TaskRun, submitted: Submitted, platform: Emulator, faults: Faults
 ) -> None:
-    platform.scripts.add(ScriptedJob(run_seconds=1.5 if way == "worker" else 0.5))
+    command = f"a job with odd answers, seen by a {way}"  # the script is for it alone
+    platform.scripts.add(ScriptedJob(command=command, run_seconds=1.5 if way == "worker" else 0.5))
     skip = 2 if way == "worker" else 0
     odd = [
         Fault(match=Match(method="GET", path="*/jobs/*", skip=skip, times=1), effect=Effect(before=answer))
@@ -700,19 +701,19 @@ def test_odd_answers_to_queries_of_a_healthy_job_cost_nothing(
     if way == "worker":
         for fault in odd:
             faults.add(fault)
-        assert job().execute(task_run.context())
+        assert job(command=command).execute(task_run.context())
     elif way == "triggerer":
-        trigger = defer(job(deferrable=True), task_run)
+        trigger = defer(job(command=command, deferrable=True), task_run)
         for fault in odd:
             faults.add(fault)
         [event] = events_of(trigger)
         assert job().execute_complete(task_run.context(), event)
     else:
-        die_after_submission(job(), task_run)
+        die_after_submission(job(command=command), task_run)
         for fault in odd[:2]:
             faults.add(fault)
         task_run.retry()
-        assert job().execute(task_run.context())
+        assert job(command=command).execute(task_run.context())
     assert [armed.applied for armed in faults] == [1] * len(list(faults))
     assert submitted.only.status.value == "SUCCEEDED"
 

@@ -24,6 +24,7 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state.records import ServingKey
 from airflow_bitahub.exceptions import (
     InvokeError,
+    NotFoundError,
     ServingFailedError,
     StorageError,
 )

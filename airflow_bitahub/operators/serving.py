@@ -218,6 +218,7 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
                 poll_interval=self.poll_interval,
                 readiness_path=self.readiness_path,
                 created_at=serving.created_at,
+                is_known=True,
                 on_change=lambda seen: self.log.info("The %s", seen),
             )
             if self.deferrable:
@@ -329,7 +330,9 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     def _shortest_limit(self) -> str:
         """The name of the argument that limits the time from the start of a try until the serving is ready."""
         timeout = self.execution_timeout
-        is_shorter = timeout is not None and timeout.total_seconds() < self.launch_timeout
+        # A task that resumes has not read it yet.
+        launch_timeout = as_seconds("launch_timeout", self.launch_timeout)
+        is_shorter = timeout is not None and timeout.total_seconds() < launch_timeout
         return "execution_timeout" if is_shorter else "launch_timeout"
 
     def _spec(self) -> ServingSpec:

@@ -140,6 +140,11 @@ def test_secret_in_a_jobs_command_is_masked_in_a_mapped_task_too(task_run: TaskR
     assert _serialize_rendered_fields(operator)["command"] == "TOKEN=*** python train.py"
 
 
+def test_number_whose_name_looks_secret_is_sent_as_a_number(task_run: TaskRun) -> None:
+    body = {"maxTokens": 5, "tokenRequired": True, "limits": [{"keys": 1.5, "api_key": 2}]}
+    assert render(job(extra_body=body), task_run.context()).extra_body == body
+
+
 # What Airflow logs ---------------------------------------------------------------------------------------------
 
 

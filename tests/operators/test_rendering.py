@@ -161,6 +161,7 @@ def test_traceback_of_a_failure_appears_once(task_run: TaskRun, monkeypatch: pyt
     monkeypatch.setenv(
         "AIRFLOW_CONN_BITAHUB_DEFAULT", "bitahub://u:p@127.0.0.1:9/?__extra__=%7B%22user_id%22%3A+%22u%22%7D"
     )
+    monkeypatch.setattr("airflow_bitahub.procedures.retry.GRACE_PERIOD", 0.0)
     with pytest.raises(TransportError) as unreachable:
         BitaHubJobOperator(**JOB, image="python", job_name="job").execute(task_run.context())
     assert tracebacks(unreachable.value) == 1

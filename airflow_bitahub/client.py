@@ -325,7 +325,8 @@ def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
 def _raise_transport(request: Request, base_url: str, error: Exception) -> NoReturn:
     where = request.operation.partition(" ")[2] if request.is_foreign else base_url
     tried = f"Could not {request.action} at {where}"
-    if isinstance(error, _ADDRESS_ERRORS) and not request.is_foreign:
+    # The HTTP library raises the same errors for an address in an answer that redirects.
+    if isinstance(error, _ADDRESS_ERRORS) and not request.is_foreign and not _is_address(base_url):
         raise ConfigurationError(
             f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
         ) from error
@@ -337,6 +338,14 @@ def _raise_transport(request: Request, base_url: str, error: Exception) -> NoRet
             f"the platform is slow."
         ) from error
     raise TransportError(f"{tried}: {str(error).rstrip('.') or type(error).__name__}.") from error
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, UnicodeError):
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.host)
 
 
 def _connect_failure(request: Request, where: str, error: Exception) -> str:

@@ -385,6 +385,14 @@ def test_a_redirect_is_not_followed_with_the_token(way: Way, server: ScriptedSer
     assert len(server.asked) == 1
 
 
+def test_a_redirect_to_nowhere_is_no_mistake_of_the_connection(
+    way: Way, server: ScriptedServer, make_client: MakeClient
+) -> None:
+    server.answers((302, {"location": "mailto:admin"}, b""))
+    with pytest.raises(TransportError, match=r"^Could not list jobs"):
+        way.send(make_client(server.url, retry=ONCE), list_jobs())
+
+
 # Trouble --------------------------------------------------------------------------------------------------------
 
 

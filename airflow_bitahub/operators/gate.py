@@ -10,6 +10,7 @@ from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPP
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.operators.arguments import is_template
 from airflow_bitahub.operators.conditions import evaluate_condition, parse_condition, read_metrics
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         if on_closed not in ("skip", "fail"):
             raise ValueError(f"on_closed must be 'skip' or 'fail', not {on_closed!r}")
         # An instance of a mapped gate is constructed when it runs: `execute` fails without using up retries.
-        if not getattr(self, "_BaseOperator__from_mapped", False) and not _is_template(conditions):
-            for condition in _as_list(conditions):
-                if not _is_template(condition):
+        if not getattr(self, "_BaseOperator__from_mapped", False):
+            for condition in _as_list(conditions) if isinstance(conditions, str | Sequence) else [conditions]:
+                if not is_template(condition):
                     parse_condition(condition)
         self.metrics = metrics
         self.conditions = conditions
@@ -143,11 +144,6 @@ def _as_list(conditions: Any) -> list[Any]:
             "conditions must be a condition or a list of them, since without one the gate would never close."
         )
     return list(listed)
-
-
-def _is_template(value: Any) -> bool:
-    """Return whether Airflow fills in a value when the task runs: a Jinja template, or an upstream task's output."""
-    return hasattr(value, "resolve") or (isinstance(value, str) and any(mark in value for mark in ("{{", "{%", "{#")))
 
 
 def _is_in(task: Operator, group: Any) -> bool:

@@ -9,33 +9,40 @@ from typing import Any
 # A value in a shell line: `TOKEN=value`, `--token=value` or `--token value`. A variable such as $TOKEN is no secret.
 _ASSIGNMENT = re.compile(r"""(?:--?([\w-]+)[=\s]\s*|\b(\w+)=)("[^"]*"|'[^']*'|[^\s;&|"'$]+)""")
 
+_ENVIRONMENTS = ("envs", "secret_envs")  # arguments whose values become text in any case
+
 
 def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Let Airflow mask the secrets among rendered arguments by their value, and return the arguments to show.
 
     Secret is what has a name that Airflow takes for the name of a secret, such as ``API_TOKEN``: an argument, an entry
-    of a mapping, or an assignment in a shell line. Airflow masks text only, so a secret number becomes text.
+    of a mapping, or an assignment in a shell line. Airflow masks text only, so a secret number in an environment
+    becomes text. Other numbers stay numbers: ``{"maxTokens": "5"}`` is not ``{"maxTokens": 5}`` to the platform.
     """
     from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
     from airflow.sdk.log import mask_secret
 
     found: list[str] = []
-    shown = {name: _collect(value, found, should_hide_value_for_key(name)) for name, value in fields.items()}
+    shown = {
+        name: _collect(value, found, should_hide_value_for_key(name), is_environment=name in _ENVIRONMENTS)
+        for name, value in fields.items()
+    }
     if found:
         mask_secret(list(dict.fromkeys(found)))
     return shown
 
 
-def _collect(value: Any, found: list[str], is_secret: bool) -> Any:
+def _collect(value: Any, found: list[str], is_secret: bool, *, is_environment: bool) -> Any:
     from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
 
     if isinstance(value, Mapping):
         return {
-            key: _collect(entry, found, is_secret or should_hide_value_for_key(key)) for key, entry in value.items()
+            key: _collect(entry, found, is_secret or should_hide_value_for_key(key), is_environment=is_environment)
+            for key, entry in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_collect(entry, found, is_secret) for entry in value]
-    if is_secret and isinstance(value, int | float):
+        return [_collect(entry, found, is_secret, is_environment=is_environment) for entry in value]
+    if is_secret and is_environment and isinstance(value, int | float):
         value = str(value)
     if isinstance(value, str):
         found += [value] if is_secret else _assigned_secrets(value, should_hide_value_for_key)

@@ -37,6 +37,7 @@ from airflow_bitahub.operators.records import (
     save_awaited_serving,
     save_serving_record,
 )
+from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import earliest_report, is_about, log_late_start, serving_subject
 
 if TYPE_CHECKING:
@@ -275,7 +276,11 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
 
     def stop(self) -> str:
         """Stop the serving that this task created, and return in words what became of it."""
-        return "the serving was stopped" if self._own and self._stop(self._own) else "there was nothing to stop"
+        if self._own is None:
+            return self.nothing_to_stop()
+        # The creation itself may have been interrupted, and its serving may appear later.
+        grace = retry.GRACE_PERIOD if self._own.since is not None else 0
+        return "the serving was stopped" if self._stop(self._own, grace) else "there was nothing to stop"
 
     # Steps -----------------------------------------------------------------------------------------------------
 
@@ -330,7 +335,9 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     def _shortest_limit(self) -> str:
         """The name of the argument that limits the time from the start of a try until the serving is ready."""
         timeout = self.execution_timeout
-        is_shorter = timeout is not None and timeout.total_seconds() < self.launch_timeout
+        # A task that resumes has not read it yet.
+        launch_timeout = as_seconds("launch_timeout", self.launch_timeout)
+        is_shorter = timeout is not None and timeout.total_seconds() < launch_timeout
         return "execution_timeout" if is_shorter else "launch_timeout"
 
     def _spec(self) -> ServingSpec:

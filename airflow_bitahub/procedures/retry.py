@@ -28,6 +28,7 @@ from airflow_bitahub.exceptions import (
     ServerError,
     StateUnknownError,
     TransportError,
+    UnexpectedResponseError,
 )
 
 T = TypeVar("T")
@@ -72,8 +73,11 @@ def was_refused(error: BitaHubError) -> bool:
 
 
 def may_have_taken_effect(error: BitaHubError) -> bool:
-    """Return whether the platform may have acted on a request although this is the answer."""
-    return not (was_refused(error) or isinstance(error, ConnectFailedError | ConfigurationError))
+    """Return whether the platform may have acted on a request although this is the answer.
+
+    Nobody acts for a user whom they do not know, so a gateway's 401 is as clear as the platform's own.
+    """
+    return not (was_refused(error) or isinstance(error, AuthenticationError | ConnectFailedError | ConfigurationError))
 
 
 def had_no_effect(error: BitaHubError) -> bool:
@@ -83,7 +87,7 @@ def had_no_effect(error: BitaHubError) -> bool:
 
 def is_worth_resending(error: BitaHubError) -> bool:
     """Return whether the same submission may succeed when it is sent again in the same try."""
-    return not was_refused(error)
+    return not (was_refused(error) or isinstance(error, AuthenticationError))
 
 
 def grace_after(error: BitaHubError) -> float:
@@ -194,9 +198,9 @@ def find(
     """Return what a query finds; None once the platform has answered "not found" for `grace` seconds.
 
     :param is_known: it is known to exist, see `Outage`
-    :param may_exist: False: this task has not created it, so that a refusal of the query ends the search at once, and
-        other failures end it after `GRACE_PERIOD`
-    :param timeout: seconds for which queries may fail
+    :param may_exist: False: this task has not created it. There is nothing to lose, so that a refusal of the query ends
+        the search at once, and any other failure after `GRACE_PERIOD`
+    :param timeout: seconds for which queries may fail otherwise
     :raises StateUnknownError: queries failed for too long
     """
     outage = Outage(grace, timeout if may_exist else min(timeout, GRACE_PERIOD), is_known)
@@ -224,7 +228,8 @@ class Outage:
     :param grace: seconds for which "not found" counts as a delay; None: always
     :param timeout: seconds for which the platform may be unreachable
     :param is_known: the job or serving is known to exist. Then all failures are tolerated for `timeout`; otherwise
-        those which may mean that the token, an address or a name is wrong are only tolerated for `GRACE_PERIOD`
+        those which may mean that the token, an address or a name is wrong are only tolerated for `GRACE_PERIOD`, until
+        the platform itself has answered
     """
 
     grace: float | None
@@ -232,6 +237,7 @@ class Outage:
     is_known: bool = False
     unanswered_since: float | None = None
     missing_since: float | None = None
+    has_answered: bool = False  # the platform itself
     error: BitaHubError | None = None
     seconds: float = 0  # without an answer
 
@@ -244,6 +250,7 @@ class Outage:
         """Record a failed query, and return whether queries have failed for too long."""
         self.error = error
         if isinstance(error, NotFoundError):
+            self.has_answered = True
             self.unanswered_since = None
             self.missing_since = now if self.missing_since is None else self.missing_since
             return self.grace is not None and now - self.missing_since >= self.grace
@@ -251,7 +258,9 @@ class Outage:
         if self.grace is not None and now - self.unanswered_since >= self.grace:
             self.missing_since = None  # after so long without an answer, the next "not found" starts its own period
         self.seconds = now - self.unanswered_since
-        is_patient = self.is_known or is_transient(error)
+        # At a wrong address, something else may answer.
+        may_be_a_mistake = isinstance(error, UnexpectedResponseError) or not is_transient(error)
+        is_patient = self.is_known or self.has_answered or not may_be_a_mistake
         return self.seconds >= (self.timeout if is_patient else min(self.timeout, GRACE_PERIOD))
 
     def __str__(self) -> str:

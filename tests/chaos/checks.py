@@ -76,7 +76,9 @@ def servings(outcomes: Mapping[Task, Outcome], states: Mapping[str, str], acts: 
         if not task.serving:
             continue
         state = states.get(task.serving)
-        if outcome.state == "success" and outcome.result is not None and state != "RUNNING":
+        # An emulator that is drained stops its servings.
+        is_drained = state == "STOPPED" and any(act.kind == "SIGTERM emulator" for act in acts)
+        if outcome.state == "success" and outcome.result is not None and state != "RUNNING" and not is_drained:
             yield f"{task} succeeded, and its serving is {state}"
         # A serving that was ready stays, whatever becomes of a later generation of its task.
         was_ready = any(

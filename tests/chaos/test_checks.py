@@ -140,6 +140,8 @@ def test_serving_that_is_lost_or_runs_on_is_found() -> None:
     assert found("success", "RUNNING") == found("failed", None) == found("failed", "STOPPED") == []
     assert found("success", None)
     assert found("success", "FAILED")
+    assert found("success", "STOPPED")
+    assert found("success", "STOPPED", Act(100, "SIGTERM emulator", "")) == []
     assert found("failed", "RUNNING")
     assert found("failed", "RUNNING", cleared) == []
 

@@ -140,6 +140,11 @@ def test_secret_in_a_jobs_command_is_masked_in_a_mapped_task_too(task_run: TaskR
     assert _serialize_rendered_fields(operator)["command"] == "TOKEN=*** python train.py"
 
 
+def test_number_whose_name_looks_secret_is_sent_as_a_number(task_run: TaskRun) -> None:
+    body = {"maxTokens": 5, "tokenRequired": True, "limits": [{"keys": 1.5, "api_key": 2}]}
+    assert render(job(extra_body=body), task_run.context()).extra_body == body
+
+
 # What Airflow logs ---------------------------------------------------------------------------------------------
 
 
@@ -156,6 +161,7 @@ def test_traceback_of_a_failure_appears_once(task_run: TaskRun, monkeypatch: pyt
     monkeypatch.setenv(
         "AIRFLOW_CONN_BITAHUB_DEFAULT", "bitahub://u:p@127.0.0.1:9/?__extra__=%7B%22user_id%22%3A+%22u%22%7D"
     )
+    monkeypatch.setattr("airflow_bitahub.procedures.retry.GRACE_PERIOD", 0.0)
     with pytest.raises(TransportError) as unreachable:
         BitaHubJobOperator(**JOB, image="python", job_name="job", unreachable_timeout=0).execute(task_run.context())
     assert tracebacks(unreachable.value) == 1

@@ -383,11 +383,12 @@ def test_deferred_program_that_ends_fails_the_task(name: str, task_run: TaskRun,
 def test_deferred_serving_that_is_never_ready_is_stopped(
     name: str, task_run: TaskRun, record: Callable[[], StoredServing]
 ) -> None:
-    operator = deploy(name, readiness_path="/sick", launch_timeout=0.5, deferrable=True)
+    limits: dict[str, Any] = {"launch_timeout": timedelta(seconds=0.5), "execution_timeout": timedelta(hours=1)}
+    operator = deploy(name, readiness_path="/sick", deferrable=True, **limits)
     [event] = events_of(defer(operator, task_run))
     assert event["outcome"] == "timeout"
-    with pytest.raises(ServingTimeoutError, match="was not ready in time"):
-        deploy(name).execute_complete(task_run.context(), event)
+    with pytest.raises(ServingTimeoutError, match=r"was not ready in time .*launch_timeout=0:00:00.50*"):
+        deploy(name, **limits).execute_complete(task_run.context(), event)
     until(lambda: record().status.value, lambda status: status == "STOPPED")
 
 
@@ -456,7 +457,12 @@ def test_trigger_that_fails_is_trouble_like_any_other(
 def test_serving_that_starts_is_not_given_up_for_odd_answers(
     deferrable: bool, name: str, task_run: TaskRun, record: Callable[[], StoredServing], platform: Emulator
 ) -> None:
-    odd = [Answer(status=403, body="x"), Answer(status=401), Answer(body={"status": {"code": 4711, "msg": "odd"}})]
+    odd = [
+        Answer(status=403, body={"status": {"code": 403, "msg": "odd"}}),
+        Answer(status=403, body="x"),
+        Answer(status=401),
+        Answer(body={"status": {"code": 4711, "msg": "odd"}}),
+    ]
     # The first query finds no serving, and the next one shows the new one.
     skip = 2
     armed = []
@@ -471,7 +477,7 @@ def test_serving_that_starts_is_not_given_up_for_odd_answers(
         assert deploy(name).execute_complete(task_run.context(), event)
     else:
         assert deploy(name).execute(task_run.context())
-    assert [fault.applied for fault in armed] == [1, 1, 1]
+    assert [fault.applied for fault in armed] == [1, 1, 1, 1]
     assert record().status.value == "RUNNING"
 
 

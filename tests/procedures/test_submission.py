@@ -38,6 +38,7 @@ from airflow_bitahub.procedures.submission import ensure_job
 from tests.procedures.stage import (
     BUSY,
     CONFLICT,
+    FOREIGN,
     INVALID,
     MISSING,
     NOT_CONNECTED,
@@ -398,6 +399,16 @@ def test_a_job_that_was_accepted_and_does_not_show_stays_unconfirmed() -> None:
     assert not world.record.confirmed
     world.ensure(retry(TASK))
     assert len(world.submitted) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "error"), [(NAMED, NOT_CONNECTED), (TASK, FOREIGN)], ids=["a given name, no connection", "a wrong address"]
+)
+def test_trouble_before_the_platform_has_ever_answered_shows_soon(task: TaskIdentity, error: BitaHubError) -> None:
+    world = Jobs(answers={1: error}, failed_looks=[error] * 1000)
+    with pytest.raises(StateUnknownError, match=str(error)):
+        world.ensure(task)
+    assert world.now <= 1001 + GRACE_PERIOD
 
 
 UNSETTLED = [error for error in SAYS_NOTHING if error not in (NOT_CONNECTED, BUSY)]

@@ -53,11 +53,12 @@ BROKEN = refusal(ServerError)
 BUSY = refusal(RateLimitError)
 INVALID = refusal(InvalidRequestError)
 UNKNOWN_CODE = refusal(APIError)
+UNKNOWN_USER = gateway(AuthenticationError)
 
 # What a query, or anything else, may be answered with although it says nothing.
 SAYS_NOTHING = [
-    *(TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY, UNKNOWN_CODE),
-    *(gateway(kind) for kind in (AuthenticationError, PermissionDeniedError, RateLimitError, ServerError)),
+    *(TIMEOUT, RESET, NOT_CONNECTED, FOREIGN, BROKEN, BUSY, UNKNOWN_CODE, UNKNOWN_USER),
+    *(gateway(kind) for kind in (PermissionDeniedError, RateLimitError, ServerError)),
 ]
 # What the platform itself may answer to a query of a job that is fine.
 ODD_REFUSALS: list[APIError] = [

@@ -36,6 +36,7 @@ from tests.procedures.stage import (
     NOT_CONNECTED,
     SAYS_NOTHING,
     TIMEOUT,
+    UNKNOWN_USER,
     Died,
     Stage,
     every_death,
@@ -56,7 +57,7 @@ def serving_spec(image: str = "flask:1") -> ServingSpec:
     )
 
 
-UNSETTLED = [error for error in SAYS_NOTHING if error not in (NOT_CONNECTED, BUSY)]
+UNSETTLED = [error for error in SAYS_NOTHING if error not in (NOT_CONNECTED, BUSY, UNKNOWN_USER)]
 WANTED, OTHER = serving_spec("flask:1"), serving_spec("flask:2")
 
 

@@ -19,6 +19,7 @@ from airflow_bitahub.exceptions import (
     AuthenticationError,
     BitaHubError,
     ConfigurationError,
+    ConnectFailedError,
     InvalidRequestError,
     JobAliveError,
     JobFailedError,
@@ -46,6 +47,7 @@ from tests.procedures.stage import (
     SPEC,
     TIMEOUT,
     UNKNOWN_CODE,
+    UNKNOWN_USER,
     Died,
     Script,
     Stage,
@@ -406,12 +408,12 @@ def test_a_job_that_was_accepted_and_does_not_show_stays_unconfirmed() -> None:
 )
 def test_trouble_before_the_platform_has_ever_answered_shows_soon(task: TaskIdentity, error: BitaHubError) -> None:
     world = Jobs(answers={1: error}, failed_looks=[error] * 1000)
-    with pytest.raises(StateUnknownError, match=str(error)):
+    with pytest.raises(ConnectFailedError if task is NAMED else StateUnknownError, match=str(error)):
         world.ensure(task)
     assert world.now <= 1001 + GRACE_PERIOD
 
 
-UNSETTLED = [error for error in SAYS_NOTHING if error not in (NOT_CONNECTED, BUSY)]
+UNSETTLED = [error for error in SAYS_NOTHING if error not in (NOT_CONNECTED, BUSY, UNKNOWN_USER)]
 
 
 @pytest.mark.parametrize("error", UNSETTLED, ids=str)
@@ -527,11 +529,15 @@ def test_a_rate_limit_leaves_the_name_for_the_next_try() -> None:
     assert world.submitted == [world.saved[0].job_name]
 
 
-@pytest.mark.parametrize("kind", [InvalidRequestError, AuthenticationError, PermissionDeniedError])
+@pytest.mark.parametrize(
+    "refused_by",
+    [*map(refusal, (InvalidRequestError, AuthenticationError, PermissionDeniedError)), UNKNOWN_USER],
+    ids=str,
+)
 @pytest.mark.parametrize("task", [TASK, NAMED], ids=["own name", "given name"])
-def test_a_refused_submission_leaves_nothing_to_adopt_or_to_stop(task: TaskIdentity, kind: type[APIError]) -> None:
-    world = Jobs(answers={1: refusal(kind)})
-    with pytest.raises(kind):
+def test_a_refused_submission_leaves_nothing_to_adopt_or_to_stop(task: TaskIdentity, refused_by: APIError) -> None:
+    world = Jobs(answers={1: refused_by})
+    with pytest.raises(type(refused_by)):
         world.ensure(task)
     refused = world.record
     assert refused is not None

@@ -115,7 +115,7 @@ def test_the_packages_own_calls(api: Api) -> None:
     assert job.exit_code == 0
     assert job.queue_seconds is not None
     assert job.run_seconds is not None
-    assert ask(api, read_job_log("own-calls")) == "hello\n"
+    assert ask(api, read_job_log("own-calls")) == "hello"
     assert "own-calls" in ask(api, list_jobs()).names
 
 

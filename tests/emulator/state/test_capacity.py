@@ -128,6 +128,7 @@ def test_job_for_which_there_can_never_be_room_is_refused(make_api: MakeApi) -> 
 def test_job_for_which_there_can_never_be_room_is_underpowered_where_that_is_wished_for(make_api: MakeApi) -> None:
     api = make_api(accelerators={}, oversized_fail=True)
     name = submit(api, 1)
+    api.wait_job(name, "UNDERPOWERED")
     assert state(api, name) == ("UNDERPOWERED", "the job can never run: 1 gtx-1080-ti requested, 0 in total")
     assert api.job(name)["launchedTime"] == 0
 

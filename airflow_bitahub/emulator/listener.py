@@ -129,8 +129,9 @@ class _BoundedProtocol(asyncio.Protocol):
         if self._is_refused:
             return
         self._heard = self.loop.time()
+        is_head = self._awaits_head()  # otherwise, it is the rest of a body, perhaps of one that was refused already
         super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._awaits_head() else 0
+        self._head_bytes = self._head_bytes + len(data) if is_head and self._awaits_head() else 0
         if self._head_bytes > _MAX_HEAD_BYTES:
             message = f"the head of the request is larger than {_MAX_HEAD_BYTES} bytes"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)

@@ -17,10 +17,10 @@ MORE_TRIGGERERS = (
     "Each triggerer watches as many deferred tasks as its setting [triggerer] capacity says (1000 by default): start "
     "more triggerers, or raise the capacity."
 )
-# Seconds for an idle scheduler to record the end of a task's first part, once the worker has told it. On a busy machine
-# the scheduler and the end of the first part's process take longer (5 s each were seen, and 4 of 200 jobs reported
-# too early). How long the first part took shows how busy the machine is.
-_HANDOVER_MARGIN = 2.0
+# Seconds for the scheduler to record the end of a task's first part, once the worker has told it. On a busy machine
+# the scheduler and the end of the first part's process take longer: with 2 s, and with 5 s without the time that the
+# first part took, one to three of 100 jobs reported too early. That time shows how busy the machine is.
+_HANDOVER_MARGIN = 5.0
 _LONGEST_FIRST_PART = 15.0
 
 

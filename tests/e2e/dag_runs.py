@@ -64,7 +64,6 @@ BACKFILLS = {
 MANUAL = {
     "gate opens": Manual(LIFECYCLE, {"serving_name": "opened"}),
     "gate closes": Manual(LIFECYCLE, {"threshold": 1, "epochs": 1, "serving_name": "closed"}),
-    "short deferrals": Manual("short_deferrals"),
     "gates": Manual("gates"),
     "endings": Manual("endings"),
 }

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.dag_runs("short deferrals")
 def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: World) -> None:
     assert "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL" not in world.airflow.environment
-    dag, run_id = world.run("short deferrals")
+    dag, run_id = "short_deferrals", world.airflow.trigger("short_deferrals")
     # Not by `World.finish`, which looks at each of the tasks again and again.
     wait_until(lambda: world.airflow.state(dag, run_id) in ("success", "failed"), 2 * SECONDS)
     tasks = world.airflow.tasks(dag, run_id)

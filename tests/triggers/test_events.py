@@ -18,4 +18,4 @@ def test_report_waits_for_a_heartbeat_and_longer_on_a_busy_machine(
     now = datetime.now(timezone.utc)
     monkeypatch.setattr("airflow_bitahub.triggers.events.time.time", now.timestamp)
     started = now - timedelta(seconds=first_part)
-    assert earliest_report(started) == pytest.approx(now.timestamp() + heartbeat + 2 + extra)
+    assert earliest_report(started) == pytest.approx(now.timestamp() + heartbeat + 5 + extra)

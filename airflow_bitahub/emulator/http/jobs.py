@@ -53,7 +53,8 @@ async def submit_job(
     spec = parse_body(JobSpec, body)
     if spec.job_name != name:
         raise InvalidRequest(f"jobName: {spec.job_name!r} is not the name in the address, {name!r}")
-    context.runner.jobs.submit(namespace, spec, request.state.user)
+    record = context.runner.jobs.submit(namespace, spec, request.state.user)
+    await context.runner.jobs.finish_immediate(record.key)
     return success_answer({"jobName": name})
 
 

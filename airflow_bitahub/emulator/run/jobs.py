@@ -83,6 +83,12 @@ class JobRuns(Runs[JobKey, Outcome]):
         self._start_task(record.key, self._refuse(shortage) if shortage else self._run(record, script))
         return record
 
+    async def finish_immediate(self, key: JobKey) -> None:
+        """Wait for the end of a scripted job that takes no time, so that the first query of it shows the end."""
+        script = self._context.scripts.for_job(self._state.job(key).spec)
+        if script is not None and not script.queue_seconds and not script.run_seconds and key in self.tasks:
+            await asyncio.wait([self.tasks[key]], timeout=1)  # it may have to wait for capacity
+
     def delete(self, key: JobKey) -> None:
         """Stop a job, or remove record and log of one that has ended. Raises NotFound when there is none."""
         if not self._state.job(key).status.is_terminal:

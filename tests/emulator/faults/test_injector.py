@@ -127,7 +127,7 @@ def test_a_delayed_request_takes_effect_although_nobody_waits_for_it(api: Api, a
 
 
 def test_a_slow_body(api: Api, add: Add, faults: Faults) -> None:
-    api.submit()
+    api.run("true")
     whole = api.http.get(JOBS).content
     add(body_seconds=FOR_EVER)
     with api.http.stream("GET", JOBS) as response:

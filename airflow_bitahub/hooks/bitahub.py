@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -124,6 +125,14 @@ class BitaHubHook(BaseHook):
         """The platform's storage. Raises ConfigurationError when the connection does not say where workers see it."""
         purpose = "a file on the platform's storage has to be read, such as file:///mnt"
         return Storage(self.settings.required("storage_uri", purpose))
+
+    @cached_property
+    def platform_id(self) -> str:
+        """A short text that differs for different installations and namespaces, but not for connections to the same."""
+        settings = self.settings
+        platform = settings.platform()
+        parts = (settings.base_url, platform.workspace, platform.serving_namespace)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
     @property
     def default_image(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Variable
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from airflow.sdk import Context
 
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
     from airflow_bitahub.identity import JobRecord
-    from airflow_bitahub.procedures.rollout import ServingRecord
+    from airflow_bitahub.procedures.deployments import Deployment, Intent
 
 
 R = TypeVar("R", bound="DataclassInstance")
@@ -25,19 +26,9 @@ R = TypeVar("R", bound="DataclassInstance")
 log = logging.getLogger(__name__)
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
-_AWAITED_KEY = "bitahub_serving"  # likewise
+DEPLOYMENT_KEY = "bitahub_serving."  # a Variable's key; the platform, the name and the version follow
+_INTENT_KEY = "bitahub_serving_intent."  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
-
-
-class AwaitedServing(NamedTuple):
-    """The serving that a task instance waits for.
-
-    :param own: its record if the task must stop the serving should it fail; None: the serving is not the task's
-    :param created_at: the platform's time of creation, in seconds since the epoch; None: not known
-    """
-
-    own: ServingRecord | None = None
-    created_at: float | None = None
 
 
 def read_record(kind: type[R], value: Any) -> R | None:
@@ -104,40 +95,41 @@ def _markers() -> set[str]:
     return markers_in(Variable.keys(prefix=MARKER_KEY))
 
 
-def load_awaited_serving(context: Context) -> AwaitedServing:
-    """Return the serving that a task instance waits for, as stored by an earlier leg or try."""
-    from airflow_bitahub.procedures.rollout import ServingRecord
+class VariableRecords:
+    """The record of one serving, in two of Airflow's Variables: it outlasts tasks, runs and DAGs.
 
-    stored: Any = context["task_state_store"].get(_AWAITED_KEY) or {}
-    return AwaitedServing(read_record(ServingRecord, stored.get("own")), stored.get("created_at"))
+    Their keys contain the platform and not the connection: every connection to the same platform finds them.
+    """
 
+    def __init__(self, hook: BitaHubHook, name: str, version: str) -> None:
+        self._key = f"{hook.platform_id}.{name}.{version}"
 
-def save_awaited_serving(context: Context, awaited: AwaitedServing) -> None:
-    """Store the serving that a task instance waits for."""
-    own = None if awaited.own is None else asdict(awaited.own)
-    _save(context, _AWAITED_KEY, {"own": own, "created_at": awaited.created_at})
+    def load(self) -> Deployment | None:
+        """Return the record; None: this Airflow deployed no such serving."""
+        from airflow_bitahub.procedures.deployments import deployment_from_json
 
+        stored = Variable.get(DEPLOYMENT_KEY + self._key, default=None, deserialize_json=True)
+        return None if stored is None else deployment_from_json(stored)
 
-def load_serving_record(bitahub_conn_id: str, name: str, version: str) -> ServingRecord | None:
-    """Return the record of a serving that this Airflow created; None where it created none."""
-    from airflow_bitahub.procedures.rollout import ServingRecord
+    def save(self, record: Deployment) -> None:
+        """Store the record."""
+        self._set(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
 
-    variable = _serving_variable(bitahub_conn_id, name, version)
-    return read_record(ServingRecord, Variable.get(variable, default=None, deserialize_json=True))
+    def load_intent(self) -> Intent | None:
+        """Return the creation that was last begun; None: there was none."""
+        from airflow_bitahub.procedures.deployments import intent_from_json
 
+        stored = Variable.get(_INTENT_KEY + self._key, default=None, deserialize_json=True)
+        return None if stored is None else intent_from_json(stored)
 
-def save_serving_record(bitahub_conn_id: str, name: str, version: str, record: ServingRecord) -> None:
-    """Store the record of a serving that this Airflow created."""
-    Variable.set(
-        _serving_variable(bitahub_conn_id, name, version),
-        asdict(record),
-        description="How BitaHubDeployServingOperator recognizes the serving that it created",
-        serialize_json=True,
-    )
+    def save_intent(self, intent: Intent) -> None:
+        """Store that a creation begins."""
+        self._set(_INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
 
+    def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
+        from airflow_bitahub.procedures.deployments import to_json
 
-def _serving_variable(bitahub_conn_id: str, name: str, version: str) -> str:
-    return f"bitahub_serving.{bitahub_conn_id}.{name}.{version}"
+        Variable.set(prefix + self._key, to_json(record), description=description, serialize_json=True)
 
 
 def _save(context: Context, key: str, value: dict[str, Any]) -> None:

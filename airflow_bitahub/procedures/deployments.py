@@ -1,0 +1,256 @@
+"""What this Airflow remembers of a serving: which versions it deployed, and a replacement that is under way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from airflow_bitahub.api.names import LONGEST_SERVING_NAME
+from airflow_bitahub.api.servings import Serving, ServingSpec
+from airflow_bitahub.exceptions import ConfigurationError
+
+# A record keeps so many versions, the newest first.
+_VERSIONS = 5
+_CANDIDATE = "-next"
+# The longest name of a serving that can have a candidate.
+LONGEST_DEPLOYED_NAME = LONGEST_SERVING_NAME - len(_CANDIDATE)
+# Seconds by which the platform's clock may be behind ours, and which a creation may take.
+_CLOCK_SKEW, _LONGEST_CREATION = 60, 600
+# Seconds after the begin of a creation in which a serving that appears is ours, whatever the platform's clock says:
+# long enough for the next try after a worker was lost.
+_NEXT_TRY = 3600
+
+Phase = Literal["candidate", "switch", "restore"]
+Placed = Literal["", "new", "old"]
+
+
+def candidate_name(name: str) -> str:
+    """Return the name under which a new version of a serving is tried."""
+    return name + _CANDIDATE
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The task instance that replaces a serving. A retry is the same owner."""
+
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int = -1
+
+    def __str__(self) -> str:
+        mapped = f" [{self.map_index}]" if self.map_index >= 0 else ""
+        return f"task {self.task_id!r}{mapped} of {self.dag_id} {self.run_id}"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One specification of a serving that was deployed.
+
+    :param digest: a short text that differs for different specifications
+    :param spec: the body of its creation, without the values of secret environment variables
+    :param secrets: the names of these variables
+    :param metrics: what its model was deployed with, such as ``{"accuracy": 0.93}``
+    :param run_date: the date of the DAG run that deployed it. All times are seconds since the epoch
+    :param deployed_at: when it was seen to work
+    :param deployed_by: the task instance in words
+    """
+
+    digest: str
+    spec: dict[str, Any]
+    secrets: list[str] = field(default_factory=list)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    run_date: float | None = None
+    deployed_at: float | None = None
+    deployed_by: str = ""
+
+    @property
+    def model_path(self) -> str:
+        """The server path of its model."""
+        return str(self.spec.get("model", {}).get("path", ""))
+
+    def __str__(self) -> str:
+        return f"version {self.digest[:6]} ({self.model_path})"
+
+    @classmethod
+    def of(cls, spec: ServingSpec, secrets: Mapping[str, str], **fields: Any) -> Version:
+        """Return the version of a specification.
+
+        :param secrets: the secret environment variables in it
+        """
+        body = spec.body()
+        text = json.dumps(body, sort_keys=True)
+        body["envs"] = {name: value for name, value in spec.envs.items() if name not in secrets}
+        return cls(hashlib.sha256(text.encode()).hexdigest()[:16], body, sorted(secrets), **fields)
+
+    def to_spec(self, secrets: Mapping[str, str], name: str | None = None) -> ServingSpec:
+        """Return the specification.
+
+        :param secrets: the values of its secret environment variables; others are ignored
+        :param name: another name for the serving
+        :raises ConfigurationError: a value is missing
+        """
+        if missing := [each for each in self.secrets if each not in secrets]:
+            raise ConfigurationError(
+                f"The {self} needs the secret environment variables {', '.join(missing)}, whose values are kept "
+                f"nowhere. Give them in secret_envs, so that this version can be deployed again."
+            )
+        envs = {**self.spec.get("envs", {}), **{each: secrets[each] for each in self.secrets}}
+        return ServingSpec.model_validate({**self.spec, "envs": envs, "name": name or self.spec["name"]})
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A replacement that is under way.
+
+    :param owner: the task instance that does it
+    :param until: when it has certainly ended, in case Airflow does not say how its owner is
+    :param version: the new version
+    :param phase: ``candidate``: the new version is tried beside the old one; ``switch``: it gets the public name;
+        ``restore``: the old version gets the public name back
+    :param candidate_created_at: the platform's time of creation of the candidate
+    :param has_candidate: there is a candidate, and it is to be removed at the end
+    :param placed: which version has certainly got the public name in this replacement; "": none yet
+    :param step_at: when the version that is awaited was created
+    :param ready_at: when the new version was first seen to answer under the public name
+    :param away_since: since when the public name does not answer; None: it answers
+    :param away_seconds: for how long it did not answer before
+    :param reason: why the old version is restored
+    :param is_final: another try would end in the same way
+    """
+
+    owner: Owner
+    until: float
+    version: Version
+    phase: Phase = "candidate"
+    candidate_created_at: float | None = None
+    has_candidate: bool = False
+    placed: Placed = ""
+    step_at: float = 0
+    ready_at: float | None = None
+    away_since: float | None = None
+    away_seconds: float = 0
+    reason: str = ""
+    is_final: bool = False
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """The record of a serving. The platform reports neither its model nor its image, so this is how it is known again.
+
+    :param created_at: the platform's time of creation of the serving that is certainly ours
+    :param since: when we began to create another one in its place; None: no creation is on its way
+    :param exists: whether a serving is ours
+    :param versions: the versions that were seen to work, the newest first
+    :param rollout: the replacement that is under way
+    """
+
+    created_at: float | None = None
+    since: float | None = None
+    exists: bool = False
+    versions: list[Version] = field(default_factory=list)
+    rollout: Rollout | None = None
+
+    @property
+    def current(self) -> Version | None:
+        """The version that was last seen to work, and was not removed since."""
+        return self.versions[0] if self.exists and self.versions else None
+
+    def owns(self, found: Serving, now: float) -> bool:
+        """Return whether the serving found now is ours."""
+        return (self.exists and found.created_at == self.created_at) or self.is_successor(found, now)
+
+    def is_successor(self, found: Serving, now: float) -> bool:
+        """Return whether the serving found now is the one that is being created."""
+        if self.since is None or (self.exists and found.created_at == self.created_at):
+            return False
+        return is_created_since(found.created_at, self.since, now)
+
+    def with_version(self, version: Version) -> Deployment:
+        """Return the record after a version was seen to work."""
+        others = [each for each in self.versions if each.digest != version.digest]
+        return replace(self, versions=[version, *others][:_VERSIONS], rollout=None)
+
+
+@dataclass(frozen=True)
+class Intent:
+    """A creation that is on its way, and that no record shows yet.
+
+    :param name: the serving's name, or its candidate's
+    :param since: when it began
+    """
+
+    owner: Owner
+    name: str
+    since: float
+
+    def explains(self, found: Serving, now: float) -> bool:
+        """Return whether this is how the serving found now came to be."""
+        return found.name == self.name and is_created_since(found.created_at, self.since, now)
+
+
+class Records(Protocol):
+    """Where the record of one serving is kept."""
+
+    def load(self) -> Deployment | None:
+        """Return the record; None: there is none."""
+
+    def save(self, record: Deployment) -> None:
+        """Store the record."""
+
+    def load_intent(self) -> Intent | None:
+        """Return the creation that was last begun; None: there was none."""
+
+    def save_intent(self, intent: Intent) -> None:
+        """Store that a creation begins."""
+
+
+def is_created_since(created_at: float | None, since: float, now: float) -> bool:
+    """Return whether a serving found now may be the one whose creation we began at a time.
+
+    There was no other serving of this name then, and the first one created takes the name. So one that appears soon is
+    ours, also where the platform's clock is wrong. A lost answer to our own creation must not turn a stranger's
+    serving, created much later, into ours; about that, only the platform's clock can tell.
+    """
+    if created_at is None or now - since <= _NEXT_TRY:
+        return True
+    return -_CLOCK_SKEW <= created_at - since <= _LONGEST_CREATION
+
+
+def to_json(record: Deployment | Intent) -> dict[str, Any]:
+    """Return the JSON value of a record."""
+    return asdict(record)
+
+
+def deployment_from_json(value: Any) -> Deployment:
+    """Return the record from its JSON value.
+
+    :raises ConfigurationError: the value is something else
+    """
+    try:
+        rollout = value.get("rollout")
+        return Deployment(
+            value["created_at"],
+            value["since"],
+            value["exists"],
+            [Version(**version) for version in value["versions"]],
+            rollout
+            and Rollout(**{**rollout, "owner": Owner(**rollout["owner"]), "version": Version(**rollout["version"])}),
+        )
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _unreadable(value, error) from error
+
+
+def intent_from_json(value: Any) -> Intent:
+    """Return the intent from its JSON value. Raises ConfigurationError as `deployment_from_json` does."""
+    try:
+        return Intent(**{**value, "owner": Owner(**value["owner"])})
+    except (TypeError, KeyError) as error:
+        raise _unreadable(value, error) from error
+
+
+def _unreadable(value: Any, error: Exception) -> ConfigurationError:
+    return ConfigurationError(f"Airflow's store contains {value!r} instead of the record of a serving ({error!r}).")

@@ -28,6 +28,8 @@
         ServingFailedError        it will not run
         ServingTimeoutError       it was not ready in time
         ServingAliveError         it could not be removed
+        ServingOvertakenError     another task deploys the same serving
+        ServingOutdatedError*     a newer DAG run has deployed it already
         ServingRefusedError*      the name belongs to a serving that must not be touched
         InvokeError               the served program refused the request, or gave a wrong answer
       StorageError                a file is missing or cannot be read
@@ -233,6 +235,16 @@ class ServingTimeoutError(ServingError):
 
 class ServingAliveError(ServingError):
     """The serving could not be removed."""
+
+
+class ServingOvertakenError(ServingError):
+    """Another task has taken over the deployment of the serving."""
+
+
+class ServingOutdatedError(ServingError):
+    """A newer DAG run has deployed the serving already."""
+
+    is_final = True
 
 
 class ServingRefusedError(ServingError):

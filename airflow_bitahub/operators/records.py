@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from airflow.sdk import Context
 
-    from airflow_bitahub.hooks.bitahub import BitaHubHook
     from airflow_bitahub.identity import JobRecord
-    from airflow_bitahub.procedures.deployments import Deployment, Intent
 
 
 R = TypeVar("R", bound="DataclassInstance")
@@ -26,8 +24,6 @@ R = TypeVar("R", bound="DataclassInstance")
 log = logging.getLogger(__name__)
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
-DEPLOYMENT_KEY = "bitahub_serving."  # a Variable's key; the platform, the name and the version follow
-_INTENT_KEY = "bitahub_serving_intent."  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 
@@ -93,43 +89,6 @@ def markers_in(keys: Iterable[str]) -> set[str]:
 
 def _markers() -> set[str]:
     return markers_in(Variable.keys(prefix=MARKER_KEY))
-
-
-class VariableRecords:
-    """The record of one serving, in two of Airflow's Variables: it outlasts tasks, runs and DAGs.
-
-    Their keys contain the platform and not the connection: every connection to the same platform finds them.
-    """
-
-    def __init__(self, hook: BitaHubHook, name: str, version: str) -> None:
-        self._key = f"{hook.platform_id}.{name}.{version}"
-
-    def load(self) -> Deployment | None:
-        """Return the record; None: this Airflow deployed no such serving."""
-        from airflow_bitahub.procedures.deployments import deployment_from_json
-
-        stored = Variable.get(DEPLOYMENT_KEY + self._key, default=None, deserialize_json=True)
-        return None if stored is None else deployment_from_json(stored)
-
-    def save(self, record: Deployment) -> None:
-        """Store the record."""
-        self._set(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
-
-    def load_intent(self) -> Intent | None:
-        """Return the creation that was last begun; None: there was none."""
-        from airflow_bitahub.procedures.deployments import intent_from_json
-
-        stored = Variable.get(_INTENT_KEY + self._key, default=None, deserialize_json=True)
-        return None if stored is None else intent_from_json(stored)
-
-    def save_intent(self, intent: Intent) -> None:
-        """Store that a creation begins."""
-        self._set(_INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
-
-    def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
-        from airflow_bitahub.procedures.deployments import to_json
-
-        Variable.set(prefix + self._key, to_json(record), description=description, serialize_json=True)
 
 
 def _save(context: Context, key: str, value: dict[str, Any]) -> None:

@@ -1,0 +1,47 @@
+"""Where the records of servings are kept: in Airflow's Variables, which outlast tasks, runs and DAGs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from airflow.sdk import Variable
+
+from airflow_bitahub.procedures.deployments import deployment_from_json, intent_from_json, to_json
+
+if TYPE_CHECKING:
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
+    from airflow_bitahub.procedures.deployments import Deployment, Intent
+
+DEPLOYMENT_KEY = "bitahub_serving."  # a Variable's key; the platform, the name and the version follow
+_INTENT_KEY = "bitahub_serving_intent."  # likewise
+
+
+class VariableRecords:
+    """The record of one serving, in two Variables.
+
+    Their keys contain the platform and not the connection: every connection to the same platform finds them.
+    """
+
+    def __init__(self, hook: BitaHubHook, name: str, version: str) -> None:
+        self._key = f"{hook.platform_id}.{name}.{version}"
+
+    def load(self) -> Deployment | None:
+        """Return the record; None: this Airflow deployed no such serving."""
+        stored = Variable.get(DEPLOYMENT_KEY + self._key, default=None, deserialize_json=True)
+        return None if stored is None else deployment_from_json(stored)
+
+    def save(self, record: Deployment) -> None:
+        """Store the record."""
+        self._set(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
+
+    def load_intent(self) -> Intent | None:
+        """Return the creation that was last begun; None: there was none."""
+        stored = Variable.get(_INTENT_KEY + self._key, default=None, deserialize_json=True)
+        return None if stored is None else intent_from_json(stored)
+
+    def save_intent(self, intent: Intent) -> None:
+        """Store that a creation begins."""
+        self._set(_INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
+
+    def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
+        Variable.set(prefix + self._key, to_json(record), description=description, serialize_json=True)

@@ -65,6 +65,30 @@ class ServingSpec(StrictModel):
         return {**super().body(), "config": None}
 
 
+class Pod(BaseModel):
+    """What the platform says about one replica of a serving.
+
+    :param name: its name; "": not known
+    :param raw_state: its state in the platform's own spelling
+    :param message: what the platform says about its state
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    name: str = ""
+    raw_state: str = ""
+    message: str = ""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it will not run again by itself."""
+        return self.raw_state.upper() == "FAILED"
+
+    def __str__(self) -> str:
+        message = f": {self.message}" if self.message else ""
+        return f"replica {self.name} is {self.raw_state}{message}"
+
+
 class Serving(BaseModel):
     """A serving as the platform reports it.
 
@@ -89,6 +113,7 @@ class Serving(BaseModel):
     created_at: float | None = None
     launched_at: float | None = None
     message: str = ""
+    pods: tuple[Pod, ...] = ()
 
     def __str__(self) -> str:
         message = f": {self.message}" if self.message else ""
@@ -147,6 +172,18 @@ def delete_serving(name: str, version: str = "v1") -> Call[None]:
     """Remove a serving (assumed: DELETE). Raises NotFoundError when there is none."""
     request = Request(f"delete serving {name!r}", "delete_serving", {"name": name}, {"version": version})
     return Call(request, lambda response, platform: accept(response, request, platform))
+
+
+def get_serving_log(name: str, version: str = "v1", tail_lines: int = 100) -> Call[str]:
+    """Read the last lines that a serving printed (assumed; no source shows an address)."""
+    query = {"version": version, "tailLines": str(tail_lines)}
+    request = Request(f"read the log of serving {name!r}", "read_serving_log", {"name": name}, query)
+
+    def read(response: Response, platform: Platform) -> str:
+        data = unwrap(response, request, platform)
+        return str(data.get("log", "") if isinstance(data, dict) else data or "")
+
+    return Call(request, read, safe_to_repeat=True)
 
 
 def probe_serving(serving: Serving, path: str = "/", timeout: float = 10) -> Call[bool]:
@@ -253,6 +290,16 @@ def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
         created_at=to_epoch(data.get("createdTime"), platform.timezone),
         launched_at=to_epoch(data.get("launchedTime"), platform.timezone),
         message=shorten(_text(data.get("message"))),
+        pods=_pods(data.get("podstatuses")),
+    )
+
+
+def _pods(value: Any) -> tuple[Pod, ...]:
+    items = value if isinstance(value, list) else []
+    return tuple(
+        Pod(name=_text(item.get("name")), raw_state=_text(item.get("status")), message=shorten(_text(item.get("message"))))
+        for item in items
+        if isinstance(item, dict)
     )
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from airflow_bitahub.api.platform import ENDPOINTS
 from airflow_bitahub.emulator.credentials import make_private
 from airflow_bitahub.emulator.faults.faults import Faults
 from airflow_bitahub.emulator.http.app import create_app
@@ -250,12 +251,14 @@ class Emulator:
         :param user_id: the user's id on the platform, which names the user's folders in the storage
         :param extra: further fields of the connection's extra, such as ``default_image``
         """
+        # The emulator can replace a serving's specification, which the real platform is not known to do.
+        endpoints = {"update_serving": ENDPOINTS["update_serving"], **extra.pop("endpoints", {})}
         return {
             "conn_type": "bitahub",
             "host": self.url,
             "login": login,
             "password": self.token,
-            "extra": {"user_id": user_id, "storage_uri": self.storage.as_uri(), **extra},
+            "extra": {"user_id": user_id, "storage_uri": self.storage.as_uri(), "endpoints": endpoints, **extra},
         }
 
     @property

@@ -22,7 +22,6 @@ from airflow_bitahub.api.servings import Serving, ServingSpec, get_serving_log
 from airflow_bitahub.exceptions import (
     APIError,
     BitaHubError,
-    InvokeError,
     ServingCheckError,
     ServingError,
     ServingFailedError,
@@ -33,7 +32,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.procedures import retry
-from airflow_bitahub.procedures.checks import Check, check_serving
+from airflow_bitahub.procedures.checks import AnswerCheck, SampleCheck, check_serving
 from airflow_bitahub.procedures.deployments import (
     Deployment,
     Owner,
@@ -79,7 +78,7 @@ class Plan:
     can_update: bool = False
     if_exists: Literal["replace", "fail"] = "replace"
     only_newer: bool = True
-    checks: Sequence[Check] = ()
+    checks: Sequence[AnswerCheck | SampleCheck] = ()
     bake_seconds: float = 0
     readiness_path: str = "/"
     launch_timeout: float = 1800
@@ -247,7 +246,7 @@ class Deployer:
             record = replace(record, rollout=replace(rollout, candidate_created_at=created.created_at))
         else:
             record = replace(record, created_at=created.created_at, since=None, exists=True, rollout=rollout)
-        self.site.save(record)
+        self.site.has_claimed(self.plan.owner, record)
 
     def _raise_if_outdated(self, current: Version) -> None:
         dates = current.run_date, self.plan.version.run_date
@@ -368,7 +367,7 @@ class Deployer:
         return serving
 
     def _check(self, serving: Serving) -> Procedure[None]:
-        yield from check_serving(serving, self.plan.checks, on_result=lambda result: self.site.log(str(result)))
+        yield from check_serving(serving, self.plan.checks, say=self.site.log, clock=self.clock)
 
     def _last_lines(self, name: str) -> Procedure[str]:
         """Return the last lines of a serving's log, as a text to append; "" where it cannot be read."""

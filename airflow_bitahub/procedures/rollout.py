@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -231,8 +232,9 @@ class Deployer:
             spec = plan.spec.model_copy(update={"name": self._candidate, "replicas": 1})
             yield from self._claim(spec, replace(rollout, has_candidate=True), record)
         else:
-            self.site.log(f"The {current} serves. Replacing it by the {plan.version}")
-            self.site.save(replace(record, rollout=replace(rollout, phase="switch")))
+            with suppress(ServingOvertakenError):  # then another task was faster
+                self.site.save(replace(record, rollout=replace(rollout, phase="switch")))
+                self.site.log(f"The {current} serves. Replacing it by the {plan.version}")
             yield Sleep(_SETTLING)
         return None
 

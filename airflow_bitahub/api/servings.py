@@ -19,7 +19,7 @@ from airflow_bitahub.texts import shorten
 
 ANSWER_LIMIT = 2**20  # bytes of a served program's answer, which becomes an XCom
 # What a gateway answers while no program listens behind it; a program may report the same inside its answer.
-_UNAVAILABLE = (502, 503, 504)
+_UNAVAILABLE = ("502", "503", "504")
 
 
 class ServingModel(StrictModel):
@@ -243,7 +243,7 @@ def invoke_serving(
         if response.status >= 300 or body is None or (outcome and not outcome.is_success):
             code = outcome.code if outcome else None
             said = outcome.message if outcome else " ".join(response.text.split())
-            is_unavailable = response.status in _UNAVAILABLE or code in map(str, _UNAVAILABLE)
+            is_unavailable = str(response.status) in _UNAVAILABLE or code in _UNAVAILABLE
             kind = ServingUnavailableError if is_unavailable else InvokeError
             advice = "Check what is sent, the path and the field name."
             if is_unavailable:

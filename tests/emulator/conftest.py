@@ -144,7 +144,9 @@ class Api:
 
     def wait_served(self, name: str) -> dict[str, Any]:
         """Wait until all replicas run what was asked for last and listen."""
-        return self.until(lambda: self.serving(name), lambda one: (one["status"], one["podstatuses"]) == ("RUNNING", []))
+        return self.until(
+            lambda: self.serving(name), lambda one: (one["status"], one["podstatuses"]) == ("RUNNING", [])
+        )
 
     def act_on_serving(self, name: str, action: str) -> None:
         """Start or stop a serving."""

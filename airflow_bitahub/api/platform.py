@@ -33,7 +33,7 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
         "update_serving": f"PUT {_SERVINGS}/{{name}}",
         "stop_serving": f"PUT {_SERVINGS}/{{name}}/stop",
         "delete_serving": f"DELETE {_SERVINGS}/{{name}}",
-        "read_serving_log": f"GET {_SERVINGS}/{{name}}/log",
+        "get_serving_log": f"GET {_SERVINGS}/{{name}}/log",  # assumed: no source shows one
     }
 )
 

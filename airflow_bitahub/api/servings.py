@@ -13,7 +13,7 @@ from airflow_bitahub.api.envelope import accept, nested_outcome, unwrap
 from airflow_bitahub.api.names import DNS_LABEL, LONGEST_SERVING_NAME
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, to_epoch
+from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, log_of, to_epoch
 from airflow_bitahub.exceptions import InvokeError, ServingUnavailableError, UnexpectedResponseError
 from airflow_bitahub.texts import shorten
 
@@ -86,7 +86,7 @@ class Pod(BaseModel):
 
     def __str__(self) -> str:
         message = f": {self.message}" if self.message else ""
-        return f"replica {self.name} is {self.raw_state}{message}"
+        return f"replica {self.name!r} is {self.raw_state or 'not ready'}{message}"
 
 
 class Serving(BaseModel):
@@ -100,6 +100,7 @@ class Serving(BaseModel):
     :param created_at: time of creation. All times are seconds since the epoch; None: not known
     :param launched_at: time at which it started
     :param message: what the platform says about its state
+    :param pods: what it says about replicas; in the seed nothing about one that is served well
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -175,13 +176,15 @@ def delete_serving(name: str, version: str = "v1") -> Call[None]:
 
 
 def get_serving_log(name: str, version: str = "v1", tail_lines: int = 100) -> Call[str]:
-    """Read the last lines that a serving printed (assumed; no source shows an address)."""
+    """Read the last lines that a serving's programs printed (assumed; no source shows an address).
+
+    Of a line that is too long, only its beginning and end are returned.
+    """
     query = {"version": version, "tailLines": str(tail_lines)}
-    request = Request(f"read the log of serving {name!r}", "read_serving_log", {"name": name}, query)
+    request = Request(f"read the log of serving {name!r}", "get_serving_log", {"name": name}, query)
 
     def read(response: Response, platform: Platform) -> str:
-        data = unwrap(response, request, platform)
-        return str(data.get("log", "") if isinstance(data, dict) else data or "")
+        return log_of(unwrap(response, request, platform), tail_lines)
 
     return Call(request, read, safe_to_repeat=True)
 
@@ -290,17 +293,26 @@ def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
         created_at=to_epoch(data.get("createdTime"), platform.timezone),
         launched_at=to_epoch(data.get("launchedTime"), platform.timezone),
         message=shorten(_text(data.get("message"))),
-        pods=_pods(data.get("podstatuses")),
+        pods=_read_pods(data.get("podstatuses")),
     )
 
 
-def _pods(value: Any) -> tuple[Pod, ...]:
-    items = value if isinstance(value, list) else []
-    return tuple(
-        Pod(name=_text(item.get("name")), raw_state=_text(item.get("status")), message=shorten(_text(item.get("message"))))
-        for item in items
-        if isinstance(item, dict)
-    )
+def _read_pods(data: Any) -> tuple[Pod, ...]:
+    """Return what an answer says about replicas, flat or as Kubernetes nests it. Other shapes are left out."""
+    pods = []
+    for item in data if isinstance(data, list) else ():
+        if not isinstance(item, dict):
+            continue
+        places = [item, *(item[part] for part in ("status", "metadata") if isinstance(item.get(part), dict))]
+
+        def first(*keys: str, places: list[dict[str, Any]] = places) -> str:
+            return next((text for key in keys for place in places if (text := _text(place.get(key)))), "")
+
+        state, message = first("phase", "state", "status"), first("message", "reason")
+        if state or message:
+            name = first("name", "podName")
+            pods.append(Pod(name=shorten(name, 100), raw_state=shorten(state, 100), message=shorten(message)))
+    return tuple(pods)
 
 
 def _text(value: Any) -> str:

@@ -371,7 +371,7 @@ def test_what_exists_is_not_replaced_where_that_is_asked() -> None:
 @pytest.mark.parametrize("way", ways())
 @pytest.mark.parametrize("seed", range(12))
 def test_of_several_tasks_one_goes_first(seed: int, way: dict[str, Any]) -> None:
-    platform, order = platform_with(), random.Random(seed)  # noqa: S311
+    platform, order = platform_with(), random.Random(seed)
     images = {"a": "good:2", "b": "good:3", "c": "wrong"}
     running: dict[str, Any] = {
         task: platform.deployment(image, task, **way, turn_deadline=platform.now + 900)

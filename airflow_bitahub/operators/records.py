@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Variable
 
-from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.exceptions import ConfigurationError, StateUnknownError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
 DEPLOYMENT_KEY = "bitahub_serving."  # a Variable's key; the platform, the name and the version follow
-_INTENT_KEY = "bitahub_serving_intent."  # likewise
+INTENT_KEY = "bitahub_serving_intent."  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 
@@ -108,7 +108,7 @@ class VariableRecords:
         """Return the record; None: this Airflow deployed no such serving."""
         from airflow_bitahub.procedures.deployments import deployment_from_json
 
-        stored = Variable.get(DEPLOYMENT_KEY + self._key, default=None, deserialize_json=True)
+        stored = self._get(DEPLOYMENT_KEY)
         return None if stored is None else deployment_from_json(stored)
 
     def save(self, record: Deployment) -> None:
@@ -119,12 +119,23 @@ class VariableRecords:
         """Return the creation that was last begun; None: there was none."""
         from airflow_bitahub.procedures.deployments import intent_from_json
 
-        stored = Variable.get(_INTENT_KEY + self._key, default=None, deserialize_json=True)
+        stored = self._get(INTENT_KEY)
         return None if stored is None else intent_from_json(stored)
 
     def save_intent(self, intent: Intent) -> None:
         """Store that a creation begins."""
-        self._set(_INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
+        self._set(INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
+
+    def _get(self, prefix: str) -> Any:
+        """Return the JSON value of a Variable; None: there is none.
+
+        To Airflow, a failed query of a value looks like a missing Variable, but a failed query of keys is an error.
+        """
+        key = prefix + self._key
+        stored = Variable.get(key, default=None, deserialize_json=True)
+        if stored is None and key in Variable.keys(prefix=key):
+            raise StateUnknownError(f"Airflow has the Variable {key!r}, but did not return its value. Try again.")
+        return stored
 
     def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
         from airflow_bitahub.procedures.deployments import to_json

@@ -86,7 +86,7 @@ class BitaHubClient:
 
     def run(self, procedure: Procedure[T]) -> T:
         """Run a procedure to its end and return its result. Raises a BitaHubError otherwise."""
-        return _drive(procedure, self.send)
+        return drive(procedure, self.send)
 
     async def asend(self, call: Call[T]) -> T:
         """Like `send`, without blocking the event loop."""
@@ -253,7 +253,11 @@ def _aiohttp_is_usable() -> bool:
     return find_spec("aiohttp") is not None and not proxies.are_set()
 
 
-def _drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
+def drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
+    """Run a procedure to its end, and return its result.
+
+    :param perform: sends a call
+    """
     try:
         step = next(procedure)
         while True:

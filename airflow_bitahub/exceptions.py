@@ -28,8 +28,12 @@
         ServingFailedError        it will not run
         ServingTimeoutError       it was not ready in time
         ServingAliveError         it could not be removed
+        ServingOvertakenError     another task deploys the same serving
+        ServingOutdatedError*     a newer DAG run has deployed it already
         ServingRefusedError*      the name belongs to a serving that must not be touched
+        ServingCheckError         it failed a check of its author
         InvokeError               the served program refused the request, or gave a wrong answer
+          ServingUnavailableError no program listens yet, or it says that it cannot answer now
       StorageError                a file is missing or cannot be read
       ConfigurationError*         the Airflow connection or an argument is incomplete or wrong
         MissingExtraError*        packages of an extra are not installed
@@ -235,14 +239,32 @@ class ServingAliveError(ServingError):
     """The serving could not be removed."""
 
 
+class ServingOvertakenError(ServingError):
+    """Another task has taken over the deployment of the serving."""
+
+
+class ServingOutdatedError(ServingError):
+    """A newer DAG run has deployed the serving already."""
+
+    is_final = True
+
+
 class ServingRefusedError(ServingError):
     """A serving of this name exists and must not be touched."""
 
     is_final = True
 
 
+class ServingCheckError(ServingError):
+    """The serving failed a check of its author: it gave a wrong answer, came too late, or did not answer."""
+
+
 class InvokeError(ServingError):
     """The served program refused the request, or gave another answer than expected."""
+
+
+class ServingUnavailableError(InvokeError):
+    """No program listens behind the gateway, or it says that it cannot answer now. This may pass by itself."""
 
 
 class StorageError(BitaHubError):

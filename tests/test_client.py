@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import ipaddress
+import json
 import os
 import pickle
 import ssl
@@ -341,18 +342,22 @@ def test_a_served_program_never_gets_the_platforms_token(
     serving = Serving(name="mnist", status=ServingStatus.RUNNING, url=f"{server.url}/served")
     server.answers(answer(b"[7]"))
     assert way.send(client, probe_serving(serving, "/health")) is True
-    assert way.send(client, invoke_serving(serving, "image", form={"urls": "http://x/7.png?a=b&c"})) == [7]
-    assert way.send(client, invoke_serving(serving, "image", files={"files": ("7.png", b"\x89PNG")})) == [7]
-    probe, form, files = server.asked
+    urls = ["http://x/7.png?a=b&c", "http://x/1.png"]
+    assert way.send(client, invoke_serving(serving, "image", form={"urls": urls})) == [7]
+    pictures = [("files", ("7.png", b"\x89PNG")), ("files", ("1.png", b"GIF"))]
+    assert way.send(client, invoke_serving(serving, "image", form={"a": "b"}, files=pictures)) == [7]
+    assert way.send(client, invoke_serving(serving, "image", json_body={"x": [1, None]})) == [7]
+    probe, form, files, json_ = server.asked
     assert [(asked.method, asked.path) for asked in server.asked] == [
         ("GET", "/served/health"),
-        ("POST", "/served/image"),
-        ("POST", "/served/image"),
+        *[("POST", "/served/image")] * 3,
     ]
-    assert parse_qs(form.body.decode()) == {"urls": ["http://x/7.png?a=b&c"]}
+    assert parse_qs(form.body.decode()) == {"urls": urls}
     assert files.headers["content-type"].startswith("multipart/form-data")
-    assert b"\x89PNG" in files.body
-    for asked in (probe, form, files):
+    for part in (b'name="files"; filename="7.png"', b"\x89PNG", b'name="files"; filename="1.png"', b"GIF", b'name="a"'):
+        assert part in files.body
+    assert (json_.headers["content-type"], json.loads(json_.body)) == ("application/json", {"x": [1, None]})
+    for asked in (probe, form, files, json_):
         assert TOKEN not in repr(asked)
 
 

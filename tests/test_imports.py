@@ -28,7 +28,7 @@ ARROWS = {
     "storage": {"exceptions", "texts"},
     "identity": {"exceptions", "storage"},
     "api": {"exceptions", "texts"},
-    "procedures": {"exceptions", "identity", "api"},
+    "procedures": {"exceptions", "texts", "identity", "api"},
     "proxies": {"exceptions"},
     "tls": {"exceptions"},
     "deadline": set[str](),

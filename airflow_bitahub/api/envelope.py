@@ -50,10 +50,17 @@ _KIND_OF_STATUS |= dict.fromkeys((408, 421, 423, 425, 499), "server")
 _GATEWAY_KINDS = ("authentication", "permission", "rate_limit")
 
 
-class _Outcome(NamedTuple):
+class Outcome(NamedTuple):
+    """What an envelope says."""
+
     code: str
     message: str
     data: Any
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the code is one of those that mean success, as a number or as text."""
+        return self.code in _SUCCESS
 
 
 def unwrap(response: Response, request: Request, platform: Platform) -> Any:
@@ -80,7 +87,7 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
                 f"Could not {request.action}: the answer (HTTP {response.status}) does not come from the platform: "
                 f"{_excerpt(response)}. Check the base URL of the Airflow connection."
             )
-        if outcome.code in _SUCCESS:
+        if outcome.is_success:
             return outcome.data
         kind = platform.error_codes.get(outcome.code, "other")
     elif response.status == 404:
@@ -113,19 +120,28 @@ def accept(response: Response, request: Request, platform: Platform) -> None:
         unwrap(response, request, platform)
 
 
-def _outcome(body: Any) -> _Outcome | None:
+def nested_outcome(body: Any) -> Outcome | None:
+    """Return what the platform's own form of envelope says, with the code in an object of its own; None for others.
+
+    Served programs use this form, too. In their answers a ``code`` outside of it may belong to the prediction.
+    """
+    for key in ("status", "message"):
+        inner = body.get(key) if isinstance(body, dict) else None
+        if isinstance(inner, dict) and "code" in inner:
+            message = str(inner.get("msg") or inner.get("message") or "")
+            return Outcome(str(inner["code"]), message, body.get("data"))
+    return None
+
+
+def _outcome(body: Any) -> Outcome | None:
     """Return what any of the known envelopes says; None when the body is no envelope."""
     if not isinstance(body, dict) or _is_from_gateway(body):
         return None
-    for key in ("status", "message"):
-        inner = body.get(key)
-        if isinstance(inner, dict) and "code" in inner:
-            message = str(inner.get("msg") or inner.get("message") or "")
-            return _Outcome(str(inner["code"]), message, body.get("data"))
-    if "code" in body:
+    outcome = nested_outcome(body)
+    if outcome is None and "code" in body:
         message = str(body.get("msg") or body.get("message") or "")
-        return _Outcome(str(body["code"]), message, body.get("data", body.get("payload")))
-    return None
+        return Outcome(str(body["code"]), message, body.get("data", body.get("payload")))
+    return outcome
 
 
 def _is_from_gateway(body: Any) -> bool:
@@ -133,7 +149,7 @@ def _is_from_gateway(body: Any) -> bool:
     return isinstance(body, dict) and body.get("kind") == "Status"
 
 
-def _error(kind: str, response: Response, request: Request, outcome: _Outcome | None, body: Any) -> APIError:
+def _error(kind: str, response: Response, request: Request, outcome: Outcome | None, body: Any) -> APIError:
     if outcome is not None:
         said = shorten(outcome.message) or "no message"
         reply = f"{said} (code {shorten(outcome.code, 100)}, HTTP {response.status})"

@@ -16,7 +16,7 @@ Its driver sends each result in, or throws the error in; at the end it returns i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -42,8 +42,8 @@ class Request:
     :param names: the path's parameters
     :param query: query parameters
     :param json_body: sent as JSON
-    :param form: sent url-encoded, or as multipart when there are `files`
-    :param files: field name -> (file name, content)
+    :param form: field name -> its text, or several; sent url-encoded, or as multipart when there are `files`
+    :param files: (field name, (file name, content)); a field may come several times
     :param timeout: seconds for the whole request; None: the client's own
     :param token: a bearer token for a served program; "": none is sent
     :param body_limit: bytes of the answer's body, decoded; a longer answer is an error. 0: the body is not read
@@ -54,8 +54,8 @@ class Request:
     names: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     json_body: Any = None
-    form: Mapping[str, str] | None = None
-    files: Mapping[str, tuple[str, bytes]] | None = None
+    form: Mapping[str, str | list[str]] | None = None
+    files: Sequence[tuple[str, tuple[str, bytes]]] | None = None
     timeout: float | None = None
     token: str = field(default="", repr=False)
     body_limit: int = BODY_LIMIT

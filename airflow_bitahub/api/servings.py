@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from airflow_bitahub.api.envelope import accept, unwrap
+from airflow_bitahub.api.envelope import accept, nested_outcome, unwrap
 from airflow_bitahub.api.names import DNS_LABEL, LONGEST_SERVING_NAME
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
 from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, to_epoch
-from airflow_bitahub.exceptions import InvokeError, UnexpectedResponseError
+from airflow_bitahub.exceptions import InvokeError, ServingUnavailableError, UnexpectedResponseError
 from airflow_bitahub.texts import shorten
 
 ANSWER_LIMIT = 2**20  # bytes of a served program's answer, which becomes an XCom
+# What a gateway answers while no program listens behind it; a program may report the same inside its answer.
+_UNAVAILABLE = (502, 503, 504)
 
 
 class ServingModel(StrictModel):
@@ -163,26 +166,35 @@ def invoke_serving(
     serving: Serving,
     path: str,
     *,
-    form: dict[str, str] | None = None,
-    files: dict[str, tuple[str, bytes]] | None = None,
+    json_body: Any = None,
+    form: Mapping[str, str | list[str]] | None = None,
+    files: Sequence[tuple[str, tuple[str, bytes]]] | None = None,
     timeout: float | None = None,
 ) -> Call[Any]:
-    """Send a form to the served program (seed) and return the ``data`` of its answer.
+    """Send a form (seed) or JSON to the served program and return the ``data`` of its answer.
 
     The program is the user's own. The document's demo reports its errors inside HTTP 200, so the code inside the answer
     counts as well. The serving's access token is sent as a bearer token, for an installation that asks for it (assumed:
     the document shows a token for each serving and sends none).
 
     :param path: where the program listens, such as ``/image``
-    :param form: field name -> text
-    :param files: field name -> (file name, content)
+    :param json_body: sent as JSON, without `form` and `files`
+    :param form: field name -> text, or several texts
+    :param files: (field name, (file name, content)); a field may come several times
     :param timeout: seconds to wait for the answer; None: the client's own limit
+    :raises ServingUnavailableError: no program listens yet, or it says that it cannot answer now
     :raises InvokeError: the program, or the gateway in front of it, refused the request
     """
     url = join(serving.url, path)
-    where, action = f"POST {url}", f"call serving {serving.name!r}"
     request = Request(
-        action, where, form=form, files=files, timeout=timeout, token=serving.token, body_limit=ANSWER_LIMIT
+        f"call serving {serving.name!r}",
+        f"POST {url}",
+        json_body=json_body,
+        form=form,
+        files=files,
+        timeout=timeout,
+        token=serving.token,
+        body_limit=ANSWER_LIMIT,
     )
 
     def read(response: Response, _platform: Platform) -> Any:
@@ -190,11 +202,15 @@ def invoke_serving(
             body = response.json()
         except ValueError:
             body = None
-        status = body.get("status") if isinstance(body, dict) else None
-        code = status.get("code") if isinstance(status, dict) else None
-        if response.status >= 400 or (code is not None and code != 0) or body is None:
-            said = str(status.get("msg") or "") if isinstance(status, dict) else " ".join(response.text.split())
-            advice = "Check the picture, the path and the field name."
+        outcome = nested_outcome(body)
+        if response.status >= 300 or body is None or (outcome and not outcome.is_success):
+            code = outcome.code if outcome else None
+            said = outcome.message if outcome else " ".join(response.text.split())
+            is_unavailable = response.status in _UNAVAILABLE or code in map(str, _UNAVAILABLE)
+            kind = ServingUnavailableError if is_unavailable else InvokeError
+            advice = "Check what is sent, the path and the field name."
+            if is_unavailable:
+                advice = "Its program does not answer yet, or no longer: its log on the platform shows why."
             if response.status == 401:
                 advice = (
                     "It did not accept the access token that the platform reports for this serving."
@@ -202,7 +218,7 @@ def invoke_serving(
                     else "It asks for its access token, which the platform did not report. The platform may hide it "
                     "from users that are not signed in: set the password of the Airflow connection."
                 )
-            raise InvokeError(
+            raise kind(
                 f"Could not call serving {serving.name!r} at {url}. It said: {shorten(said, 200) or 'nothing'} "
                 f"(code {shorten(str(code), 100)}, HTTP {response.status}). {advice}",
                 serving.name,

@@ -139,7 +139,7 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
 
     def _champion_metrics(self) -> Mapping[str, Any] | None:
         """Return the metrics of the version that serves now; None: nothing that this Airflow deployed serves."""
-        from airflow_bitahub.operators.records import VariableRecords
+        from airflow_bitahub.hooks.deployment_records import VariableRecords
 
         record = VariableRecords(self.hook, str(self.champion), self.version).load()
         if record is None or record.current is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Variable
 
-from airflow_bitahub.exceptions import ConfigurationError, StateUnknownError
+from airflow_bitahub.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from airflow.sdk import Context
 
-    from airflow_bitahub.hooks.bitahub import BitaHubHook
     from airflow_bitahub.identity import JobRecord
-    from airflow_bitahub.procedures.deployments import Deployment, Intent
 
 
 R = TypeVar("R", bound="DataclassInstance")
@@ -26,8 +24,6 @@ R = TypeVar("R", bound="DataclassInstance")
 log = logging.getLogger(__name__)
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
-DEPLOYMENT_KEY = "bitahub_serving."  # a Variable's key; the platform, the name and the version follow
-INTENT_KEY = "bitahub_serving_intent."  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 
@@ -93,54 +89,6 @@ def markers_in(keys: Iterable[str]) -> set[str]:
 
 def _markers() -> set[str]:
     return markers_in(Variable.keys(prefix=MARKER_KEY))
-
-
-class VariableRecords:
-    """The record of one serving, in two of Airflow's Variables: it outlasts tasks, runs and DAGs.
-
-    Their keys contain the platform and not the connection: every connection to the same platform finds them.
-    """
-
-    def __init__(self, hook: BitaHubHook, name: str, version: str) -> None:
-        self._key = f"{hook.platform_id}.{name}.{version}"
-
-    def load(self) -> Deployment | None:
-        """Return the record; None: this Airflow deployed no such serving."""
-        from airflow_bitahub.procedures.deployments import deployment_from_json
-
-        stored = self._get(DEPLOYMENT_KEY)
-        return None if stored is None else deployment_from_json(stored)
-
-    def save(self, record: Deployment) -> None:
-        """Store the record."""
-        self._set(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
-
-    def load_intent(self) -> Intent | None:
-        """Return the creation that was last begun; None: there was none."""
-        from airflow_bitahub.procedures.deployments import intent_from_json
-
-        stored = self._get(INTENT_KEY)
-        return None if stored is None else intent_from_json(stored)
-
-    def save_intent(self, intent: Intent) -> None:
-        """Store that a creation begins."""
-        self._set(INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
-
-    def _get(self, prefix: str) -> Any:
-        """Return the JSON value of a Variable; None: there is none.
-
-        To Airflow, a failed query of a value looks like a missing Variable, but a failed query of keys is an error.
-        """
-        key = prefix + self._key
-        stored = Variable.get(key, default=None, deserialize_json=True)
-        if stored is None and key in Variable.keys(prefix=key):
-            raise StateUnknownError(f"Airflow has the Variable {key!r}, but did not return its value. Try again.")
-        return stored
-
-    def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
-        from airflow_bitahub.procedures.deployments import to_json
-
-        Variable.set(prefix + self._key, to_json(record), description=description, serialize_json=True)
 
 
 def _save(context: Context, key: str, value: dict[str, Any]) -> None:

@@ -113,6 +113,9 @@ class Rollout:
         ``restore``: the old version gets the public name back
     :param candidate_created_at: the platform's time of creation of the candidate
     :param has_candidate: there is a candidate, and it is to be removed at the end
+    :param replaces: there was a serving before, which can be restored
+    :param in_place: the platform replaces the specification of the serving that exists
+    :param placing: which version is being created under the public name
     :param placed: which version has certainly got the public name in this replacement; "": none yet
     :param step_at: when the version that is awaited was created
     :param ready_at: when the new version was first seen to answer under the public name
@@ -128,6 +131,9 @@ class Rollout:
     phase: Phase = "candidate"
     candidate_created_at: float | None = None
     has_candidate: bool = False
+    replaces: bool = False
+    in_place: bool = False
+    placing: Placed = ""
     placed: Placed = ""
     step_at: float = 0
     ready_at: float | None = None

@@ -26,6 +26,7 @@ from airflow_bitahub.exceptions import (
     PermissionDeniedError,
     RateLimitError,
     ServerError,
+    ServingUnavailableError,
     StateUnknownError,
     TransportError,
     UnexpectedResponseError,
@@ -57,6 +58,12 @@ def is_transient(error: object) -> bool:
 def concerns_one_query(error: object) -> bool:
     """Return whether a query is worth repeating alone. After a rate limit, all queries have to pause instead."""
     return is_transient(error) and not isinstance(error, RateLimitError)
+
+
+def may_still_start(error: BitaHubError) -> bool:
+    """Return whether a served program may answer when it is asked again, since it may not have started completely."""
+    is_answer = isinstance(error, UnexpectedResponseError)
+    return isinstance(error, TransportError | ServingUnavailableError) and not is_answer
 
 
 # Did a request take effect? ---------------------------------------------------------------------------------------

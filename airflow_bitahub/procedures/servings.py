@@ -28,6 +28,9 @@ def wait_for_serving(
     readiness_path: str = "/",
     created_at: float | None = None,
     deadline: float | None = None,
+    pending_deadline: float | None = None,
+    until: float | None = None,
+    is_update: bool = False,
     grace: float | None = retry.GRACE_PERIOD,
     is_known: bool = False,
     on_change: Callable[[Serving], None] | None = None,
@@ -41,6 +44,10 @@ def wait_for_serving(
     :param readiness_path: where the program is asked; see `probe_serving`
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param deadline: when to stop waiting, in seconds since the epoch; None: no limit
+    :param pending_deadline: likewise, for a serving that has not started yet, because it waits for a place
+    :param until: when to return at the earliest. Until then, only a serving that fails ends the waiting
+    :param is_update: the specification was replaced in place. Then wait until no replica of the old one is left, and
+        until none of the new ones is still on its way (assumed: `podstatuses` lists these)
     :param grace: seconds for which "not found" counts as a delay; None: always
     :param is_known: the serving is known to exist: the platform's refusal of the first query says nothing either
     :param on_change: called with the serving whenever its raw state has changed
@@ -51,7 +58,7 @@ def wait_for_serving(
     """
     raw_state: str | None = None
     outage = retry.Outage(grace, is_known=is_known)
-    last_seen = "never"
+    last_seen, is_pending = "never", False
     while True:
         try:
             serving = yield from get_serving(name, version)
@@ -67,16 +74,24 @@ def wait_for_serving(
                 raise ServingFailedError(f"Serving {name!r} was replaced by another deployment while it started.", name)
             if serving.status.is_terminal:
                 raise ServingFailedError(f"The {serving}. Its log on the platform shows why.", name)
-            if serving.status is ServingStatus.RUNNING and (yield from _answers(serving, readiness_path)):
+            if is_update and (failed := next((pod for pod in serving.pods if pod.has_failed), None)):
+                raise ServingFailedError(f"The update of serving {name!r} failed: {failed}.", name)
+            is_complete = serving.status is ServingStatus.RUNNING and not (is_update and serving.pods)
+            is_pending = serving.status is ServingStatus.WAITING
+            if is_complete and (yield from _answers(serving, readiness_path)) and clock() >= (until or 0):
                 return serving
         now = clock()
+        if pending_deadline is not None and is_pending and now >= pending_deadline:
+            raise ServingTimeoutError(
+                f"Serving {name!r} waits for a place for too long (last seen: {last_seen}).", name
+            )
         if deadline is not None and now >= deadline:
             raise ServingTimeoutError(
                 f"Serving {name!r} was not ready in time (RUNNING, and answering at {readiness_path!r}); last "
                 f"seen: {last_seen}.",
                 name,
             )
-        yield Sleep(retry.sleep_seconds(poll_interval, now, deadline))
+        yield Sleep(retry.sleep_seconds(poll_interval, now, deadline, until))
 
 
 def stop_own_serving(

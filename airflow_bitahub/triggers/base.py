@@ -72,6 +72,10 @@ class BitaHubTrigger(BaseTrigger):
     def stop(self) -> Procedure[object]:
         """Stop the job or serving."""
 
+    async def stop_with(self, watcher: Watcher) -> None:
+        """Stop the job or serving."""
+        await watcher.perform(self.stop())
+
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow stores of the trigger."""
         return f"{type(self).__module__}.{type(self).__name__}", {
@@ -130,6 +134,6 @@ class BitaHubTrigger(BaseTrigger):
         self.log.info("Stopping %s: its task is no longer active", self.description)
         try:
             async with shared_watcher(self.bitahub_conn_id) as watcher:
-                await watcher.perform(self.stop())
+                await self.stop_with(watcher)
         except Exception as error:
             self.log.error("Could not stop %s, which may still run: %s", self.description, error)

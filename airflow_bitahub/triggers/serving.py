@@ -24,6 +24,9 @@ class BitaHubServingTrigger(BitaHubTrigger):
     :param version: its version
     :param readiness_path: where the served program is probed
     :param created_at: which of several servings that had this name one after the other is meant; None: any
+    :param pending_deadline: when to stop waiting for a serving that has not started, in seconds since the epoch
+    :param until: when to report at the earliest that it is ready, likewise
+    :param is_update: its specification was replaced in place; see `wait_for_serving`
     """
 
     def __init__(
@@ -34,6 +37,9 @@ class BitaHubServingTrigger(BitaHubTrigger):
         poll_interval: float,
         readiness_path: str = "/",
         created_at: float | None = None,
+        pending_deadline: float | None = None,
+        until: float | None = None,
+        is_update: bool = False,
         deadline: float | None = None,
         grace: float | None = GRACE_PERIOD,
         cancel_on_kill: bool = True,
@@ -44,6 +50,9 @@ class BitaHubServingTrigger(BitaHubTrigger):
         self.version = version
         self.readiness_path = readiness_path
         self.created_at = created_at
+        self.pending_deadline = pending_deadline
+        self.until = until
+        self.is_update = is_update
 
     @property
     def description(self) -> str:
@@ -64,6 +73,9 @@ class BitaHubServingTrigger(BitaHubTrigger):
             "version": self.version,
             "readiness_path": self.readiness_path,
             "created_at": self.created_at,
+            "pending_deadline": self.pending_deadline,
+            "until": self.until,
+            "is_update": self.is_update,
         }
 
     async def wait(self, watcher: Watcher, journal: Journal) -> ServingEvent:
@@ -77,6 +89,9 @@ class BitaHubServingTrigger(BitaHubTrigger):
             readiness_path=self.readiness_path,
             created_at=self.created_at,
             deadline=self.deadline,
+            pending_deadline=self.pending_deadline,
+            until=self.until,
+            is_update=self.is_update,
             grace=self.grace,
             is_known=self.grace is not None,
         )

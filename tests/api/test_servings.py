@@ -24,7 +24,7 @@ from airflow_bitahub.api.servings import (
     stop_serving,
     update_serving,
 )
-from airflow_bitahub.exceptions import InvokeError, UnexpectedResponseError
+from airflow_bitahub.exceptions import InvokeError, ServingUnavailableError, UnexpectedResponseError
 
 PLATFORM = Platform()
 SERVINGS = "/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving"
@@ -215,7 +215,7 @@ def test_which_answers_show_a_program_that_runs(path: str, status: int, answers:
 
 
 def test_asking_the_program_is_not_repeated_and_goes_to_its_own_address() -> None:
-    files = {"files": ("7.png", b"PNG")}
+    files = [("files", ("7.png", b"PNG"))]
     call = invoke_serving(SERVING, "/image", form={"a": "b"}, files=files, timeout=5)
     assert call.request.operation == "POST http://mnist.example.com:8080/base/image"
     assert call.request.is_foreign
@@ -231,6 +231,9 @@ def test_asking_the_program_is_not_repeated_and_goes_to_its_own_address() -> Non
         ({"predictions": [7]}, {"predictions": [7]}),
         ([7], [7]),
         (0, 0),
+        *(({"data": [7], "status": {"code": code, "msg": "ok"}}, [7]) for code in (0, "0", 200, "200", "S000")),
+        ({"message": {"code": 0}, "data": [7]}, [7]),
+        ({"code": "A12", "score": 0.5}, {"code": "A12", "score": 0.5}),
     ],
 )
 def test_the_programs_answer(body: Any, answer: Any) -> None:
@@ -244,6 +247,9 @@ def test_the_programs_answer(body: Any, answer: Any) -> None:
         (200, b'{"status": {"code": 1, "msg": "not a picture"}, "data": null}', "not a picture (code 1, HTTP 200)"),
         (400, b'{"status": {"code": 0, "msg": "success"}, "data": null}', "success (code 0, HTTP 400)"),
         (500, b"<h1>Internal\nError</h1>", "<h1>Internal Error</h1> (code None, HTTP 500)"),
+        (200, b'{"status": {"code": "1", "msg": "no picture"}}', "no picture (code 1, HTTP 200)"),
+        (200, b'{"message": {"code": 1400, "message": "busy"}}', "busy (code 1400, HTTP 200)"),
+        (302, b"{}", "{} (code None, HTTP 302)"),
         (200, b"", "nothing (code None, HTTP 200)"),
         (200, b"<html>", "<html> (code None, HTTP 200)"),
     ],
@@ -254,6 +260,15 @@ def test_a_program_that_refuses(status: int, body: bytes, said: str) -> None:
     assert said in str(caught.value)
     assert "Could not call serving 'mnist' at http://mnist.example.com:8080/base/image" in str(caught.value)
     assert caught.value.serving_name == "mnist"
+    assert type(caught.value) is InvokeError
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_program_that_does_not_answer_yet(status: int, *, inside: bool) -> None:
+    body = json.dumps({"status": {"code": status, "msg": "loading"}}).encode() if inside else b"loading"
+    with pytest.raises(ServingUnavailableError, match=r"It said: loading .* does not answer yet, or no longer"):
+        invoke_serving(SERVING, "/image").read(Response(200 if inside else status, {}, body), PLATFORM)
 
 
 @pytest.mark.parametrize(("token", "advice"), [("", "set the password"), (TOKEN, "did not accept the access token")])

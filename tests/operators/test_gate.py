@@ -12,8 +12,8 @@ from airflow.sdk.execution_time import task_runner
 
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks.deployment_records import VariableRecords
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
-from airflow_bitahub.operators.records import VariableRecords
 from airflow_bitahub.procedures.deployments import Deployment, Owner, Rollout, Version
 from tests.conftest import TaskRun
 

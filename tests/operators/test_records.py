@@ -9,11 +9,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from airflow_bitahub.exceptions import ConfigurationError, StateUnknownError
-from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.identity import JobRecord, is_marker
-from airflow_bitahub.operators.records import VariableRecords, load_marker, read_record
-from airflow_bitahub.procedures.deployments import Deployment
+from airflow_bitahub.operators.records import load_marker, read_record
 from airflow_bitahub.procedures.rollout import ServingRecord
 
 RECORD = JobRecord("mnist-1", "/projects/u/demo/outputs/1", "abcdefghij", 1, 1, 2, 0, confirmed=True)
@@ -43,20 +41,6 @@ def test_records_of_other_versions_of_this_package_are_read() -> None:
     older = {key: value for key, value in asdict(RECORD).items() if key not in ("stopped", "refused")}
     assert read_record(JobRecord, older) == RECORD
     assert read_record(ServingRecord, {"digest": "abc", "colour": "red"}) == ServingRecord("abc")
-
-
-@pytest.mark.usefixtures("connection")
-def test_a_value_that_airflow_does_not_return_is_no_missing_record(
-    hook: BitaHubHook, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    records = VariableRecords(hook, "mnist", "v1")
-    assert records.load() is None
-    records.save(Deployment(exists=True))
-    [key] = variables
-    variables[key + "2"] = "another serving's"
-    monkeypatch.setattr("airflow.sdk.Variable.get", lambda _key, default, **_: default)
-    with pytest.raises(StateUnknownError, match="did not return its value"):
-        records.load()
 
 
 # The marker -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,267 @@
+"""One name of a serving on the platform, and the record of what this Airflow has put there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from airflow_bitahub.api.protocol import Procedure
+from airflow_bitahub.api.servings import Serving, ServingSpec, create_serving, get_serving, update_serving
+from airflow_bitahub.exceptions import (
+    APIError,
+    ConflictError,
+    ServingFailedError,
+    ServingOvertakenError,
+    ServingRefusedError,
+    TransportError,
+)
+from airflow_bitahub.procedures import retry
+from airflow_bitahub.procedures.deployments import (
+    Deployment,
+    Intent,
+    Owner,
+    Records,
+    candidate_name,
+    is_created_since,
+)
+from airflow_bitahub.procedures.servings import end_serving
+
+# Seconds between the creation of a serving and its entry in the record: the creation, and all queries about it.
+LONGEST_CLAIM = 300
+# How often another serving may take the name before this gives up.
+_ATTEMPTS = 3
+
+
+def find_serving(
+    name: str, version: str, clock: Callable[[], float], *, grace: float = 0, is_ours: bool = False
+) -> Procedure[Serving | None]:
+    """Return a serving, or None where there is none.
+
+    :param grace: seconds for which "not found" counts as a delay
+    :param is_ours: it is on record, so that failed queries say nothing about it
+    """
+    query = get_serving(name, version)
+    return (yield from retry.find(query, grace, clock, is_known=is_ours, may_exist=is_ours))
+
+
+def create(spec: ServingSpec, since: float, clock: Callable[[], float]) -> Procedure[Serving | None]:
+    """Create a serving, and return it; None where another one has taken the name.
+
+    Query it where the outcome is unknown.
+
+    :param since: when the creation was recorded
+    """
+    query = get_serving(spec.name, spec.version)
+    may_exist, is_accepted, serving = False, False, None
+    for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
+        try:
+            yield from create_serving(spec)
+            is_accepted = True
+            break
+        except (APIError, TransportError) as error:
+            if isinstance(error, ConflictError) and retry.was_refused(error):
+                if may_exist:
+                    break
+                return None
+            may_exist = may_exist or retry.may_have_taken_effect(error)
+            if may_exist:
+                serving = yield from retry.find(query, retry.grace_after(error), clock)
+            if serving is not None:
+                break
+            if not retry.is_worth_resending(error) or attempt == retry.SUBMISSION_ATTEMPTS:
+                raise
+    serving = serving or (yield from retry.find(query, retry.GRACE_PERIOD, clock, is_known=True))
+    if serving is None:
+        raise ServingFailedError(
+            f"The platform accepted serving {spec.name!r} but does not show it. Try again later.", spec.name
+        )
+    return serving if is_accepted or is_created_since(serving.created_at, since, clock()) else None
+
+
+@dataclass
+class Site:
+    """The public name of a serving, its candidate's name, and their record.
+
+    :param timeout: seconds for which a removal may take
+    :param on_save: called before anything is stored, which is before anything is sent
+    :ivar record: the record as last read or stored
+    :ivar lost_at: when another task created a serving of the name that this one wanted to create
+    """
+
+    name: str
+    version: str
+    records: Records
+    log: Callable[[str], None]
+    clock: Callable[[], float] = time.time
+    timeout: float = 120
+    on_save: Callable[[], None] = lambda: None
+    record: Deployment = field(default_factory=Deployment)
+    lost_at: float | None = None
+
+    def load(self) -> Deployment:
+        """Read the record anew, and return it."""
+        self.record = self.records.load() or Deployment()
+        return self.record
+
+    def save(self, record: Deployment) -> None:
+        """Store the record.
+
+        :raises ServingOvertakenError: another task has stored one since it was read
+        """
+        self.on_save()
+        if (self.records.load() or Deployment()) != self.record:
+            raise ServingOvertakenError(
+                f"Another task has taken over the deployment of serving {self.name!r}. The next try looks what it did.",
+                self.name,
+            )
+        self.records.save(record)
+        self.record = record
+
+    def note(self, **changes: Any) -> None:
+        """Change entries of the replacement that is under way."""
+        assert self.record.rollout is not None
+        self.save(replace(self.record, rollout=replace(self.record.rollout, **changes)))
+
+    def find(self) -> Procedure[Serving | None]:
+        """Return the serving of the public name; None: there is none."""
+        return find_serving(self.name, self.version, self.clock, is_ours=self.record.exists)
+
+    def find_candidate(self) -> Procedure[Serving | None]:
+        """Return the serving of the candidate's name; None: there is none."""
+        is_ours = self.record.rollout is not None and self.record.rollout.has_candidate
+        return find_serving(candidate_name(self.name), self.version, self.clock, is_ours=is_ours)
+
+    def remove_candidate(self) -> Procedure[None]:
+        """Remove the candidate of the replacement that is under way, if there is one."""
+        rollout = self.record.rollout
+        if rollout is None or not rollout.has_candidate:
+            return
+        found = yield from self.find_candidate()
+        if found is not None and found.created_at == rollout.candidate_created_at:
+            yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
+
+    def claim(self, spec: ServingSpec, owner: Owner) -> Procedure[Serving | None]:
+        """Create a serving whose name nobody has, and with it take the turn; None where another task was faster."""
+        self.on_save()
+        since = self.clock()
+        self.records.save_intent(Intent(owner, spec.name, since))
+        created = yield from create(spec, since, self.clock)
+        self.lost_at = self.clock() if created is None else None
+        return created
+
+    def put(self, spec: ServingSpec, placed: Literal["new", "old"]) -> Procedure[None]:
+        """Give the public name to a specification: in place where the replacement says so, else by a new serving.
+
+        :param placed: which version of the replacement it is
+        :raises ServingRefusedError: a serving has the name that is not ours
+        """
+        for _ in range(_ATTEMPTS):
+            rollout, found = self.record.rollout, (yield from self.find())
+            assert rollout is not None
+            if found is not None and not self.record.owns(found, self.clock()):
+                raise self.refusal(found)
+            is_expected = found is not None and self.record.is_successor(found, self.clock())
+            if found is not None and is_expected and rollout.placing == placed:  # the creation's answer was lost
+                return self._has_placed(found, placed)
+            is_untouched = placed == "old" and not rollout.placed and self.record.since is None
+            if found is not None and not is_expected and rollout.in_place and not found.status.is_ending:
+                yield from update_serving(spec)
+                return self._has_placed(found, placed)
+            if found is not None and is_untouched and not found.status.is_ending:
+                return self._has_placed(found, placed)
+            since = self.clock()
+            away = since if rollout.away_since is None and rollout.replaces else rollout.away_since
+            self.save(replace(self.record, since=since, rollout=replace(rollout, placing=placed, away_since=away)))
+            if found is not None:
+                yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
+            if (created := (yield from create(spec, since, self.clock))) is not None:
+                return self._has_placed(created, placed)
+        raise ServingOvertakenError(f"The name of serving {self.name!r} is taken again and again.", self.name)
+
+    def abandon(self, owner: Owner, secrets: Mapping[str, str], grace: float = 0) -> Procedure[str]:
+        """End what a task instance has under way, see `repair`; also a creation that is not yet on record.
+
+        :param grace: seconds to wait for a serving whose creation may still be on its way
+        """
+        rollout = self.load().rollout
+        if rollout is not None:
+            return (yield from self.repair(secrets)) if rollout.owner == owner else "another task deploys it now"
+        if not self.is_creating(owner):
+            return "there was nothing to end"
+        intent = self.records.load_intent()
+        assert intent is not None
+        found = yield from find_serving(intent.name, self.version, self.clock, grace=grace)
+        if found is None or not intent.explains(found, self.clock()) or self._is_known(found):
+            return "nothing had been created"
+        yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
+        return f"serving {intent.name!r} was removed"
+
+    def is_creating(self, owner: Owner) -> bool:
+        """Return whether a task instance has begun to create a serving that is not yet on record."""
+        intent = self.records.load_intent()
+        if intent is None or intent.owner != owner or self.lost_at is not None:
+            return False
+        return self.clock() < intent.since + LONGEST_CLAIM
+
+    def _is_known(self, found: Serving) -> bool:
+        return found.name == self.name and self.record.owns(found, self.clock())
+
+    def repair(self, secrets: Mapping[str, str]) -> Procedure[str]:
+        """End a replacement whose task has ended, and return in words what became of it.
+
+        A new version that was checked as a candidate keeps the public name. Otherwise the old version gets it back. In
+        any case the candidate is removed. Whether the serving answers is not waited for.
+
+        :param secrets: values of secret environment variables, in case the old version must be created again
+        :raises ConfigurationError: a value of them is missing
+        """
+        rollout = self.record.rollout
+        if rollout is None:
+            return "there was nothing to end"
+        end = "nothing was changed"
+        record = self.record
+        if rollout.phase != "candidate":
+            found = yield from self.find()
+            is_new = found is not None and rollout.placed == "new" and not found.status.is_ending
+            if is_new and rollout.phase == "switch" and rollout.has_candidate:
+                record = record.with_version(replace(rollout.version, deployed_at=self.clock()))
+                end = f"the {rollout.version}, which was checked, serves now"
+            elif rollout.replaces:
+                end = yield from self.put_back(secrets)
+                record = self.record
+            else:
+                end = yield from self.clear()
+                record = self.record
+        yield from self.remove_candidate()
+        self.save(replace(record, rollout=None))
+        return f"{end}, and the candidate was removed" if rollout.has_candidate else end
+
+    def put_back(self, secrets: Mapping[str, str]) -> Procedure[str]:
+        """Give the public name back to the version on record, and return in words what was done."""
+        old = self.record.versions[0]
+        yield from self.put(old.to_spec(secrets), "old")
+        return f"the {old} has the name again"
+
+    def clear(self) -> Procedure[str]:
+        """Remove the serving of the public name if it is ours, and return in words what was done."""
+        found = yield from self.find()
+        if found is not None and self.record.owns(found, self.clock()):
+            yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
+        self.save(replace(self.record, exists=False, since=None, created_at=None))
+        return "it was removed"
+
+    def refusal(self, found: Serving) -> ServingRefusedError:
+        """Return the error for a serving that is not ours."""
+        return ServingRefusedError(
+            f"A serving named {found.name!r} (version {self.version!r}) exists that this Airflow did not create, so it "
+            f"is left alone. Choose another serving_name, or remove it on the platform.",
+            found.name,
+        )
+
+    def _has_placed(self, found: Serving, placed: Literal["new", "old"]) -> None:
+        """Record which version has the public name now."""
+        assert self.record.rollout is not None
+        rollout = replace(self.record.rollout, placed=placed, placing="", step_at=self.clock(), ready_at=None)
+        self.save(replace(self.record, created_at=found.created_at, since=None, exists=True, rollout=rollout))

@@ -1,0 +1,60 @@
+"""The trigger that waits for a step of a deployment."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from airflow_bitahub.triggers.serving import BitaHubServingTrigger
+
+if TYPE_CHECKING:
+    from airflow_bitahub.api.protocol import Call, Procedure
+    from airflow_bitahub.triggers.watch.watcher import Watcher
+
+
+class BitaHubRolloutTrigger(BitaHubServingTrigger):
+    """Waits for the serving that a deployment has created: the candidate, or the one under the public name.
+
+    It takes the parameters of `BitaHubServingTrigger`, and:
+
+    :param deployed_name: the public name. When a user marks, clears or deletes the waiting task, the deployment is
+        ended as `Site.repair` does it. A version with secret environment variables cannot be restored here, since
+        their values are kept nowhere
+    """
+
+    def __init__(self, *, deployed_name: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.deployed_name = deployed_name
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what Airflow stores of the trigger."""
+        path, arguments = super().serialize()
+        return path, {**arguments, "deployed_name": self.deployed_name}
+
+    async def stop_with(self, watcher: Watcher) -> None:
+        """End the deployment."""
+        loop = asyncio.get_running_loop()
+
+        def send(call: Call[Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(watcher.perform(_only(call)), loop).result()
+
+        # The records are read and stored by blocking calls to Airflow.
+        await asyncio.to_thread(self._end, send)
+
+    def _end(self, send: Any) -> None:
+        from airflow_bitahub.client import drive
+        from airflow_bitahub.hooks.bitahub import BitaHubHook
+        from airflow_bitahub.hooks.deployment_records import VariableRecords
+        from airflow_bitahub.procedures.deployments import Owner
+        from airflow_bitahub.procedures.site import Site
+
+        ti = self.task_instance
+        assert ti is not None
+        records = VariableRecords(BitaHubHook(self.bitahub_conn_id), self.deployed_name, self.version)
+        site = Site(self.deployed_name, self.version, records, self.log.info)
+        owner = Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
+        self.log.info("The deployment was ended: %s", drive(site.abandon(owner, {}), send))
+
+
+def _only(call: Call[Any]) -> Procedure[Any]:
+    return (yield from call)

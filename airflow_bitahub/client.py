@@ -82,7 +82,7 @@ class BitaHubClient:
 
     def send(self, call: Call[T]) -> T:
         """Send a call and return its result. Raises a BitaHubError otherwise."""
-        return _drive(retrying(call, self._retry), self._exchange)
+        return drive(retrying(call, self._retry), self._exchange)
 
     def run(self, procedure: Procedure[T]) -> T:
         """Run a procedure to its end and return its result. Raises a BitaHubError otherwise."""

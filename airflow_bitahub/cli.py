@@ -141,6 +141,13 @@ def _add_emulator(subparsers: Subparsers) -> None:
         "--serving-tokens", action="store_true", help="servings refuse requests without their access token"
     )
     parser.add_argument(
+        "--serving-update",
+        choices=["rolling", "recreate"],
+        default="rolling",
+        help="how an updated serving changes its programs: 'rolling' ends an old one when a new one listens, "
+        "'recreate' ends all old ones first (default: %(default)s)",
+    )
+    parser.add_argument(
         "--expire",
         type=float,
         metavar="SECONDS",
@@ -199,6 +206,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         memory_mb=args.memory_mb,
         oversized_fail=args.oversized == "fail",
         serving_tokens=args.serving_tokens,
+        serving_update=args.serving_update,
         expire=args.expire,
         allowed_hosts=args.allow_host,
         mounts=args.mounts,

@@ -31,7 +31,7 @@
         ServingOvertakenError     another task deploys the same serving
         ServingOutdatedError*     a newer DAG run has deployed it already
         ServingRefusedError*      the name belongs to a serving that must not be touched
-        ServingCheckError         it failed a check of its author
+        ServingCheckError*        it failed a check of its author
         InvokeError               the served program refused the request, or gave a wrong answer
           ServingUnavailableError no program listens yet, or it says that it cannot answer now
       StorageError                a file is missing or cannot be read
@@ -257,6 +257,8 @@ class ServingRefusedError(ServingError):
 
 class ServingCheckError(ServingError):
     """The serving failed a check of its author: it gave a wrong answer, came too late, or did not answer."""
+
+    is_final = True
 
 
 class InvokeError(ServingError):

@@ -12,10 +12,7 @@ from airflow_bitahub.api.job_reading import Job, JobPage, read_job, read_job_pag
 from airflow_bitahub.api.names import DNS_LABEL
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import Accelerator, StrictModel
-from airflow_bitahub.texts import shorten
-
-LOG_LINE_LIMIT = 500  # characters of one line of a job's log
+from airflow_bitahub.api.wire import Accelerator, StrictModel, log_of
 
 # A job's name becomes the name of a Kubernetes object (vendor).
 Name = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
@@ -181,9 +178,6 @@ def read_job_log(name: str, tail_lines: int = 100) -> Call[str]:
     request = Request(f"read the log of job {name!r}", "read_job_log", {"name": name}, {"tailLines": str(tail_lines)})
 
     def read(response: Response, platform: Platform) -> str:
-        data = unwrap(response, request, platform)
-        text = str(data.get("log", "") if isinstance(data, dict) else data or "")
-        lines = text.rstrip("\n").split("\n")[-tail_lines:]  # a platform may ignore the number of lines
-        return "\n".join(shorten(line, LOG_LINE_LIMIT) for line in lines)
+        return log_of(unwrap(response, request, platform), tail_lines)
 
     return Call(request, read, safe_to_repeat=True)

@@ -35,6 +35,7 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
         "start_serving": f"PUT {_SERVINGS}/{{name}}/start",
         "stop_serving": f"PUT {_SERVINGS}/{{name}}/stop",
         "delete_serving": f"DELETE {_SERVINGS}/{{name}}",
+        "get_serving_log": f"GET {_SERVINGS}/{{name}}/log",  # assumed: no source shows one
     }
 )
 

@@ -13,13 +13,13 @@ from airflow_bitahub.api.envelope import accept, nested_outcome, unwrap
 from airflow_bitahub.api.names import DNS_LABEL, LONGEST_SERVING_NAME
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, to_epoch
+from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, log_of, to_epoch
 from airflow_bitahub.exceptions import InvokeError, ServingUnavailableError, UnexpectedResponseError
 from airflow_bitahub.texts import shorten
 
 ANSWER_LIMIT = 2**20  # bytes of a served program's answer, which becomes an XCom
 # What a gateway answers while no program listens behind it; a program may report the same inside its answer.
-_UNAVAILABLE = (502, 503, 504)
+_UNAVAILABLE = ("502", "503", "504")
 
 
 class ServingModel(StrictModel):
@@ -65,6 +65,30 @@ class ServingSpec(StrictModel):
         return {**super().body(), "config": None}
 
 
+class Pod(BaseModel):
+    """What the platform says about one replica of a serving.
+
+    :param name: its name; "": not known
+    :param raw_state: its state in the platform's own spelling
+    :param message: what the platform says about its state
+    """
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    name: str = ""
+    raw_state: str = ""
+    message: str = ""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it will not run again by itself."""
+        return self.raw_state.upper() == "FAILED"
+
+    def __str__(self) -> str:
+        message = f": {self.message}" if self.message else ""
+        return f"replica {self.name!r} is {self.raw_state or 'not ready'}{message}"
+
+
 class Serving(BaseModel):
     """A serving as the platform reports it.
 
@@ -76,6 +100,7 @@ class Serving(BaseModel):
     :param created_at: time of creation. All times are seconds since the epoch; None: not known
     :param launched_at: time at which it started
     :param message: what the platform says about its state
+    :param pods: what it says about replicas; in the seed nothing about one that is served well
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -89,6 +114,7 @@ class Serving(BaseModel):
     created_at: float | None = None
     launched_at: float | None = None
     message: str = ""
+    pods: tuple[Pod, ...] = ()
 
     def __str__(self) -> str:
         message = f": {self.message}" if self.message else ""
@@ -167,6 +193,20 @@ def delete_serving(name: str, version: str = "v1") -> Call[None]:
     return Call(request, lambda response, platform: accept(response, request, platform))
 
 
+def get_serving_log(name: str, version: str = "v1", tail_lines: int = 100) -> Call[str]:
+    """Read the last lines that a serving's programs printed (assumed; no source shows an address).
+
+    Of a line that is too long, only its beginning and end are returned.
+    """
+    query = {"version": version, "tailLines": str(tail_lines)}
+    request = Request(f"read the log of serving {name!r}", "get_serving_log", {"name": name}, query)
+
+    def read(response: Response, platform: Platform) -> str:
+        return log_of(unwrap(response, request, platform), tail_lines)
+
+    return Call(request, read, safe_to_repeat=True)
+
+
 def probe_serving(serving: Serving, path: str = "/", timeout: float = 10) -> Call[bool]:
     """Check whether the served program answers.
 
@@ -224,7 +264,7 @@ def invoke_serving(
         if response.status >= 300 or body is None or (outcome and not outcome.is_success):
             code = outcome.code if outcome else None
             said = outcome.message if outcome else " ".join(response.text.split())
-            is_unavailable = response.status in _UNAVAILABLE or code in map(str, _UNAVAILABLE)
+            is_unavailable = str(response.status) in _UNAVAILABLE or code in _UNAVAILABLE
             kind = ServingUnavailableError if is_unavailable else InvokeError
             advice = "Check what is sent, the path and the field name."
             if is_unavailable:
@@ -271,7 +311,26 @@ def _read_serving(data: Any, platform: Platform, name: str = "") -> Serving:
         created_at=to_epoch(data.get("createdTime"), platform.timezone),
         launched_at=to_epoch(data.get("launchedTime"), platform.timezone),
         message=shorten(_text(data.get("message"))),
+        pods=_read_pods(data.get("podstatuses")),
     )
+
+
+def _read_pods(data: Any) -> tuple[Pod, ...]:
+    """Return what an answer says about replicas, flat or as Kubernetes nests it. Other shapes are left out."""
+    pods = []
+    for item in data if isinstance(data, list) else ():
+        if not isinstance(item, dict):
+            continue
+        places = [item, *(item[part] for part in ("status", "metadata") if isinstance(item.get(part), dict))]
+
+        def first(*keys: str, places: list[dict[str, Any]] = places) -> str:
+            return next((text for key in keys for place in places if (text := _text(place.get(key)))), "")
+
+        state, message = first("phase", "state", "status"), first("message", "reason")
+        if state or message:
+            name = first("name", "podName")
+            pods.append(Pod(name=shorten(name, 100), raw_state=shorten(state, 100), message=shorten(message)))
+    return tuple(pods)
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What jobs and servings share on the wire: strict request models, accelerators, times and lists."""
+"""What jobs and servings share on the wire: strict request models, accelerators, times, lists and logs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from airflow_bitahub.exceptions import UnexpectedResponseError
+from airflow_bitahub.texts import shorten
 
+LOG_LINE_LIMIT = 500  # characters of one line of a log
 _LATEST = 253_402_300_800.0  # the year 10,000 in seconds since the epoch
 
 
@@ -58,6 +60,13 @@ def items_of(data: Any) -> list[Any]:
     if not isinstance(data, list):
         raise UnexpectedResponseError("The platform's answer to a list request contains no list.")
     return data
+
+
+def log_of(data: Any, tail_lines: int) -> str:
+    """Return the last lines of a log answer. Of a line that is too long, only its beginning and end are returned."""
+    text = str(data.get("log", "") if isinstance(data, dict) else data or "")
+    lines = text.rstrip("\n").split("\n")[-tail_lines:]  # a platform may ignore the number of lines
+    return "\n".join(shorten(line, LOG_LINE_LIMIT) for line in lines)
 
 
 def to_epoch(value: Any, zone: tzinfo = timezone.utc) -> float | None:

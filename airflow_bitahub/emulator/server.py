@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from airflow_bitahub.api.platform import ENDPOINTS
 from airflow_bitahub.emulator.credentials import make_private
 from airflow_bitahub.emulator.faults.faults import Faults
 from airflow_bitahub.emulator.http.app import create_app
@@ -32,7 +33,7 @@ from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
 from airflow_bitahub.emulator.origins import Origins
 from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.run.memory import MemoryLimits
-from airflow_bitahub.emulator.run.runner import Runner
+from airflow_bitahub.emulator.run.runner import ROLLING, SERVING_UPDATES, Runner
 from airflow_bitahub.emulator.run.runs import RunContext
 from airflow_bitahub.emulator.scripts import Scripts
 from airflow_bitahub.emulator.state.capacity import Capacity
@@ -92,6 +93,8 @@ class Emulator:
     :param serving_restarts: how often a program of a serving is restarted after it has ended, with delays of 1, 2, 4
         ... seconds
     :param serving_tokens: servings answer 401 to requests without their access token
+    :param serving_update: how an updated serving changes its programs: ``rolling``: each old one ends when a new one
+        listens; ``recreate``: all old ones end first
     :param grace: seconds between SIGTERM and SIGKILL when a program is stopped
     :param expire: seconds after its end at which a job or serving is removed; None: never
     :param allowed_hosts: further host names that clients may use, besides the loopback's and `host`
@@ -100,8 +103,8 @@ class Emulator:
     :param clock: returns seconds since the epoch, for records, scripted jobs and faults; for example a `DrivenClock`
     :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
     :param sign_in: the users who may sign in, as at KubeSphere; queries then need a token, too; None: there are none
-    :raises ConfigurationError: the images file is wrong, there is no such profile, the home belongs to another user, or
-        bubblewrap is required and does not work
+    :raises ConfigurationError: the images file is wrong, there is no such profile or serving_update, the home belongs
+        to another user, or bubblewrap is required and does not work
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class Emulator:
         oversized_fail: bool = False,
         serving_restarts: int = 3,
         serving_tokens: bool = False,
+        serving_update: str = ROLLING,
         grace: float = 5.0,
         expire: float | None = None,
         allowed_hosts: Iterable[str] = (),
@@ -132,6 +136,9 @@ class Emulator:
     ) -> None:
         if token == "":
             raise ConfigurationError("The emulator's token is empty.")
+        if serving_update not in SERVING_UPDATES:
+            choices = ", ".join(SERVING_UPDATES)
+            raise ConfigurationError(f"serving_update is {serving_update!r}; choose one of {choices}.")
         self._profile, self._sign_in = find_profile(profile), sign_in
         workdir_type, self._mounts_description = choose_workdir(mounts)
         self.is_sandboxed = workdir_type is SandboxWorkdir  # otherwise, programs see the other processes of this user
@@ -166,6 +173,7 @@ class Emulator:
             oversized_fail=oversized_fail,
             serving_restarts=serving_restarts,
             serving_tokens=serving_tokens,
+            serving_update=serving_update,
         )
         self._host, self._port = host, port
         self._server: Server | None = None
@@ -250,12 +258,14 @@ class Emulator:
         :param user_id: the user's id on the platform, which names the user's folders in the storage
         :param extra: further fields of the connection's extra, such as ``default_image``
         """
+        # The emulator can replace a serving's specification, which the real platform is not known to do.
+        endpoints = {"update_serving": ENDPOINTS["update_serving"], **extra.pop("endpoints", {})}
         return {
             "conn_type": "bitahub",
             "host": self.url,
             "login": login,
             "password": self.token,
-            "extra": {"user_id": user_id, "storage_uri": self.storage.as_uri(), **extra},
+            "extra": {"user_id": user_id, "storage_uri": self.storage.as_uri(), "endpoints": endpoints, **extra},
         }
 
     @property

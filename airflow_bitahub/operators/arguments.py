@@ -288,17 +288,30 @@ def as_commands(name: str, value: Any) -> list[str]:
     return lines
 
 
+def as_json(name: str, value: Any) -> Any:
+    """Take a value that JSON has. What only behaves like a list or a mapping becomes one."""
+    try:
+        plain = _plain(value)
+        json.dumps(plain, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        what = "a value that JSON does not have" if isinstance(error, ValueError) else str(error)
+        raise ConfigurationError(f"{name} cannot be sent as JSON: {what}.") from None
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    is_list = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return [_plain(entry) for entry in value] if is_list else value
+
+
 def as_extra_body(name: str, value: Any) -> dict[str, Any]:
     """Take fields of a job's submission other than its name."""
     fields = dict(as_mapping(name, value))
     if "jobName" in fields:
         raise ConfigurationError(f"{name} must be without jobName: the name is job_name.")
-    try:
-        json.dumps(fields, allow_nan=False, ensure_ascii=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        what = "a value that JSON does not have" if isinstance(error, ValueError) else str(error)
-        raise ConfigurationError(f"{name} cannot be sent as JSON: {what}.") from None
-    return fields
+    return dict(as_json(name, fields))
 
 
 # The fields of `api.jobs.TaskRole`, by the names that a DAG uses. That module is too expensive for parsing a DAG.

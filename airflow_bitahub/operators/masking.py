@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 # A value in a shell line: `TOKEN=value`, `--token=value` or `--token value`. A variable such as $TOKEN is no secret.
@@ -32,6 +32,17 @@ def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def secrets_by_name(
+    envs: Mapping[str, str], secret_envs: Mapping[str, str], commands: Iterable[str]
+) -> dict[str, str]:
+    """Return the secret values among a program's environment and commands, by name."""
+    from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
+
+    assigned = (pair for line in commands for pair in _assignments(line))
+    named = {name: value for name, value in (*assigned, *envs.items()) if should_hide_value_for_key(name)}
+    return {**named, **secret_envs}
+
+
 def _collect(value: Any, found: list[str], is_secret: bool, *, is_environment: bool) -> Any:
     from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
 
@@ -51,5 +62,10 @@ def _collect(value: Any, found: list[str], is_secret: bool, *, is_environment: b
 
 def _assigned_secrets(line: str, is_secret_name: Callable[[str], bool]) -> list[str]:
     """Return the secrets that a shell line contains."""
+    return [value for name, value in _assignments(line) if is_secret_name(name)]
+
+
+def _assignments(line: str) -> list[tuple[str, str]]:
+    """Return the values that a shell line gives, by name."""
     assignments = ((match[1] or match[2], match[3].strip("'\"")) for match in _ASSIGNMENT.finditer(line))
-    return [value for name, value in assignments if value and is_secret_name(name)]
+    return [(name, value) for name, value in assignments if value]

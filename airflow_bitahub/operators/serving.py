@@ -1,19 +1,15 @@
-"""`BitaHubDeployServingOperator`: a model as an online service."""
+"""`BitaHubDeployServingOperator`: a model as an online service, and `BitaHubRollbackServingOperator`: the way back."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.configuration import conf
 
 from airflow_bitahub.api.names import LONGEST_SERVING_NAME
-from airflow_bitahub.exceptions import ConfigurationError, ServingFailedError, ServingTimeoutError, StateUnknownError
+from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import (
@@ -23,39 +19,50 @@ from airflow_bitahub.operators.arguments import (
     as_dns_label,
     as_env,
     as_flag,
+    as_mapping,
     as_model_path,
     as_seconds,
+    as_seconds_or_zero,
     as_text,
     one_of,
     optional,
 )
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
-from airflow_bitahub.operators.records import (
-    AwaitedServing,
-    load_awaited_serving,
-    load_serving_record,
-    save_awaited_serving,
-    save_serving_record,
-)
-from airflow_bitahub.procedures import retry
-from airflow_bitahub.triggers.events import earliest_report, is_about, log_late_start, serving_subject
+from airflow_bitahub.operators.checks import as_checks, read_checks
+from airflow_bitahub.operators.rollout import RolloutOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
-    from airflow_bitahub.api.servings import Serving, ServingSpec
-    from airflow_bitahub.exceptions import JobTimeoutError
-    from airflow_bitahub.procedures.rollout import ServingRecord
-    from airflow_bitahub.triggers.events import ServingEvent
+    from airflow_bitahub.api.servings import ServingSpec
+    from airflow_bitahub.procedures.deployments import Deployment, Version
+    from airflow_bitahub.procedures.rollout import Plan
+
+# Room for the candidate's "-next".
+_LONGEST_NAME = LONGEST_SERVING_NAME - 5
 
 
-class BitaHubDeployServingOperator(ResourceLifecycle):
-    """Deploys a model under a name, and succeeds once the platform reports RUNNING *and* the program answers.
+class BitaHubDeployServingOperator(RolloutOperator):
+    """Deploys a model under a name, and succeeds once this version answers there, and answers rightly.
+
+    A serving that works is never given up for one that has not been seen to work:
+
+    1. *Candidate.* The new version is created beside the old one, as ``{serving_name}-next``, with one replica.
+    2. *Checks.* It is asked what `checks` say. If it does not start, or fails a check, it is removed, and the old
+       version has not been touched.
+    3. *Switch.* The public name gets the new version: in place where the platform can do that (the entry
+       ``update_serving`` of the connection's extra ``endpoints``), otherwise by removing the old serving and creating
+       the new one. Then the name does not answer while the new program starts.
+    4. *Verification.* The new version is asked the same under the public name, and watched for `bake_seconds`. If it
+       fails, the old version gets the name back, and the task fails.
+    5. The candidate is removed, in any case.
+
+    One task at a time deploys a serving; others wait for their turn until `launch_timeout` has passed. A worker may be
+    killed at any moment: the next try goes on. If there is none, the task's end cleans up, or
+    ``airflow-bitahub servings reap``, or the next deployment.
 
     A serving that this Airflow created is recognized by a record in an Airflow Variable,
-    ``bitahub_serving.{connection}.{name}.{version}``. With the same specification it is left unchanged, also when the
-    task is cleared; with another one it is replaced or refused. Replacing removes the old serving first, so the service
-    is unavailable until the new one answers. A serving that someone else created is never touched. Give the path of a
+    ``bitahub_serving.{platform}.{name}.{version}``, which keeps its last five versions without secret values. The same
+    specification again is left unchanged. A serving that someone else created is never touched. Give the path of a
     model's version rather than its name: the same name is the same specification, whatever the folder contains now.
 
     The XCom result is
@@ -67,7 +74,9 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
             "version": "v1",
             "status": "RUNNING",
             "url": "http://mnist-serving-demo-testinference.bitahub.com",
-            "model_path": "/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1",
+            "model_path": "/models/_2f1f.../dense-mnist-tf/20260102-abcdefghij-1",
+            "previous": "/models/_2f1f.../dense-mnist-tf/20260101-zyxwvutsrq-1",  # None: nothing served before
+            "away_seconds": 0.0,  # for how long no version answered
         }
 
     In model, environment and commands, ``{user_id}`` and ``{user_name}`` stand for the connection's. A limit of time is
@@ -88,14 +97,24 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
     :param accelerator: device type such as ``gtx-1080-ti`` (seed); None or "": no accelerator
     :param accelerator_count: accelerators per replica
     :param version: the serving's version on the platform; the document always sends ``v1``
+    :param strategy: ``candidate``, see above; ``in_place`` or ``recreate``: switch at once, without a candidate, where
+        there is no room for a second serving. Both verify and restore, too, but a version that does not work takes the
+        service away for the time of a start. ``in_place`` needs the entry ``update_serving``
+    :param checks: what the new version is asked, such as ``[{"image_file": "/datasets/{user_id}/MNIST/digit-7.png",
+        "expected": 7}]``; see `operators.checks`
+    :param bake_seconds: how long the new version must serve well before the task ends
+    :param metrics: what to remember of the version, such as the evaluation's metrics; a gate compares with them
+    :param only_newer: skip the task where a newer DAG run has deployed what serves
     :param if_exists: ``replace`` or ``fail``, when our own serving of this name has another specification
     :param readiness_path: where the program is asked whether it answers. At ``/`` any answer below HTTP 500 counts,
         elsewhere only one below HTTP 400
-    :param launch_timeout: how long the serving may take to be ready, from the start of the try. Then the serving that
-        this task created is stopped. ``execution_timeout`` works likewise, also while the task is deferred
+    :param launch_timeout: how long each start may take, the candidate's and the one under the public name, and how long
+        to wait for other deployments of this serving. ``execution_timeout`` limits the whole try, also while the task
+        is deferred
+    :param candidate_timeout: how long the candidate may wait for a place, such as a free GPU
     :param poll_interval: the pause between two queries
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
-    :param cancel_on_kill: stop the serving when the task is marked, cleared or deleted before it is ready
+    :param cancel_on_kill: end the deployment when the task is marked, cleared or deleted
     :param bitahub_conn_id: the Airflow connection
     :param multiple_outputs: also push each entry of the result under its own name
     """
@@ -116,11 +135,19 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         "accelerator",
         "accelerator_count",
         "readiness_path",
+        "checks",
+        "metrics",
     )
-    template_fields_renderers: ClassVar[dict[str, str]] = {"commands": "bash", "envs": "json", "secret_envs": "json"}
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "commands": "bash",
+        "envs": "json",
+        "secret_envs": "json",
+        "checks": "json",
+        "metrics": "json",
+    }
     argument_checks: ClassVar[Mapping[str, Check]] = {
         "bitahub_conn_id": as_text,
-        "serving_name": as_dns_label(LONGEST_SERVING_NAME),
+        "serving_name": as_dns_label(_LONGEST_NAME),
         "version": as_text,
         "model": as_model_path,
         "image": optional(as_text),
@@ -133,9 +160,15 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         "memory_mb": as_count(),
         "accelerator": optional(as_text),
         "accelerator_count": as_count(),
+        "strategy": one_of("candidate", "in_place", "recreate"),
+        "checks": as_checks,
+        "bake_seconds": as_seconds_or_zero,
+        "metrics": optional(as_mapping, default={}),
+        "only_newer": as_flag,
         "if_exists": one_of("replace", "fail"),
         "readiness_path": as_text,
         "launch_timeout": as_seconds,
+        "candidate_timeout": as_seconds,
         "poll_interval": as_seconds,
         "deferrable": as_flag,
         "cancel_on_kill": as_flag,
@@ -159,9 +192,15 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         accelerator: str | None = None,
         accelerator_count: int | str = 1,
         version: str = "v1",
+        strategy: Literal["candidate", "in_place", "recreate"] = "candidate",
+        checks: Sequence[Mapping[str, Any]] = (),
+        bake_seconds: timedelta | float = 0,
+        metrics: Mapping[str, Any] | None = None,
+        only_newer: bool = True,
         if_exists: Literal["replace", "fail"] = "replace",
         readiness_path: str = "/",
         launch_timeout: timedelta | float = 1800,
+        candidate_timeout: timedelta | float = 600,
         poll_interval: timedelta | float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         cancel_on_kill: bool = True,
@@ -183,162 +222,69 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
         self.accelerator = accelerator
         self.accelerator_count = accelerator_count
         self.version = version
+        self.strategy = strategy
+        self.checks = checks
+        self.bake_seconds: Any = bake_seconds  # seconds, once the arguments have been read; likewise other times
+        self.metrics = metrics
+        self.only_newer = only_newer
         self.if_exists = if_exists
         self.readiness_path = readiness_path
-        self.launch_timeout: Any = launch_timeout  # seconds, once the arguments have been read; likewise the next
-        self.poll_interval: Any = poll_interval
+        self.launch_timeout = launch_timeout
+        self.candidate_timeout: Any = candidate_timeout
+        self.poll_interval = poll_interval
         self.deferrable = deferrable
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()
 
-    _own: ServingRecord | None = None  # of the serving that this task created and must stop if it fails
-    _awaited_created_at: float | None = None
+    def plan(self, context: Context, record: Deployment) -> Plan:  # noqa: ARG002
+        """Return what to deploy. Raises ConfigurationError for arguments that the platform could not accept."""
+        from airflow_bitahub.procedures.deployments import Version
+        from airflow_bitahub.procedures.rollout import Plan
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Create the serving or find it again, and wait until it answers."""
-        from airflow_bitahub.procedures.rollout import ensure_serving
-        from airflow_bitahub.procedures.servings import wait_for_serving
-
-        with self.settling(context):
-            self.read_arguments()
-            serving, self._own = self.hook.run(
-                ensure_serving(
-                    self._spec(), load=self._load, save=self._save_unless_abandoned, if_exists=self.if_exists
-                )
+        can_update = self.can_update
+        if self.strategy == "in_place" and not can_update:
+            raise ConfigurationError(
+                "strategy='in_place' needs the entry 'update_serving' in the connection's extra 'endpoints'. Add it, or "
+                "set strategy='candidate' or 'recreate'."
             )
-            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(serving.name))
-            self.log.info("The %s", serving)
-            save_awaited_serving(context, AwaitedServing(self._own, serving.created_at))
-            limit = min(self.launch_timeout, (self.execution_timeout or timedelta.max).total_seconds())
-            deadline = self.deadline(limit)
-            wait = partial(
-                wait_for_serving,
-                self.serving_name,
-                self.version,
-                poll_interval=self.poll_interval,
-                readiness_path=self.readiness_path,
-                created_at=serving.created_at,
-                is_known=True,
-                on_change=lambda seen: self.log.info("The %s", seen),
-            )
-            if self.deferrable:
-                with suppress(ServingTimeoutError):  # one query first, since most existing servings are ready
-                    return self._ready(self.hook.run(wait(deadline=0)))
-                self._defer(context, serving, deadline)
-            return self._ready(self.hook.run(wait(deadline=deadline)))
-
-    def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
-        """Continue after the deferral with what the trigger reports."""
-        with self.settling(context):
-            self.read_arguments("serving_name", "version", "model")
-            awaited = serving_subject(self.serving_name, self.version, self._awaited_created_at)
-            if not event or is_about(event, awaited):
-                log_late_start(event or {}, self.log)
-                return self._complete(event or {})
-        self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
-        return self.execute(context)
-
-    def on_kill(self) -> None:
-        """Stop the serving if the task was marked, cleared or deleted before it was ready."""
-        if self._context is not None and self._own is not None and self.cancel_on_kill:
-            # The creation itself may have been interrupted, and its serving may appear later.
-            grace = KILL_BUDGET / 2 if self._own.since is not None else 0
-            self.stop_if_abandoned(self._context, partial(self._stop, self._own, grace, KILL_BUDGET))
-
-    # Settling and stopping, see the base class -----------------------------------------------------------------
-
-    @property
-    def subject(self) -> str:
-        """The serving in words."""
-        return f"serving {self.serving_name!r}"
-
-    def restore(self, context: Context) -> None:
-        """Load which serving is this task's to stop, and when the awaited one was created."""
-        self._own, self._awaited_created_at = load_awaited_serving(context)
-
-    def timeout_error(self, problem: str | None = None) -> ServingTimeoutError:
-        """Return the error for a time limit that has passed."""
-        problem = problem or "was not ready in time."
-        return ServingTimeoutError(f"The {self.subject} {problem}", self.serving_name)
-
-    def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:  # noqa: ARG002
-        """Return the name of the argument whose time limit an error is about."""
-        return self._shortest_limit
-
-    def nothing_to_stop(self) -> str:
-        """Return in words why there is no serving to stop; "" where this task created one."""
-        return "" if self._own else "this task did not create it, so it was not stopped"
-
-    def how_to_stop(self) -> str:
-        """Return in words how a user finds and stops the serving."""
-        return "Look for it on the platform. Clearing the task takes it up again."
-
-    def stop(self) -> str:
-        """Stop the serving that this task created, and return in words what became of it."""
-        if self._own is None:
-            return self.nothing_to_stop()
-        # The creation itself may have been interrupted, and its serving may appear later.
-        grace = retry.GRACE_PERIOD if self._own.since is not None else 0
-        return "the serving was stopped" if self._stop(self._own, grace) else "there was nothing to stop"
-
-    # Steps -----------------------------------------------------------------------------------------------------
-
-    def _complete(self, event: ServingEvent) -> dict[str, Any]:
-        """Return the result that a trigger's report leads to, or raise its error."""
-        from airflow_bitahub.api.servings import Serving
-
-        message = event.get("message", "")
-        match event.get("outcome"):
-            case "ready":
-                return self._ready(Serving.model_validate(event["serving"]))
-            case "failed":
-                raise ServingFailedError(message, self.serving_name)
-            case "timeout":
-                raise ServingTimeoutError(message, self.serving_name)
-            case _:
-                raise StateUnknownError(f"The state of serving {self.serving_name!r} is unknown: {message}")
-
-    def _stop(self, own: ServingRecord, grace: float = 0, timeout: float = 60) -> bool:
-        """Stop the serving of a record; return False where it has ended, or another one has replaced it."""
-        from airflow_bitahub.procedures.servings import stop_own_serving
-
-        if self._load() != own:
-            return False
-
-        def is_own(created_at: float | None) -> bool:
-            return own.describes(created_at, time.time())
-
-        stopping = stop_own_serving(self.serving_name, self.version, is_own, grace=grace, timeout=timeout)
-        return self.hook.new_client().run(stopping)
-
-    def _defer(self, context: Context, serving: Serving, deadline: float | None) -> None:
-        from airflow_bitahub.triggers.serving import BitaHubServingTrigger
-
-        self.defer(
-            trigger=BitaHubServingTrigger(
-                bitahub_conn_id=self.bitahub_conn_id,
-                serving_name=self.serving_name,
-                version=self.version,
-                poll_interval=self.poll_interval,
-                readiness_path=self.readiness_path,
-                created_at=serving.created_at,
-                deadline=deadline,
-                cancel_on_kill=self.cancel_on_kill and self._own is not None,
-                earliest_report=earliest_report(context["ti"].start_date),
-            ),
-            method_name="execute_complete",
-            timeout=self.deferral_timeout(deadline),
+        assert self._owner is not None
+        spec, secrets = self._spec(), self.known_secrets()
+        version = Version.of(
+            spec,
+            secrets,
+            metrics=dict(self.metrics or {}),
+            run_date=self.run_date(context),
+            deployed_by=str(self._owner),
+        )
+        return Plan(
+            spec,
+            version,
+            self._owner,
+            secrets,
+            strategy=self.strategy,
+            can_update=can_update,
+            if_exists=self.if_exists,
+            only_newer=self.only_newer,
+            checks=read_checks(self.checks, self.hook),
+            bake_seconds=self.bake_seconds,
+            readiness_path=self.readiness_path,
+            launch_timeout=self.launch_timeout,
+            candidate_timeout=self.candidate_timeout,
+            turn_deadline=self.turn_deadline(),
+            poll_interval=self.poll_interval,
         )
 
-    @property
-    def _shortest_limit(self) -> str:
-        """The name of the argument that limits the time from the start of a try until the serving is ready."""
-        timeout = self.execution_timeout
-        # A task that resumes has not read it yet.
-        launch_timeout = as_seconds("launch_timeout", self.launch_timeout)
-        is_shorter = timeout is not None and timeout.total_seconds() < launch_timeout
-        return "execution_timeout" if is_shorter else "launch_timeout"
+    def known_secrets(self) -> Mapping[str, str]:
+        """Return the secret values among the environment and the commands, by name."""
+        from airflow_bitahub.operators.masking import secrets_by_name
+
+        fill = self.hook.folders.fill
+        envs, secret_envs = (
+            {name: fill(value) for name, value in optional(as_env, default={})(argument, getattr(self, argument)).items()}
+            for argument in ("envs", "secret_envs")
+        )
+        return secrets_by_name(envs, secret_envs, [fill(line) for line in as_commands("commands", self.commands)])
 
     def _spec(self) -> ServingSpec:
         """Return the creation's body. Raises ConfigurationError for arguments that the platform could not accept."""
@@ -362,30 +308,3 @@ class BitaHubDeployServingOperator(ResourceLifecycle):
             commands=[fill(line) for line in self.commands],
             version=self.version,
         )
-
-    def _load(self) -> ServingRecord | None:
-        return load_serving_record(self.bitahub_conn_id, self.serving_name, self.version)
-
-    def _save(self, record: ServingRecord) -> None:
-        save_serving_record(self.bitahub_conn_id, self.serving_name, self.version, record)
-
-    def _save_unless_abandoned(self, record: ServingRecord) -> None:
-        self.raise_if_abandoned()
-        if record.since is not None or self._own is not None:
-            self._own = record  # from here on, this task may have to stop a serving
-        self._save(record)
-
-    def _ready(self, serving: Serving) -> dict[str, Any]:
-        """Record that the serving is ready, so that no task stops it any more, and return the result."""
-        if self._own is not None:
-            record = self._load()
-            if record is None or not record.replaces(self._own.created_at):
-                self._save(replace(self._own, created_at=serving.created_at, since=None, ready=True))
-        folders = self.hook.folders
-        return {
-            "serving_name": serving.name,
-            "version": self.version,
-            "status": serving.status.value,
-            "url": serving.url,
-            "model_path": folders.model_mount(folders.fill(self.model))[0],
-        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,7 @@ from airflow_bitahub.exceptions import ConfigurationError
 # A record keeps so many versions, the newest first.
 _VERSIONS = 5
 _CANDIDATE = "-next"
+_PLACE = "<secret {}>"  # of a secret value in a command on record
 # The longest name of a serving that can have a candidate.
 LONGEST_DEPLOYED_NAME = LONGEST_SERVING_NAME - len(_CANDIDATE)
 # Seconds by which the platform's clock may be behind ours, and which a creation may take.
@@ -51,8 +52,8 @@ class Version:
     """One specification of a serving that was deployed.
 
     :param digest: a short text that differs for different specifications
-    :param spec: the body of its creation, without the values of secret environment variables
-    :param secrets: the names of these variables
+    :param spec: the body of its creation, without secret values: the environment lacks them, and commands name them
+    :param secrets: the names of these values
     :param metrics: what its model was deployed with, such as ``{"accuracy": 0.93}``
     :param run_date: the date of the DAG run that deployed it. All times are seconds since the epoch
     :param deployed_at: when it was seen to work
@@ -79,27 +80,39 @@ class Version:
     def of(cls, spec: ServingSpec, secrets: Mapping[str, str], **fields: Any) -> Version:
         """Return the version of a specification.
 
-        :param secrets: the secret environment variables in it
+        :param secrets: the secret values in its environment and its commands, by name
         """
         body = spec.body()
         text = json.dumps(body, sort_keys=True)
+        found = {name for name, value in secrets.items() if value and any(value in line for line in spec.commands)}
         body["envs"] = {name: value for name, value in spec.envs.items() if name not in secrets}
-        return cls(hashlib.sha256(text.encode()).hexdigest()[:16], body, sorted(secrets), **fields)
+        body["commands"] = [_replaced(line, secrets, found) for line in spec.commands]
+        names = sorted(found | (spec.envs.keys() & secrets.keys()))
+        return cls(hashlib.sha256(text.encode()).hexdigest()[:16], body, names, **fields)
 
-    def to_spec(self, secrets: Mapping[str, str], name: str | None = None) -> ServingSpec:
+    def to_spec(self, secrets: Mapping[str, str]) -> ServingSpec:
         """Return the specification.
 
-        :param secrets: the values of its secret environment variables; others are ignored
-        :param name: another name for the serving
+        :param secrets: the secret values by name; others are ignored
         :raises ConfigurationError: a value is missing
         """
         if missing := [each for each in self.secrets if each not in secrets]:
             raise ConfigurationError(
-                f"The {self} needs the secret environment variables {', '.join(missing)}, whose values are kept "
-                f"nowhere. Give them in secret_envs, so that this version can be deployed again."
+                f"The {self} needs the secret values {', '.join(missing)}, which are kept nowhere. Give them in "
+                f"secret_envs, so that this version can be deployed again."
             )
-        envs = {**self.spec.get("envs", {}), **{each: secrets[each] for each in self.secrets}}
-        return ServingSpec.model_validate({**self.spec, "envs": envs, "name": name or self.spec["name"]})
+        commands = list(self.spec["commands"])
+        in_commands = [name for name in self.secrets if any(_PLACE.format(name) in line for line in commands)]
+        for name in in_commands:
+            commands = [line.replace(_PLACE.format(name), secrets[name]) for line in commands]
+        envs = {**self.spec.get("envs", {}), **{each: secrets[each] for each in self.secrets if each not in in_commands}}
+        return ServingSpec.model_validate({**self.spec, "envs": envs, "commands": commands})
+
+
+def _replaced(line: str, secrets: Mapping[str, str], names: Iterable[str]) -> str:
+    for name in sorted(names, key=lambda name: -len(secrets[name])):
+        line = line.replace(secrets[name], _PLACE.format(name))
+    return line
 
 
 @dataclass(frozen=True)
@@ -185,7 +198,7 @@ class Deployment:
 class Intent:
     """A creation that is on its way, and that no record shows yet.
 
-    :param name: the serving's name, or its candidate's
+    :param name: the serving's name, or its candidate's; "": it is on record now
     :param since: when it began
     """
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -22,7 +23,6 @@ from airflow_bitahub.api.servings import Serving, ServingSpec, get_serving_log
 from airflow_bitahub.exceptions import (
     APIError,
     BitaHubError,
-    InvokeError,
     ServingCheckError,
     ServingError,
     ServingFailedError,
@@ -33,7 +33,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.procedures import retry
-from airflow_bitahub.procedures.checks import Check, check_serving
+from airflow_bitahub.procedures.checks import AnswerCheck, SampleCheck, check_serving
 from airflow_bitahub.procedures.deployments import (
     Deployment,
     Owner,
@@ -79,7 +79,7 @@ class Plan:
     can_update: bool = False
     if_exists: Literal["replace", "fail"] = "replace"
     only_newer: bool = True
-    checks: Sequence[Check] = ()
+    checks: Sequence[AnswerCheck | SampleCheck] = ()
     bake_seconds: float = 0
     readiness_path: str = "/"
     launch_timeout: float = 1800
@@ -232,8 +232,9 @@ class Deployer:
             spec = plan.spec.model_copy(update={"name": self._candidate, "replicas": 1})
             yield from self._claim(spec, replace(rollout, has_candidate=True), record)
         else:
-            self.site.log(f"The {current} serves. Replacing it by the {plan.version}")
-            self.site.save(replace(record, rollout=replace(rollout, phase="switch")))
+            with suppress(ServingOvertakenError):  # then another task was faster
+                self.site.save(replace(record, rollout=replace(rollout, phase="switch")))
+                self.site.log(f"The {current} serves. Replacing it by the {plan.version}")
             yield Sleep(_SETTLING)
         return None
 
@@ -247,7 +248,7 @@ class Deployer:
             record = replace(record, rollout=replace(rollout, candidate_created_at=created.created_at))
         else:
             record = replace(record, created_at=created.created_at, since=None, exists=True, rollout=rollout)
-        self.site.save(record)
+        self.site.has_claimed(self.plan.owner, record)
 
     def _raise_if_outdated(self, current: Version) -> None:
         dates = current.run_date, self.plan.version.run_date
@@ -368,7 +369,7 @@ class Deployer:
         return serving
 
     def _check(self, serving: Serving) -> Procedure[None]:
-        yield from check_serving(serving, self.plan.checks, on_result=lambda result: self.site.log(str(result)))
+        yield from check_serving(serving, self.plan.checks, say=self.site.log, clock=self.clock)
 
     def _last_lines(self, name: str) -> Procedure[str]:
         """Return the last lines of a serving's log, as a text to append; "" where it cannot be read."""

@@ -151,6 +151,13 @@ class Site:
         self.lost_at = self.clock() if created is None else None
         return created
 
+    def has_claimed(self, owner: Owner, record: Deployment) -> None:
+        """Store the record of what `claim` has created. Nothing is being created any more."""
+        self.save(record)
+        intent = self.records.load_intent()
+        if intent is not None and intent.owner == owner:
+            self.records.save_intent(replace(intent, name=""))
+
     def put(self, spec: ServingSpec, placed: Literal["new", "old"]) -> Procedure[None]:
         """Give the public name to a specification: in place where the replacement says so, else by a new serving.
 

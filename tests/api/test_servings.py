@@ -12,11 +12,13 @@ from pydantic import ValidationError
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Response
 from airflow_bitahub.api.servings import (
+    Pod,
     Serving,
     ServingSpec,
     create_serving,
     delete_serving,
     get_serving,
+    get_serving_log,
     invoke_serving,
     join,
     list_servings,
@@ -101,6 +103,7 @@ def test_config_is_sent_as_null_and_no_accelerator_not_at_all() -> None:
         (update_serving(spec(name="m", version="v2")), "PUT", f"{SERVINGS}/m", {"version": "v2"}, True),
         (stop_serving("m", "v2"), "PUT", f"{SERVINGS}/m/stop", {"version": "v2"}, True),
         (delete_serving("m", "v2"), "DELETE", f"{SERVINGS}/m", {"version": "v2"}, False),
+        (get_serving_log("m", "v2", 7), "GET", f"{SERVINGS}/m/log", {"version": "v2", "tailLines": "7"}, True),
     ],
 )
 def test_where_each_call_goes_and_whether_it_may_be_repeated(
@@ -138,6 +141,38 @@ def test_the_address_in_every_plausible_form(hosts: Any, url: str) -> None:
 )
 def test_states(word: str, status: ServingStatus) -> None:
     assert serving_of({**DATA, "status": word}).status is status
+
+
+@pytest.mark.parametrize(
+    ("said", "pods"),
+    [
+        ([], ()),
+        (None, ()),
+        ({"m-0": "Running"}, ()),
+        (["Running", {}, {"phase": {}}, 7], ()),
+        (
+            [{"name": "m-0", "phase": "FAILED", "message": "exit code 3"}],
+            (Pod(name="m-0", raw_state="FAILED", message="exit code 3"),),
+        ),
+        ([{"podName": "m-0", "status": "Running", "message": 7}], (Pod(name="m-0", raw_state="Running", message=""),)),
+        (
+            [{"metadata": {"name": "m-0"}, "status": {"phase": "Pending", "reason": "Unschedulable"}}],
+            (Pod(name="m-0", raw_state="Pending", message="Unschedulable"),),
+        ),
+    ],
+)
+def test_what_replicas_say_is_read_as_far_as_it_is_understood(said: Any, pods: tuple[Pod, ...]) -> None:
+    assert serving_of({**DATA, "podstatuses": said}).pods == pods
+
+
+def test_what_replicas_say_is_shortened() -> None:
+    [pod] = serving_of({**DATA, "podstatuses": [dict.fromkeys(("name", "phase", "message"), "x" * 10**6)]}).pods
+    assert max(map(len, (pod.name, pod.raw_state, pod.message))) < 10_000
+
+
+def test_a_servings_log_is_read_as_a_jobs_is() -> None:
+    call = get_serving_log("m", tail_lines=2)
+    assert call.read(enveloped({"log": f"a\nb\n{'c' * 10**5}\n"}), PLATFORM).startswith("b\nccc")
 
 
 @pytest.mark.parametrize("word", [None, "", 7])

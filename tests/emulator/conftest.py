@@ -142,6 +142,12 @@ class Api:
     def wait_serving(self, name: str, status: str) -> dict[str, Any]:
         return self.until(lambda: self.serving(name), lambda serving: serving["status"] == status)
 
+    def wait_served(self, name: str) -> dict[str, Any]:
+        """Wait until all replicas run what was asked for last and listen."""
+        return self.until(
+            lambda: self.serving(name), lambda one: (one["status"], one["podstatuses"]) == ("RUNNING", [])
+        )
+
     def act_on_serving(self, name: str, action: str) -> None:
         """Start or stop a serving."""
         assert self.http.put(f"{SERVINGS}/{name}/{action}").json()["data"] == {"name": name, "version": "v1"}

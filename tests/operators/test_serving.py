@@ -23,7 +23,8 @@ from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state.records import ServingKey, StoredServing
+from airflow_bitahub.emulator.state.records import ServingKey
+from airflow_bitahub.emulator.state.serving_records import StoredServing
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ServingFailedError,

@@ -67,13 +67,16 @@ ODD_REFUSALS: list[APIError] = [
 ]
 
 
+PLATFORM = Platform()
+
+
 def job(word: str, name: str = "mnist", **fields: Any) -> Job:
-    return Job(name=name, status=Platform().job_status(word), raw_state=word, **fields)
+    return Job(name=name, status=PLATFORM.job_status(word), raw_state=word, **fields)
 
 
 def serving(word: str, url: str = "http://mnist.example.com", created_at: float | None = 1.0) -> Serving:
     return Serving(
-        name="mnist", status=Platform().serving_status(word), raw_state=word, url=url, created_at=created_at, replicas=1
+        name="mnist", status=PLATFORM.serving_status(word), raw_state=word, url=url, created_at=created_at, replicas=1
     )
 
 

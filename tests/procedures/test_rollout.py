@@ -1,507 +1,515 @@
-"""One serving of a specification, stepped by hand: there is no server, loop or clock here."""
+"""Deploying without losing the service that works, stepped by hand: there is no server, loop or clock here."""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import count, takewhile
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pytest
 
 from airflow_bitahub.api.protocol import Call, Procedure, Sleep
-from airflow_bitahub.api.servings import Serving, ServingModel, ServingProtocol, ServingSpec
+from airflow_bitahub.api.servings import Pod, Serving, ServingModel, ServingProtocol, ServingSpec
 from airflow_bitahub.exceptions import (
-    APIError,
-    AuthenticationError,
     BitaHubError,
+    ConfigurationError,
     InvalidRequestError,
-    NotFoundError,
-    PermissionDeniedError,
-    RateLimitError,
-    RequestTimeoutError,
+    ServingCheckError,
+    ServingError,
     ServingFailedError,
+    ServingOutdatedError,
     ServingRefusedError,
+    ServingTimeoutError,
 )
-from airflow_bitahub.procedures.retry import GRACE_PERIOD
-from airflow_bitahub.procedures.rollout import ServingRecord, digest, ensure_serving
-from tests.procedures.stage import (
-    BUSY,
-    CONFLICT,
-    INVALID,
-    MISSING,
-    NOT_CONNECTED,
-    SAYS_NOTHING,
-    TIMEOUT,
-    UNKNOWN_USER,
-    Died,
-    Stage,
-    every_death,
-    fresh,
-    gateway,
-    refusal,
-    serving,
+from airflow_bitahub.procedures.checks import AnswerCheck
+from airflow_bitahub.procedures.deployments import (
+    Deployment,
+    Intent,
+    Owner,
+    Version,
+    deployment_from_json,
+    to_json,
 )
+from airflow_bitahub.procedures.questions import Picture, Question
+from airflow_bitahub.procedures.rollout import Deployed, Deployer, Plan
+from airflow_bitahub.procedures.site import Site
+from tests.procedures.stage import CONFLICT, INVALID, MISSING, TIMEOUT, Died, Stage, every_death, fresh, serving
+
+NAME, NEXT = "mnist", "mnist-next"
+SEVEN = AnswerCheck(Question("/image", (Picture("url", "seven.png", "http://pictures/7.png"),)), expected=7)
+STRATEGIES = ["candidate", "in_place", "recreate"]
+START = 4  # seconds that a program takes to start, and a removal to end
 
 
-def serving_spec(image: str = "flask:1") -> ServingSpec:
+def spec_of(image: str, **fields: Any) -> ServingSpec:
     return ServingSpec(
-        name="mnist",
-        model=ServingModel(path="/models/u/m", mount_path="/model/u/m"),
+        name=NAME,
+        model=ServingModel(path=f"/models/u/{image}", mount_path="/model/u/m"),
         image=image,
         protocols=[ServingProtocol()],
         commands=["python serving.py"],
+        **fields,
     )
 
 
-UNSETTLED = [error for error in SAYS_NOTHING if error not in (NOT_CONNECTED, BUSY, UNKNOWN_USER)]
-WANTED, OTHER = serving_spec("flask:1"), serving_spec("flask:2")
-
-
-@lru_cache
-def stored(record: ServingRecord) -> ServingRecord:
-    """Return the record that another process reads after this one was stored."""
-    return ServingRecord(**json.loads(json.dumps(vars(record))))
-
-
 @dataclass
-class FakeServing:
-    """The one serving of `Servings`."""
+class Fake:
+    """A serving of `Platform`. By its image it works (`good:n`), answers wrongly, crashes, or never answers."""
 
     created: float
     image: str
-    raw_state: str = "RUNNING"
+    serves: str = ""  # the image whose program answers now
+    started: float = 0
+    removed: float | None = None
     is_ours: bool = True
-    delete_asked: float | None = None
 
 
 @dataclass
-class Servings(Stage):
-    """A platform in memory that knows one name. The parameters are those of `Jobs`; a removal takes 3 seconds."""
+class Airflow:
+    """What outlasts a worker: the records, and which tasks are alive."""
 
-    lag: float = 0
-    lost: Sequence[int] = ()
-    dropped: Sequence[int] = ()
-    answers: dict[int, BitaHubError] = field(default_factory=dict)
-    skew: float = 0  # of the platform's clock
-    failed_looks: list[BitaHubError] = field(default_factory=list)
-    current: FakeServing | None = None
-    created: list[str] = field(default_factory=list)
-    deleted: int = 0
-    attempts: int = 0
-    saved: list[ServingRecord] = field(default_factory=list)
-    death: tuple[int, bool] | None = None
-    steps: int = 0
+    record: Deployment | None = None
+    intent: Intent | None = None
+    dead: set[Owner] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
+    def load(self) -> Deployment | None:
+        return self.record
+
+    def save(self, record: Deployment) -> None:
+        self.record = record
+
+    def load_intent(self) -> Intent | None:
+        return self.intent
+
+    def save_intent(self, intent: Intent) -> None:
+        self.intent = intent
+
+
+class Platform(Stage):
+    """A platform in memory, whose servings start and end in `START` seconds."""
+
+    def __init__(self) -> None:
         super().__init__()
+        self.servings: dict[str, Fake] = {}
+        self.airflow = Airflow()
+        self.lost: set[int] = set()  # numbers of changing requests whose answers are lost
+        self.dropped: set[int] = set()  # likewise, which are lost themselves
+        self.changes = 0
+        self.death: tuple[int, bool] | None = None
+        self.steps = 0
+        self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
+        self.story: list[str] = []
 
-    @property
-    def record(self) -> ServingRecord | None:
-        return stored(self.saved[-1]) if self.saved else None
+    # The platform --------------------------------------------------------------------------------------------
 
-    def put(self, image: str, raw_state: str = "RUNNING", *, is_ours: bool = True) -> None:
-        self.current = FakeServing(self.now + self.skew, image, raw_state, is_ours)
+    def settle(self) -> None:
+        for name, fake in list(self.servings.items()):
+            if fake.removed is not None and self.now >= fake.removed + START:
+                del self.servings[name]
+            elif fake.image.startswith(("good", "wrong")) and self.now >= fake.started + START:
+                fake.serves = fake.image
+
+    def answering(self, name: str = NAME) -> str:
+        """Return the image whose program answers at a name; "": none."""
+        self.settle()
+        fake = self.servings.get(name)
+        return fake.serves if fake and fake.removed is None else ""
+
+    def view(self, name: str, fake: Fake) -> Serving:
+        has_crashed = fake.image.startswith("crash") and self.now >= fake.started + START
+        is_updating = bool(fake.serves) and fake.serves != fake.image
+        word = "STOPPING" if fake.removed is not None else "RUNNING" if fake.serves else "FAILED" if has_crashed else "WAITING"
+        pod = Pod(name="0", raw_state="FAILED" if has_crashed else "STARTING", message="exit code 3" if has_crashed else "")
+        return serving(word, f"http://{name}", fake.created).model_copy(
+            update={"name": name, "pods": (pod,) if is_updating else ()}
+        )
 
     def answer(self, call: Call[Any]) -> Any:
-        if self.current and self.current.delete_asked is not None and self.now >= self.current.delete_asked + 3:
-            self.current = None
-        if call.request.operation == "create_serving":
-            return self._create(call.request.json_body["image"])
-        assert (call.request.names, call.request.query) == ({"name": "mnist"}, {"version": "v1"})
-        if call.request.operation == "get_serving" and self.failed_looks:
-            raise fresh(self.failed_looks.pop())
-        if self.current is None or self.now < self.current.created - self.skew + self.lag:
-            raise fresh(MISSING)
-        if call.request.operation == "delete_serving":
-            assert self.current.is_ours, "a stranger's serving is removed"
-            if self.current.delete_asked is None:
-                self.current.delete_asked = self.now
-                self.deleted += 1
+        self.settle()
+        request = call.request
+        operation = request.operation.partition(" ")[0]
+        if operation in ("create_serving", "update_serving", "delete_serving"):
+            self.changes += 1
+            if self.changes in self.dropped:
+                raise fresh(TIMEOUT)
+            self.change(operation, request)
+            if self.changes in self.lost:
+                raise fresh(TIMEOUT)
             return None
-        assert call.request.operation == "get_serving"
-        return serving(self.current.raw_state, created_at=self.current.created)
+        if operation == "get_serving":
+            return self.view(request.names["name"], self.known(request))
+        if operation == "read_serving_log":
+            return "Traceback: it is broken"
+        name = request.operation.partition("//")[2].partition("/")[0]
+        image = self.answering(name)
+        if operation == "GET":
+            return bool(image)
+        return {"predictions": [3 if image.startswith("wrong") else 7]}
 
-    def _create(self, image: str) -> None:
-        assert self.record is not None, "nothing was written down before the creation"
-        self.attempts += 1
-        if self.attempts in self.dropped:
-            raise fresh(TIMEOUT)
-        if self.attempts in self.answers:
-            self.now += 1  # which is when a late one may show
-            raise fresh(self.answers[self.attempts])
-        if self.current is not None:
-            raise fresh(CONFLICT)
-        self.put(image)
-        self.created.append(image)
-        if self.attempts in self.lost:
-            raise fresh(TIMEOUT)
+    def known(self, request: Any) -> Fake:
+        assert request.query == {"version": "v1"}
+        if request.names["name"] not in self.servings:
+            raise fresh(MISSING)
+        return self.servings[request.names["name"]]
+
+    def change(self, operation: str, request: Any) -> None:
+        body = request.json_body
+        if operation != "delete_serving" and body["image"] == "unknown":
+            raise fresh(INVALID)
+        if operation == "create_serving":
+            if body["name"] in self.servings:
+                raise fresh(CONFLICT)
+            self.servings[body["name"]] = Fake(self.now, body["image"], started=self.now)
+            return
+        fake = self.known(request)
+        assert fake.is_ours, "a stranger's serving is changed"
+        if operation == "update_serving":
+            assert fake.removed is None
+            fake.image, fake.started = body["image"], self.now
+        elif fake.removed is None:
+            fake.removed = self.now
+
+    # Workers -------------------------------------------------------------------------------------------------
 
     def perform(self, step: Call[Any] | Sleep) -> Any:
         self.steps += 1
-        at, took_effect = self.death or (0, False)
-        if self.steps == at and not took_effect:
+        if self.death is not None and self.steps == self.death[0]:
+            if self.death[1]:
+                with suppress(BitaHubError):
+                    super().perform(step)
             raise Died
-        try:
-            return super().perform(step)
-        finally:
-            if self.steps == at:
-                raise Died
+        self.away.append((self.now, self.answering().startswith("good")))
+        return super().perform(step)
 
-    def ensuring(self, spec: ServingSpec = WANTED, **options: Any) -> Procedure[tuple[Serving, ServingRecord | None]]:
-        load, save = (lambda: self.record), self.saved.append
-        return ensure_serving(spec, load=load, save=save, clock=self.clock, **options)
+    def site(self) -> Site:
+        return Site(NAME, "v1", self.airflow, self.story.append, clock=self.clock)
 
-    def ensure(self, spec: ServingSpec = WANTED, **options: Any) -> Serving:
-        serving, own = self.run(self.ensuring(spec, **options))
-        assert own in (None, self.record), "what is returned is not what was written down"
-        return serving
+    def deployment(self, image: str, task: str = "a", **changes: Any) -> Procedure[Deployed]:
+        owner = Owner("dag", task, "run")
+        spec, secrets = changes.pop("spec", spec_of(image)), changes.pop("secrets", {})
+        version = Version.of(spec, secrets, run_date=changes.pop("run_date", None), deployed_by=str(owner))
+        plan = Plan(spec, version, owner, secrets, **{"checks": (SEVEN,), "launch_timeout": 60, **changes})
+        return Deployer(plan, self.site(), lambda owner: owner not in self.airflow.dead, clock=self.clock).deploy()
 
+    def deploy(self, image: str, task: str = "a", **changes: Any) -> Deployed:
+        return self.run(self.deployment(image, task, **changes))
 
-def deployed(spec: ServingSpec, **options: Any) -> Servings:
-    """Give a platform on which we have this serving."""
-    world = Servings(**options)
-    world.ensure(spec)
-    world.now += 100
-    return world
-
-
-def test_a_new_serving_is_created_and_remembered() -> None:
-    world = Servings()
-    created, own = world.run(world.ensuring())
-    assert world.created == [WANTED.image]
-    assert [record.since for record in world.saved] == [1000, None]
-    assert own == world.record == ServingRecord(digest(WANTED), created.created_at)
-
-
-@pytest.mark.parametrize("skew", [-1e8, -3600, 3600])
-def test_a_platform_whose_clock_is_wrong_tells_a_serving_of_ours_all_the_same(skew: float) -> None:
-    world = Servings(skew=skew)
-    world.ensure(OTHER)
-    world.ensure()
-    assert world.ensure().created_at == world.now + skew
-    assert (world.created, world.deleted) == ([OTHER.image, WANTED.image], 1)
-
-
-def test_whether_a_serving_was_created_for_this_task_is_told() -> None:
-    world = deployed(WANTED)
-    assert world.run(world.ensuring())[1] == world.record, "it never got ready"
-    assert world.record is not None
-    world.saved.append(replace(world.record, ready=True))
-    assert world.run(world.ensuring())[1] is None
-    assert world.record.ready
-    world = Servings(saved=[ServingRecord(digest(WANTED), since=1000)])
-    world.put(WANTED.image)  # by the try before this one
-    assert world.run(world.ensuring())[1] == ServingRecord(digest(WANTED), 1000)
-
-
-@pytest.mark.parametrize("error", [BUSY, NOT_CONNECTED], ids=repr)
-def test_what_a_creation_without_effect_was_to_make_is_not_taken_for_ours(error: BitaHubError) -> None:
-    world = Servings(answers=dict.fromkeys(range(1, 4), error))
-    with pytest.raises(type(error)):
-        world.ensure()
-    world.put(WANTED.image, is_ours=False)
-    for spec in (WANTED, OTHER):
-        with pytest.raises(ServingRefusedError):
-            world.ensure(spec)
-
-
-def test_a_platform_that_tells_the_time_of_creation_only_later() -> None:
-    world = Servings()
-    creating = world.ensuring()
-    assert next(creating) is not None
-    creating.throw(MISSING)
-    assert isinstance(creating.send(None), Call)
-    with pytest.raises(StopIteration) as finished:
-        creating.send(serving("WAITING", created_at=None))
-    assert finished.value.value[1] == ServingRecord(digest(WANTED), None, since=1000)
-    world.put(WANTED.image)
-    assert world.ensure().created_at == 1000
-    assert world.attempts == 0
-
-
-@pytest.mark.parametrize("word", ["WAITING", "DEPLOYING", "RUNNING", "HIBERNATING"])
-@pytest.mark.parametrize("if_exists", ["replace", "fail"])
-def test_our_serving_of_the_same_spec_is_adopted(if_exists: str, word: str) -> None:
-    world = deployed(WANTED)
-    assert world.current is not None
-    world.current.raw_state = word
-    world.ensure(if_exists=if_exists)
-    assert (world.created, world.deleted) == ([WANTED.image], 0)
-
-
-@pytest.mark.parametrize("word", ["FAILED", "STOPPED", "STOPPING"])
-@pytest.mark.parametrize("if_exists", ["replace", "fail"])
-def test_our_serving_that_no_longer_serves_is_replaced(if_exists: str, word: str) -> None:
-    world = deployed(WANTED)
-    assert world.current is not None
-    world.current.raw_state = word
-    world.ensure(if_exists=if_exists)
-    assert (len(world.created), world.deleted) == (2, 1)
-
-
-def test_our_serving_of_another_spec_is_replaced() -> None:
-    world = deployed(OTHER)
-    world.ensure()
-    assert world.created == [OTHER.image, WANTED.image]
-    assert world.deleted == 1
-    assert world.calls[-2:] == ["create_serving", "get_serving"]
-
-
-def test_our_serving_of_another_spec_is_not_replaced_if_so_asked() -> None:
-    world = deployed(OTHER)
-    saved = list(world.saved)
-    with pytest.raises(ServingRefusedError, match="another specification"):
-        world.ensure(if_exists="fail")
-    assert (world.deleted, world.saved) == (0, saved)
-
-
-@pytest.mark.parametrize("if_exists", ["replace", "fail"])
-def test_a_serving_nobody_remembers_is_left_alone(if_exists: str) -> None:
-    world = Servings()
-    world.put(WANTED.image, is_ours=False)
-    with pytest.raises(ServingRefusedError, match="did not create"):
-        world.ensure(if_exists=if_exists)
-    assert (world.calls, world.saved) == (["get_serving"], [])
-
-
-def test_a_serving_created_by_others_in_place_of_ours_is_left_alone() -> None:
-    world = deployed(WANTED)
-    world.put(WANTED.image, is_ours=False)
-    with pytest.raises(ServingRefusedError):
-        world.ensure()
-
-
-def test_a_serving_that_others_removed_is_created_again() -> None:
-    world = deployed(WANTED)
-    world.current = None
-    world.ensure()
-    assert len(world.created) == 2
-
-
-def test_a_stranger_that_comes_between_look_and_creation_is_left_alone_for_good() -> None:
-    world = Servings(answers={1: CONFLICT})
-    with pytest.raises(ServingFailedError, match="created by someone else at the same moment"):
-        world.ensure()
-    world.put(WANTED.image, is_ours=False)
-    for spec in (WANTED, OTHER):
-        with pytest.raises(ServingRefusedError):
-            world.ensure(spec)
-    world.current = None
-    world.ensure()
-    assert world.created == [WANTED.image]
-
-
-@pytest.mark.parametrize("kind", [InvalidRequestError, AuthenticationError, PermissionDeniedError])
-def test_a_refused_creation_leaves_nothing_to_adopt_or_to_remove(kind: type[APIError]) -> None:
-    world = Servings(answers={1: refusal(kind)})
-    with pytest.raises(kind):
-        world.ensure()
-    world.put(WANTED.image, is_ours=False)
-    with pytest.raises(ServingRefusedError):
-        world.ensure()
-
-
-@pytest.mark.parametrize("error", UNSETTLED, ids=str)
-def test_a_creation_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) -> None:
-    world = Servings(answers={1: error})
-    world.ensure()
-    assert world.created == [WANTED.image]
-    assert world.now >= 1000 + GRACE_PERIOD
-
-
-def test_a_creation_that_never_left_is_sent_again_without_waiting() -> None:
-    world = Servings(answers={1: NOT_CONNECTED})
-    world.ensure()
-    assert world.created == [WANTED.image]
-    assert world.pauses == []
-
-
-@pytest.mark.parametrize("skew", [-1e8, -300, 0, 3600])
-@pytest.mark.parametrize("lag", [0, 20])
-@pytest.mark.parametrize("before", ["nothing", "other spec"])
-def test_a_creation_whose_answer_was_lost_is_found_whatever_the_platforms_clock_says(
-    before: str, lag: float, skew: float
-) -> None:
-    world = Servings(lag=lag, skew=skew)
-    if before == "other spec":
-        world.ensure(OTHER)
-    world.lost = [world.attempts + 1]
-    world.ensure()
-    assert world.created[-1] == WANTED.image
-    assert world.attempts == len(world.created)
-    world.now += 10_000
-    world.ensure()
-    assert world.attempts == len(world.created)
-
-
-@pytest.mark.parametrize("skew", [-300, 3600])
-def test_a_creation_of_a_try_that_died_is_known_again_by_the_next_one_whatever_the_clock(skew: float) -> None:
-    world = Servings(skew=skew, saved=[ServingRecord(digest(WANTED), since=1000)])
-    world.put(WANTED.image)
-    world.now += 900  # for Airflow to notice, and its default retry_delay
-    world.ensure()
-    assert world.attempts == 0
-
-
-def test_failed_looks_neither_create_again_nor_give_a_serving_up() -> None:
-    world = Servings(lost=[1])
-    failures = [gateway(PermissionDeniedError)] * 10
-    world.failed_looks = [*failures]
-    with pytest.raises(PermissionDeniedError):  # of the platform itself, where nothing of ours exists
-        Servings(failed_looks=[refusal(PermissionDeniedError)]).ensure()
-    world.ensure()
-    world.failed_looks = [INVALID, *failures] * 20
-    world.ensure()
-    assert world.attempts == 1
-
-
-@pytest.mark.parametrize("error", [CONFLICT, INVALID], ids=repr)
-def test_a_creation_that_got_through_very_late_is_found(error: BitaHubError) -> None:
-    world = Servings(lost=[1], lag=GRACE_PERIOD + 1, answers={2: error})
-    world.ensure()
-    assert len(world.created) == 1
-
-
-def test_a_creation_the_last_try_may_have_made_is_waited_for_before_another() -> None:
-    world = Servings(lag=20, saved=[ServingRecord(digest(WANTED), since=1000)])
-    world.put(WANTED.image)
-    world.ensure()
-    assert world.attempts == 0
-
-
-def test_a_creation_the_last_try_made_is_found_even_if_it_shows_very_late() -> None:
-    world = Servings(lag=GRACE_PERIOD + 1, saved=[ServingRecord(digest(WANTED), since=1000)])
-    world.put(WANTED.image)
-    world.ensure()
-    assert (world.attempts, world.created) == (1, [])
-
-
-def test_creating_ends() -> None:
-    world = Servings(dropped=range(1, 100))
-    with pytest.raises(RequestTimeoutError):
-        world.ensure()
-    assert world.attempts == 3
-
-
-def test_a_serving_that_was_accepted_and_does_not_show() -> None:
-    with pytest.raises(ServingFailedError, match="does not show it"):
-        Servings(lag=GRACE_PERIOD + 10).ensure()
-
-
-def test_a_rate_limit_is_no_refusal() -> None:
-    world = Servings(answers={1: BUSY})
-    with pytest.raises(RateLimitError):
-        world.ensure()
-    world.ensure()
-    assert world.created == [WANTED.image]
-
-
-@pytest.mark.parametrize("pause", [0, 600], ids=["at once", "much later"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"lost": [1, 2]},
-        {"dropped": [1]},
-        {"answers": {1: NOT_CONNECTED, 2: NOT_CONNECTED}},
-        {"lag": 20},
-        {"lag": 20, "lost": [1, 2]},
-    ],
-)
-@pytest.mark.parametrize("before", ["nothing", "other spec", "failed", "failed, not to be replaced"])
-def test_a_worker_may_die_at_any_step_of_a_deployment(before: str, options: dict[str, Any], pause: float) -> None:
-    def attempt(deaths: Sequence[tuple[int, bool]]) -> int:
-        world = Servings(**options)
-        if before != "nothing":
-            world.ensure(OTHER if before == "other spec" else WANTED)
-            assert world.current is not None
-            world.current.raw_state = "RUNNING" if before == "other spec" else "FAILED"
-        already = len(world.created)
-        died = 0
-        for death in [*deaths, None]:
-            world.death, world.steps = death, 0
+    def live_through(self, image: str, deaths: Sequence[tuple[int, bool]] = (), **changes: Any) -> int:
+        """Deploy, with workers that die at these steps and next tries. Return how many died."""
+        self.steps = 0
+        for number, self.death in enumerate([*deaths, None]):
             try:
-                world.ensure(if_exists="fail" if "not to be" in before else "replace")
-                break
+                self.deploy(image, **changes)
             except Died:
-                died += 1
-                world.now += pause
-        assert world.created[already:] == [WANTED.image], (deaths, world.created)
-        assert world.current is not None
-        assert (world.current.image, world.current.delete_asked) == (WANTED.image, None)
-        assert world.record == ServingRecord(digest(WANTED), world.current.created)
+                self.now += 30
+                continue
+            except ServingError:
+                pass
+            return number
+        raise AssertionError("the last try cannot die")
+
+    def seconds_away(self) -> float:
+        times = [*self.away, (self.now, True)]
+        return sum(end - start for (start, is_well), (end, _) in zip(times, times[1:], strict=False) if not is_well)
+
+    def assert_serves(self, image: str) -> None:
+        for _ in range(3):
+            self.now += START
+            self.settle()
+        assert self.answering() == image
+        assert list(self.servings) == ([NAME] if image else [])
+        record = self.airflow.load()
+        assert record is not None
+        assert record.rollout is None
+        assert not image or (record.current is not None and record.current.spec["image"] == image)
+
+
+def platform_with(image: str = "good:1", **changes: Any) -> Platform:
+    platform = Platform()
+    platform.deploy(image, "first", **changes)
+    platform.assert_serves(image)
+    platform.away.clear()
+    platform.changes = 0
+    return platform
+
+
+def ways() -> list[Any]:
+    """Return the strategies, with and without updates in place, as plans have them."""
+    return [
+        pytest.param({"strategy": strategy, "can_update": can_update}, id=f"{strategy}{'-put' if can_update else ''}")
+        for strategy in STRATEGIES
+        for can_update in (False, True)
+        if can_update or strategy != "in_place"
+    ]
+
+
+# What serves in the end ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ways())
+def test_good_version_replaces_a_good_one(way: dict[str, Any]) -> None:
+    platform = platform_with()
+    deployed = platform.deploy("good:2", **way)
+    platform.assert_serves("good:2")
+    assert deployed.previous is not None
+    assert deployed.previous.model_path == "/models/u/good:1"
+    is_in_place = way["can_update"] and way["strategy"] != "recreate"
+    # A removal, a start, and the queries between them.
+    assert platform.seconds_away() == 0 if is_in_place else platform.seconds_away() <= 2 * START + 4
+    assert deployed.away_seconds == pytest.approx(platform.seconds_away(), abs=1)
+
+
+@pytest.mark.parametrize("way", ways())
+@pytest.mark.parametrize("image", ["unknown", "crash", "silent", "wrong"])
+def test_bad_version_leaves_the_good_one(image: str, way: dict[str, Any]) -> None:
+    platform = platform_with()
+    with pytest.raises((ServingError, InvalidRequestError)):
+        platform.deploy(image, **way)
+    platform.assert_serves("good:1")
+    if way["strategy"] == "candidate":
+        assert platform.seconds_away() == 0
+        assert "delete_serving mnist" not in platform.done
+
+
+def test_error_says_what_failed_what_the_program_printed_and_what_serves() -> None:
+    platform = platform_with()
+    with pytest.raises(ServingCheckError) as caught:
+        platform.deploy("wrong")
+    for text in ("/models/u/wrong", "seven.png -> 3", "7 was expected", "it is broken", "/models/u/good:1) serves as b"):
+        assert text in str(caught.value)
+    with pytest.raises(ServingFailedError, match=r"candidate failed: The serving 'mnist-next' is FAILED"):
+        platform.deploy("crash")
+    with pytest.raises(ServingCheckError, match=r"seven.png -> 3(.|\n)*good:1\) serves again; no version .* for \d"):
+        platform.deploy("wrong", strategy="recreate")
+
+
+def test_first_deployment_is_checked_too_and_removed_if_it_fails() -> None:
+    platform = Platform()
+    with pytest.raises(ServingCheckError, match="It was removed"):
+        platform.deploy("wrong")
+    platform.assert_serves("")
+    assert platform.deploy("good:1").previous is None
+    platform.assert_serves("good:1")
+
+
+def test_same_version_again_changes_nothing() -> None:
+    platform = platform_with()
+    assert platform.deploy("good:1").previous is None
+    assert platform.changes == 0
+    platform.assert_serves("good:1")
+
+
+def test_serving_that_was_stopped_is_created_again() -> None:
+    platform = platform_with()
+    platform.servings[NAME].removed = platform.now
+    platform.deploy("good:1", can_update=True)
+    platform.assert_serves("good:1")
+
+
+def test_new_version_is_watched_for_the_baking_time() -> None:
+    platform = platform_with()
+    start = platform.now
+    platform.deploy("good:2", bake_seconds=100, can_update=True)
+    assert platform.now - start > 100
+
+
+def test_candidate_without_a_place_fails_with_a_sentence() -> None:
+    platform = platform_with()
+    with pytest.raises(ServingFailedError, match="waits for a place for too long"):
+        platform.deploy("silent", candidate_timeout=10, launch_timeout=1000)
+    platform.assert_serves("good:1")
+
+
+# Whose turn it is --------------------------------------------------------------------------------------------------
+
+
+def test_older_run_never_replaces_what_a_newer_one_deployed() -> None:
+    platform = platform_with(run_date=200.0)
+    with pytest.raises(ServingOutdatedError, match="a newer run, so it is not replaced"):
+        platform.deploy("good:2", run_date=100.0)
+    platform.assert_serves("good:1")
+    platform.deploy("good:2", run_date=100.0, only_newer=False)
+    platform.assert_serves("good:2")
+
+
+@pytest.mark.parametrize("name", [NAME, NEXT])
+def test_strangers_serving_is_left_alone(name: str) -> None:
+    platform = platform_with() if name == NEXT else Platform()
+    stranger = platform.servings[name] = Fake(platform.now - 9, "good:9", is_ours=False)
+    with pytest.raises(ServingRefusedError, match=f"A serving named '{name}' .* did not create"):
+        platform.deploy("good:2")
+    assert platform.servings[name] is stranger
+
+
+def test_what_exists_is_not_replaced_where_that_is_asked() -> None:
+    platform = platform_with()
+    with pytest.raises(ServingRefusedError, match="if_exists='fail'"):
+        platform.deploy("good:2", if_exists="fail")
+    platform.assert_serves("good:1")
+
+
+@pytest.mark.parametrize("way", ways())
+@pytest.mark.parametrize("seed", range(12))
+def test_of_several_tasks_one_goes_first(seed: int, way: dict[str, Any]) -> None:
+    platform, order = platform_with(), random.Random(seed)  # noqa: S311
+    images = {"a": "good:2", "b": "good:3", "c": "wrong"}
+    running: dict[str, Any] = {
+        task: platform.deployment(image, task, **way, turn_deadline=platform.now + 900) for task, image in images.items()
+    }
+    wake: dict[str, tuple[float, Any]] = dict.fromkeys(running, (platform.now, None))
+    ended: list[str] = []
+    while running:
+        soonest = min(time for time, _ in wake.values())
+        task = order.choice([task for task, (time, _) in wake.items() if time <= soonest + 0.5])
+        time, answer = wake[task]
+        platform.now = max(platform.now, time)
+        assert sum(name == NAME for name in platform.servings) <= 1
+        try:
+            procedure = running[task]
+            step = procedure.throw(answer) if isinstance(answer, BitaHubError) else procedure.send(answer)
+        except (StopIteration, ServingError) as end:
+            ended.append(f"{task}: {end!r}")
+            del running[task], wake[task]
+            if isinstance(end, StopIteration):
+                last = images[task]
+            continue
+        if isinstance(step, Sleep):
+            wake[task] = platform.now + step.seconds, None
+            continue
+        try:
+            wake[task] = platform.now + order.random() / 10, platform.perform(step)
+        except BitaHubError as error:
+            wake[task] = platform.now + order.random() / 10, error
+    assert not any("overtaken" in text.lower() for text in ended), ended
+    assert {text[0] for text in ended} == set(images)
+    assert any("StopIteration" in text for text in ended), ended
+    platform.assert_serves(last)
+
+
+def test_waiting_for_ones_turn_ends_with_a_sentence() -> None:
+    platform = platform_with()
+    platform.steps, platform.death = 0, (12, True)
+    with pytest.raises(Died):
+        platform.deploy("good:2")
+    platform.death = None
+    with pytest.raises(ServingTimeoutError, match="task 'a' of dag run is deploying it"):
+        platform.deploy("good:3", "b", turn_deadline=platform.now + 60)
+
+
+# Deaths and lost answers -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ways())
+@pytest.mark.parametrize(("image", "serves"), [("good:2", "good:2"), ("wrong", "good:1"), ("crash", "good:1")])
+def test_worker_may_die_at_any_step(image: str, serves: str, way: dict[str, Any]) -> None:
+    def attempt(deaths: Sequence[tuple[int, bool]]) -> int:
+        platform = platform_with()
+        died = platform.live_through(image, deaths, **way)
+        platform.assert_serves(serves)
         return died
 
     every_death(attempt)
 
 
-@pytest.mark.parametrize("before", ["nothing", "one to be replaced"])
-@pytest.mark.parametrize("other", [WANTED, OTHER], ids=["same spec", "other spec"])
-def test_two_deployments_at_once_leave_one_that_is_known(other: ServingSpec, before: str) -> None:
-    def attempt(steps: int) -> bool:
-        """Let one task do so many steps, then another one all of its, and then the first the rest."""
-        world = Servings() if before == "nothing" else deployed(serving_spec("flask:0"))
-        slow = world.ensuring()
-        step = next(slow)
-        for _ in range(steps):
+@pytest.mark.parametrize("way", ways())
+def test_worker_of_the_first_deployment_may_die_at_any_step(way: dict[str, Any]) -> None:
+    def attempt(deaths: Sequence[tuple[int, bool]]) -> int:
+        platform = Platform()
+        died = platform.live_through("good:1", deaths, **way)
+        platform.assert_serves("good:1")
+        return died
+
+    every_death(attempt)
+
+
+@pytest.mark.parametrize("way", ways())
+@pytest.mark.parametrize("image", ["good:2", "wrong"])
+@pytest.mark.parametrize("end", ["abandoned", "taken over"])
+def test_what_a_dead_task_left_is_cleaned_up(end: str, image: str, way: dict[str, Any]) -> None:
+    for took_effect in (False, True):
+        for step in count(1):
+            platform = platform_with()
+            if platform_dies_at(platform, image, (step, took_effect), way) == 0:
+                break
+            if end == "abandoned":
+                platform.run(platform.site().abandon(Owner("dag", "a", "run"), {}, grace=5))
+                for _ in range(3):
+                    platform.now += START
+                assert platform.answering() in ("good:1", "good:2")
+                platform.assert_serves(platform.answering())
+            else:
+                platform.airflow.dead.add(Owner("dag", "a", "run"))
+                platform.deploy("good:3", "b", **way)
+                platform.assert_serves("good:3")
+
+
+def platform_dies_at(platform: Platform, image: str, death: tuple[int, bool], way: dict[str, Any]) -> int:
+    platform.steps, platform.death = 0, death
+    try:
+        platform.deploy(image, **way)
+    except Died:
+        return 1
+    except ServingError:
+        return 0
+    finally:
+        platform.death = None
+    return 0
+
+
+@pytest.mark.parametrize("way", ways())
+@pytest.mark.parametrize(("image", "serves"), [("good:2", "good:2"), ("wrong", "good:1")])
+@pytest.mark.parametrize("kind", ["lost", "dropped"])
+def test_any_answer_may_be_lost(kind: str, image: str, serves: str, way: dict[str, Any]) -> None:
+    for number in count(1):
+        platform = platform_with()
+        getattr(platform, kind).add(number)
+        tries = 0
+        while tries < 3:
+            tries += 1
             try:
-                step = slow.send(world.perform(step))
-            except NotFoundError as error:
-                step = slow.throw(error)
-            except StopIteration:
-                return False
-        succeeded = []
-        for spec, task, begun in ((other, world.ensuring(other), None), (WANTED, slow, step)):
-            with suppress(ServingFailedError):
-                world.run(task, begun)
-                succeeded.append(spec.image)
-        assert world.current is not None
-        if len(succeeded) == 2:
-            assert (world.current.image, world.current.delete_asked) == (WANTED.image, None)
-        else:
-            assert succeeded == [other.image]
-            world.ensure()  # the next try of the first task
-            assert world.current.image == WANTED.image
-        return True
-
-    assert sum(1 for _ in takewhile(attempt, count())) > 2
+                platform.deploy(image, **way)
+            except ServingError:
+                break
+            except BitaHubError:
+                continue
+            break
+        platform.assert_serves(serves)
+        if number > platform.changes:
+            break
 
 
-# ServingRecord -------------------------------------------------------------------------------------------------
+# What is on record ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("record", "created_at", "owns", "describes"),
-    [  # found at 10,000
-        pytest.param(ServingRecord("d", 5.0), 5.0, True, True, id="the one we saw"),
-        pytest.param(ServingRecord("d", 5.0), 6.0, False, False, id="a later one"),
-        pytest.param(ServingRecord("d", 5.0), None, False, False, id="one of no known time"),
-        pytest.param(ServingRecord("d"), 5.0, False, False, id="ours had no known time"),
-        pytest.param(ServingRecord("d"), None, True, True, id="nobody tells times"),
-        pytest.param(ServingRecord("d", since=1000), 1001, True, True, id="our creation may have got through"),
-        pytest.param(ServingRecord("d", since=1000), 970, True, True, id="likewise, by a clock that is late"),
-        pytest.param(ServingRecord("d", since=1000), 900, False, False, id="from before our creation"),
-        pytest.param(ServingRecord("d", since=1000), 9000, False, False, id="from long after our creation"),
-        pytest.param(ServingRecord("d", since=9900), 900, True, True, id="by a clock that is wrong, soon after"),
-        pytest.param(ServingRecord("d", 900, since=9900), 900, True, False, id="the one to be replaced, soon after"),
-        pytest.param(ServingRecord("d", 990, since=1000), 990, True, False, id="the one to be replaced"),
-        pytest.param(ServingRecord("d", 990, since=1000), 1002, True, True, id="the one that replaced it"),
-    ],
-)
-def test_a_serving_is_known_again_by_its_time_of_creation(
-    record: ServingRecord, created_at: float | None, owns: bool, describes: bool
-) -> None:
-    assert record.owns(created_at, 10_000) is owns
-    assert record.describes(created_at, 10_000) is describes
+def test_no_secret_is_on_record() -> None:
+    secrets = {"API_TOKEN": "hush", "KEY": "mum"}
+    spec = spec_of("good:1", envs={"KEY": "mum", "MODE": "x"}).model_copy(
+        update={"commands": ["serve --token hush --mode x"]}
+    )
+    platform = Platform()
+    platform.deploy("good:1", spec=spec, secrets=secrets)
+    record = platform.airflow.record
+    assert record is not None
+    stored = json.dumps(to_json(record))
+    assert "hush" not in stored
+    assert "mum" not in stored
+    assert deployment_from_json(json.loads(stored)) == record
+    assert record.versions[0].to_spec(secrets) == spec
+    with pytest.raises(ConfigurationError, match=r"needs the secret values API_TOKEN, KEY, which are kept nowhere"):
+        platform.deploy("good:2")
+    platform.deploy("good:2", secrets=secrets)
+    platform.assert_serves("good:2")
 
 
-def test_a_digest_differs_with_the_specification_and_not_with_its_order() -> None:
-    def spec(**envs: str) -> ServingSpec:
-        return WANTED.model_copy(update={"envs": envs})
+def test_versions_are_kept_newest_first_and_once() -> None:
+    platform = Platform()
+    for number in (1, 2, 1, 3, 4, 5, 6):
+        platform.deploy(f"good:{number}")
+    record = platform.airflow.load()
+    assert record is not None
+    assert [version.spec["image"] for version in record.versions] == [f"good:{number}" for number in (6, 5, 4, 3, 1)]
 
-    assert digest(spec(A="1", B="2")) == digest(spec(B="2", A="1"))
-    assert digest(spec(A="1")) != digest(spec(A="2"))

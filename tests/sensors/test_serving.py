@@ -26,7 +26,8 @@ from airflow_bitahub.api.servings import (
 )
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state.records import ServingKey, StoredServing
+from airflow_bitahub.emulator.state.records import ServingKey
+from airflow_bitahub.emulator.state.serving_records import StoredServing
 from airflow_bitahub.exceptions import BitaHubError, TransportError
 from airflow_bitahub.sensors.serving import BitaHubServingSensor
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.emulator.state.metering import Usage
-from airflow_bitahub.emulator.state.records import LedgerEntry, StoredServing
+from airflow_bitahub.emulator.state.records import LedgerEntry
+from airflow_bitahub.emulator.state.serving_records import Replica, StoredServing
 
 
 def serving_view(record: StoredServing, now: int, *, show_token: bool) -> dict[str, Any]:
-    """Return a serving with exactly the document's fields.
+    """Return a serving with exactly the document's fields, and `message` if there is something to say.
 
     :param now: the end of the metering of a serving that runs, in milliseconds since the epoch
     :param show_token: whether to show the access token; otherwise it is ""
     """
+    pods = [_pod(record, replica) for replica in record.unsettled]
+    message = next((pod["message"] for pod in pods if pod["message"]), "")
     return {
         "name": record.key.name,
         "id": "",
@@ -28,11 +32,27 @@ def serving_view(record: StoredServing, now: int, *, show_token: bool) -> dict[s
         "meteringDetail": _metering(record.usage_at(now)),
         "launchedTime": record.launched,
         # In the document this is empty for a serving that runs well, and its elements are not described.
-        "podstatuses": [
-            {"phase": replica.status.value, "message": replica.message}
-            for replica in record.replicas
-            if replica.message
-        ],
+        "podstatuses": pods,
+        **({"message": message} if message else {}),
+    }
+
+
+def _pod(record: StoredServing, replica: Replica) -> dict[str, Any]:
+    """Return what a replica says that does not simply run what the serving's specification says."""
+    message = replica.message
+    if replica.status is ServingStatus.STOPPING:
+        message = "it ends, as the serving goes on without it"
+    elif replica.status is ServingStatus.RUNNING and not (replica.is_ready or message):
+        ports = " or ".join(map(str, dict.fromkeys((replica.spec.protocols[0].port, replica.port))))
+        message = f"the program does not listen on port {ports} yet"
+    elif replica.can_answer:
+        message = "it runs the former specification until a program with the new one listens"
+    return {
+        "name": f"{record.key.name}-{replica.number}",
+        "phase": replica.status.value,
+        "restarts": replica.restarts,
+        "exitCode": replica.exit_code,
+        "message": message,
     }
 
 

@@ -2,7 +2,7 @@
 
 Besides its mounts the program sees the system's programs, its interpreter, and its own home and ``/tmp``. It sees
 nothing else of the storage, the emulator's home or the user's files. The network is the machine's, unless a program has
-one of its own, into which `relay` leads.
+one of its own, into which and out of which `relay` leads.
 
 Each mount is opened once, when its workdir is made, and what was opened is what programs see: a path could lead to
 another place by the time bubblewrap reads it. `privileges` says what is different for root.
@@ -26,7 +26,7 @@ from airflow_bitahub.emulator.mounts import relay
 from airflow_bitahub.emulator.mounts.handles import open_without_links
 from airflow_bitahub.emulator.mounts.privileges import covers, read_only_kernel
 from airflow_bitahub.emulator.mounts.symlinks import SymlinkWorkdir
-from airflow_bitahub.emulator.mounts.workdir import LaunchOptions, Workdir, socket_in
+from airflow_bitahub.emulator.mounts.workdir import LaunchOptions, Workdir, network_in
 from airflow_bitahub.exceptions import ConfigurationError
 
 MOUNT_MODES = ("auto", "bubblewrap", "links")
@@ -35,7 +35,7 @@ _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc
 _DEVICES = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 _HOME, _TMP, _BIN = "/root", "/tmp", "/.bitahub/bin"  # noqa: S108  these are paths inside the sandbox
 _NETWORK, _RELAY = "/.bitahub/network", "/.bitahub/relay.py"
-_START_RELAY = f'{_BIN}/python {_RELAY} "$0" "$1" >/dev/null 2>&1 & shift; exec "$@"'
+_PROXY_PORTS = (3128, 3129)  # in a network of its own; the second one for a program that wants the first one
 _PRINT_FOLDERS = """
 import json, sys, sysconfig
 libraries = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -65,7 +65,7 @@ def bubblewrap_problem() -> str:
         return "bubblewrap (bwrap) is not installed"
     try:
         done = subprocess.run(
-            [*_base_command(), "--", "/bin/true"],
+            [*_base_command(private_network=True), "--", "/bin/true"],
             capture_output=True,
             text=True,
             errors="replace",
@@ -110,10 +110,11 @@ class SandboxWorkdir(Workdir):
             options += ["--bind" if mount.is_writable else "--ro-bind", source, mount_path]
         start: tuple[str, ...] = ()
         if self._private_port is not None:
-            socket = socket_in(self.path)
-            socket.parent.mkdir()
-            options += ["--bind", str(socket.parent), _NETWORK, "--ro-bind", relay.__file__, _RELAY]
-            start = ("/bin/sh", "-c", _START_RELAY, f"{_NETWORK}/{socket.name}", str(self._private_port))
+            network = network_in(self.path)
+            network.mkdir()
+            options += ["--bind", str(network), _NETWORK, "--ro-bind", relay.__file__, _RELAY]
+            # Neither the program's variables nor installed packages affect the relay.
+            start = (f"{_BIN}/python", "-I", "-S", _RELAY, _NETWORK, str(self._private_port), str(self._proxy_port))
         base = _base_command(private_network=self._private_port is not None)
         self._command = (*base, *options, "--chdir", _HOME, "--", *start)
 
@@ -128,6 +129,10 @@ class SandboxWorkdir(Workdir):
         The variables are passed in a file. So they affect neither bubblewrap itself nor appear on its command line.
         """
         bubblewrap, *arguments = self._command
+        if self._private_port is not None:
+            proxy = f"http://127.0.0.1:{self._proxy_port}"
+            names = ("http_proxy", "https_proxy")
+            variables = {**variables, **{name: proxy for each in names for name in (each, each.upper())}}
         with tempfile.TemporaryFile() as file:
             for name, value in variables.items():
                 file.write(b"--setenv\0" + os.fsencode(name) + b"\0" + os.fsencode(value) + b"\0")
@@ -138,6 +143,10 @@ class SandboxWorkdir(Workdir):
     def environment(self) -> dict[str, str]:
         """Return the environment that every program starts with; it contains nothing of the emulator's own."""
         return self._environment(_BIN, _HOME, _TMP)
+
+    @property
+    def _proxy_port(self) -> int:
+        return next(port for port in _PROXY_PORTS if port != self._private_port)
 
 
 def _base_command(*, private_network: bool = False) -> list[str]:

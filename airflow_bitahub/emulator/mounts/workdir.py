@@ -60,8 +60,8 @@ class Workdir(ABC):
 
     :param mounts: by container path
     :param python: the interpreter behind the commands ``python`` and ``python3``
-    :param private_port: the port of a program that gets a network of its own, if there is a sandbox; only this port can
-        then be reached, at `socket_in` this folder
+    :param private_port: the port of a program that gets a network of its own, if there is a sandbox; `network_in` this
+        folder are then the socket files that lead into it and out of it, see `relay`
     """
 
     def __init__(self, mounts: Mapping[str, BindMount], python: Path, private_port: int | None = None) -> None:
@@ -142,9 +142,12 @@ class Workdir(ABC):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def socket_in(workdir: Path) -> Path:
-    """Return the socket file at which a program with a network of its own is reached once it listens."""
-    return workdir / ".scratch" / "network" / "socket"
+def network_in(workdir: Path) -> Path:
+    """Return the folder of the socket files of a program with a network of its own; it does not exist otherwise.
+
+    The program can write there.
+    """
+    return workdir / ".scratch" / "network"
 
 
 def _record_file(trace: Path) -> Path:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
+import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from itertools import count
-from pathlib import Path
 from types import TracebackType
 
 import httpx
@@ -90,36 +91,75 @@ class TokenAuth:
             await unauthorized_answer("this needs the serving's access token")(scope, receive, send)
 
 
-class RoundRobinProxy:
-    """ASGI application that passes each request on to the next of several programs.
+class Backend:
+    """A program that listens.
 
-    :param addresses: returns the ports of the loopback interface and the socket files at which programs may listen now
+    :param port: of the loopback interface
+    :param handle: a file descriptor of its socket file, if it has a network of its own; closed by `close`
     """
 
-    def __init__(self, addresses: Callable[[], list[int | Path]]) -> None:
-        self._addresses = addresses
-        self._turns = count()
+    def __init__(self, *, port: int = 80, handle: int | None = None) -> None:
+        self.port, self._handle = port, handle
+        self._requests = 0
         # One connection per request: a program may die or close an idle connection at any moment, and a request that
         # is lost that way must not be repeated.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._transport = functools.partial(httpx.AsyncHTTPTransport, verify=False, limits=limits)
-        self._transport_to_ports = self._transport()
+        # By the handle: the program can put another file in the place of its socket.
+        file = None if handle is None else f"/proc/self/fd/{handle}"
+        self._transport = httpx.AsyncHTTPTransport(verify=False, limits=limits, uds=file)
+
+    async def ask(self, request: Request) -> httpx.Response:
+        """Pass a request on. Raises httpx.TransportError."""
+        return await self._transport.handle_async_request(_request_to(self.port, request))
+
+    @contextlib.contextmanager
+    def exchange(self) -> Iterator[None]:
+        """Count a request as under way until its answer was sent."""
+        self._requests += 1
+        try:
+            yield
+        finally:
+            self._requests -= 1
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until every request is answered, at most this long."""
+        deadline = time.monotonic() + seconds
+        while self._requests and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+
+    def close(self) -> None:
+        """Forget it."""
+        if self._handle is not None:
+            os.close(self._handle)
+
+
+class RoundRobinProxy:
+    """ASGI application that passes each request on to the next of several programs.
+
+    :param backends: returns the programs that may be asked now
+    """
+
+    def __init__(self, backends: Callable[[], list[Backend]]) -> None:
+        self._backends = backends
+        self._turns = count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        answer = await self._answer(Request(scope, receive))
-        await answer(scope, receive, send)
+        with contextlib.ExitStack() as exchange:
+            answer = await self._answer(Request(scope, receive), exchange)
+            await answer(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
-        for address in self._next_addresses():
-            transport, port = self._transport_to_ports, 80
-            if isinstance(address, int):
-                port = address
-            else:
-                transport = self._transport(uds=str(address))
+    async def _answer(self, request: Request, exchange: contextlib.ExitStack) -> Response:
+        turn, tried = next(self._turns), set[Backend]()
+        # Looked up before each try: meanwhile, an update may have replaced all of them.
+        while untried := [backend for backend in self._backends() if backend not in tried]:
+            backend = untried[turn % len(untried)]
+            tried.add(backend)
+            exchange.enter_context(backend.exchange())
             try:
-                answer = await transport.handle_async_request(_request_to(port, request))
-            except httpx.ConnectError:  # nothing listens there (yet), so the program has not seen the request
+                answer = await backend.ask(request)
+            except httpx.ConnectError:  # nothing listens there any more, so the program has not seen the request
+                exchange.close()
                 continue
             except (httpx.TransportError, ClientDisconnect) as error:
                 return PlainTextResponse(f"the program gave no answer: {error or type(error).__name__}\n", 502)
@@ -130,11 +170,6 @@ class RoundRobinProxy:
             forwarded.raw_headers = _end_to_end(answer.headers.raw, has_length=answer.status_code not in (204, 304))
             return forwarded
         return PlainTextResponse("no program of this serving listens\n", 503)
-
-    def _next_addresses(self) -> list[int | Path]:
-        addresses = self._addresses()
-        turn = next(self._turns) % len(addresses) if addresses else 0
-        return addresses[turn:] + addresses[:turn]
 
 
 def _request_to(port: int, request: Request) -> httpx.Request:

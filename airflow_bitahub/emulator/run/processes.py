@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from airflow_bitahub.emulator.mounts.workdir import Workdir
@@ -55,10 +55,20 @@ class ProcessGroup:
     def kill(self) -> None:
         """Kill every process of the group, and those that have left it but still have its variables."""
         self._signal(signal.SIGKILL)
+        for process in self._marked_processes():
+            with contextlib.suppress(OSError):
+                os.kill(int(process.name), signal.SIGKILL)
+
+    def processes(self) -> set[Path]:
+        """Return the folders in ``/proc`` of its processes, of those that have left the group, too."""
+        members = {stat.parent for stat in process_files("stat") if _is_live_member(stat, self.pid)}
+        return members.union(self._marked_processes())
+
+    def _marked_processes(self) -> Iterator[Path]:
         for environ in process_files("environ"):
             with contextlib.suppress(OSError):
                 if self._mark in environ.read_bytes().split(b"\0"):
-                    os.kill(int(environ.parent.name), signal.SIGKILL)
+                    yield environ.parent
 
     async def end(self, grace: float) -> None:
         """End the whole group with SIGTERM, and after `grace` seconds with SIGKILL. Do nothing if it has ended."""

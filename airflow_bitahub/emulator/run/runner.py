@@ -11,6 +11,8 @@ from airflow_bitahub.emulator.run.servings import ServingRuns
 from airflow_bitahub.emulator.state.capacity import Capacity
 from airflow_bitahub.emulator.state.errors import NotFound, NotWritten
 
+SERVING_UPDATES = (ROLLING := "rolling", "recreate")  # see `ServingRuns`
+
 
 class Runner:
     """Runs jobs and servings. Its methods must be called in the event loop that serves the requests.
@@ -19,6 +21,7 @@ class Runner:
     :param oversized_fail: a job that can never run becomes UNDERPOWERED instead of being refused
     :param serving_restarts: how often a program of a serving is restarted after it has ended
     :param serving_tokens: servings refuse requests without their access token
+    :param serving_update: one of `SERVING_UPDATES`
     """
 
     def __init__(
@@ -30,9 +33,12 @@ class Runner:
         oversized_fail: bool,
         serving_restarts: int,
         serving_tokens: bool,
+        serving_update: str,
     ) -> None:
         self.jobs = JobRuns(context, capacity, oversized_fail=oversized_fail)
-        self.servings = ServingRuns(context, restarts=serving_restarts, need_tokens=serving_tokens)
+        self.servings = ServingRuns(
+            context, restarts=serving_restarts, need_tokens=serving_tokens, is_rolling=serving_update == ROLLING
+        )
         self._state = context.state
         self._images = context.images
         self._expire = expire

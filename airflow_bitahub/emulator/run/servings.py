@@ -1,11 +1,10 @@
-"""Runs the servings that `state` records: starts their programs, restarts them, and ends them."""
+"""Runs the servings that `state` records: their addresses, and which replicas each of them has."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import shutil
-import socket
 from functools import partial
 from pathlib import Path
 
@@ -13,48 +12,31 @@ from starlette.types import ASGIApp
 
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.servings import ServingSpec
-from airflow_bitahub.emulator.listener import LOOPBACK
-from airflow_bitahub.emulator.mounts.sandbox import SandboxWorkdir
-from airflow_bitahub.emulator.mounts.workdir import BindMount, Workdir, normalize_mount_path, socket_in
 from airflow_bitahub.emulator.run.gateway import Gateway, OriginCheck, RoundRobinProxy, TokenAuth
-from airflow_bitahub.emulator.run.processes import RecoverableCommand
-from airflow_bitahub.emulator.run.runs import (
-    RunContext,
-    Runs,
-    build_message,
-    check_count,
-    check_label,
-    check_text,
-    create_log,
-    failure_message,
-    image_mounts,
-    log_excerpt,
-)
+from airflow_bitahub.emulator.run.replicas import ReplicaRuns
+from airflow_bitahub.emulator.run.runs import RunContext, check_count, check_label, check_text, create_log
 from airflow_bitahub.emulator.scripts import ScriptedServing
 from airflow_bitahub.emulator.state.errors import InvalidRequest
-from airflow_bitahub.emulator.state.records import Replica, ServingKey, StoredServing
+from airflow_bitahub.emulator.state.records import ServingKey
+from airflow_bitahub.emulator.state.serving_records import StoredServing
 
 MAX_REPLICAS = 64
-_MAX_RESTART_DELAY = 60  # seconds
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
-class ServingRuns(Runs[ServingKey, None]):
+class ServingRuns(ReplicaRuns):
     """Runs servings, all at once.
 
     :param restarts: how often a program is restarted after it has ended
     :param need_tokens: servings refuse requests without their access token
+    :param is_rolling: an updated serving ends each old program when a new one listens; otherwise, all old ones end
+        before new ones start, so a serving never uses more than it requests
     """
 
-    def __init__(self, context: RunContext, *, restarts: int, need_tokens: bool) -> None:
-        super().__init__(context)
-        self._restarts = restarts
+    def __init__(self, context: RunContext, *, restarts: int, need_tokens: bool, is_rolling: bool) -> None:
+        super().__init__(context, restarts=restarts)
         self._need_tokens = need_tokens
-        # Otherwise another program could find the port and go round the token.
-        self._has_private_networks = need_tokens and context.workdir_type is SandboxWorkdir
-        self._ports: set[int] = set()
-        self._sockets: dict[tuple[ServingKey, int], Path] = {}
-        self._changes: dict[ServingKey, asyncio.Event] = {}
+        self._is_rolling = is_rolling
 
     def log_of(self, key: ServingKey) -> Path:
         """Return the file that holds what a serving printed."""
@@ -78,8 +60,8 @@ class ServingRuns(Runs[ServingKey, None]):
     def update(self, key: ServingKey, spec: ServingSpec) -> None:
         """Give a serving another specification; it keeps its address, its access token and its record.
 
-        Replicas that the change does not affect keep running. All others end before new ones start, so a serving never
-        uses more than it requests. Until the new ones answer, the serving is not available.
+        Replicas that the change does not affect keep running. If the new ones fail, the old ones go on, unless updates
+        are not rolling: a serving is then not available until the new ones answer.
 
         :raises NotFound: there is no such serving
         :raises InvalidRequest: the new specification could never run here; nothing was changed
@@ -88,7 +70,7 @@ class ServingRuns(Runs[ServingKey, None]):
         if (spec.name, spec.version) != (key.name, key.version):
             raise InvalidRequest(f"name, version: {spec.name!r}, {spec.version!r} are not the {key} in the address")
         self._check(spec)
-        self._state.update_serving(key, spec)
+        self._state.update_serving(key, spec, rolling=self._is_rolling)
         if change := self._changes.get(key):
             change.set()
 
@@ -131,12 +113,8 @@ class ServingRuns(Runs[ServingKey, None]):
                 raise InvalidRequest(f"envs: {name!r} is not the name of an environment variable")
             check_text(f"envs.{name}", value)
         if self._context.scripts.for_serving(spec) is None:
-            self._mounts(spec)
+            self._model_mount(spec)
             self._images.find(spec.image)
-
-    def _mounts(self, spec: ServingSpec) -> dict[str, BindMount]:
-        folder = self._storage.locate_input("model", spec.model.path)
-        return {normalize_mount_path(spec.model.mount_path): BindMount(folder)}
 
     def _begin(self, key: ServingKey) -> None:
         self._changes[key] = asyncio.Event()
@@ -149,146 +127,47 @@ class ServingRuns(Runs[ServingKey, None]):
             await self._end_leftovers(key, set())
             return
         await self._end_leftovers(key, {replica.number for replica in record.running})
-        app: ASGIApp = script.app() if script else RoundRobinProxy(lambda: self._addresses(key))
-        last_port = int(record.url.rpartition(":")[2] or 0)
+        app: ASGIApp = script.app() if script else RoundRobinProxy(partial(self._answering, key))
         if self._need_tokens:
             app = TokenAuth(app, record.token)
-        async with Gateway(OriginCheck(app, self._context.origins), last_port) as gateway:
-            await self._write(partial(self._state.set_serving_url, key, gateway.url))
-            await self._manage_replicas(key, script)
-
-    def _addresses(self, key: ServingKey) -> list[int | Path]:
-        """Return the port of each program that runs, or the socket file where it has a network of its own."""
-        running = self._state.serving(key).running
-        return [self._sockets.get((key, replica.number), replica.port) for replica in running]
-
-    async def _end_leftovers(self, key: ServingKey, running: set[int]) -> None:
-        """End the programs of an earlier, killed emulator whose replicas are not in `running`."""
-        for folder in self._replica_trace(key, 0).parent.parent.glob("*"):
-            if int(folder.name) not in running:
-                await RecoverableCommand(folder / "program").find().end(self._context.grace)
-                Workdir.remove_recorded(folder / "program")
-                shutil.rmtree(folder, ignore_errors=True)
+        while not self._state.serving(key).has_failed:  # unless it was updated while its address was being closed
+            last_port = int(self._state.serving(key).url.rpartition(":")[2] or 0)
+            async with Gateway(OriginCheck(app, self._context.origins), last_port) as gateway:
+                await self._write(partial(self._state.set_serving_url, key, gateway.url))
+                await self._manage_replicas(key, script)
 
     async def _manage_replicas(self, key: ServingKey, script: ScriptedServing | None) -> None:
         """Run exactly the replicas in the record, which may change, until all of them have failed."""
-        active: dict[int, asyncio.Task[None]] = {}
-        ending: set[asyncio.Task[None]] = set()
+        work: dict[int, asyncio.Task[None]] = {}
+        ending: set[int] = set()
         change = self._changes[key]
         try:
             while True:
                 change.clear()
-                desired = {replica.number: replica for replica in self._state.serving(key).replicas}
-                for number in active.keys() - desired.keys():
-                    active[number].cancel()
-                    ending.add(active.pop(number))
-                if ending:
-                    await asyncio.wait(ending)
-                    ending.clear()
-                for number in desired.keys() - active.keys():
-                    work = self._follow_replica(key, desired[number], script, change)
-                    active[number] = asyncio.create_task(work)
-                if all(task.done() for task in active.values()):
+                await self._write(partial(self._state.advance_serving, key, rolling=self._is_rolling))
+                for replica in self._state.serving(key).ending:
+                    task = work.get(replica.number)
+                    if task is None or task.done():
+                        await self._write(partial(self._state.remove_replica, key, replica.number))
+                    elif replica.number not in ending:  # another cancellation would interrupt its orderly end
+                        ending.add(replica.number)
+                        task.cancel()
+                record = self._state.serving(key)
+                for replica in record.replicas if self._is_rolling or not record.ending else ():
+                    is_to_run = replica.status in (ServingStatus.WAITING, ServingStatus.RUNNING)
+                    if is_to_run and replica.number not in work:
+                        task = asyncio.create_task(self._follow_replica(key, replica, script))
+                        task.add_done_callback(lambda _: change.set())
+                        work[replica.number] = task
+                if record.has_failed:
                     return
                 await change.wait()
         finally:
-            for task in active.values():
-                task.cancel()
-            if remaining := [*active.values(), *ending]:
-                await asyncio.wait(remaining)
-
-    async def _follow_replica(
-        self, key: ServingKey, replica: Replica, script: ScriptedServing | None, change: asyncio.Event
-    ) -> None:
-        try:
-            work = self._run_replica(key, replica) if script is None else self._play_script(key, replica.number, script)
-            message = await work
-        except Exception as error:
-            message = failure_message(error)
-        await self._write(partial(self._state.fail_replica, key, replica.number, message))
-        change.set()
-
-    async def _run_replica(self, key: ServingKey, replica: Replica) -> str:
-        """Run a replica's program, restart it after growing delays, and return how it ended the last time."""
-        number, port = replica.number, replica.port
-        if self._has_private_networks:
-            port = self._state.serving(key).spec.protocols[0].port
-        port = port or self._free_port()
-        self._ports.add(port)
-        try:
-            is_found = replica.status is ServingStatus.RUNNING
-            failure = await (self._continue_program(key, number) if is_found else self._run_program(key, number, port))
-            for restart in range(replica.restarts + 1, self._restarts + 1):
-                delay = min(2 ** (restart - 1), _MAX_RESTART_DELAY)
-                message = f"restart {restart} of {self._restarts} in {delay} s: {failure}"
-                await self._write(partial(self._state.restart_replica, key, number, restart, message))
-                await self._sleep(delay)
-                failure = await self._run_program(key, number, port)
-            return failure
-        finally:
-            self._ports.discard(port)
-
-    async def _run_program(self, key: ServingKey, number: int, port: int) -> str:
-        """Run a replica's program once, and return how it ended."""
-        spec, trace = self._state.serving(key).spec, self._replica_trace(key, number)
-        image = self._images.find(spec.image)
-        if not self._images.is_ready(image):
-            self._try_to_write(partial(self._state.set_replica_message, key, number, build_message(spec.image)))
-        python = await self._images.prepare(image)
-        private_port = port if self._has_private_networks else None
-        with self._context.workdir_type({**image_mounts(image), **self._mounts(spec)}, python, private_port) as workdir:
-            if private_port is not None:
-                self._sockets[key, number] = socket_in(workdir.path)
-            variables = {
-                **{name: workdir.map_paths(value) for name, value in spec.envs.items()},
-                # Several programs on one machine cannot all listen on the port of their image.
-                "HOST": LOOPBACK,
-                "PORT": str(port),
-            }
-            workdir.record_path(trace)
-            command = "\n".join(spec.commands)
-            group = RecoverableCommand(trace).start(command, workdir, variables, self.log_of(key))
-            self._context.memory.add(group, spec.resource.memory_mb, self.log_of(key))
-            try:
-                await self._write(partial(self._state.launch_replica, key, number, port))
-                return self._program_failure(key, number, await group.wait())
-            finally:
-                self._sockets.pop((key, number), None)
-                await group.end(self._context.grace)
-                shutil.rmtree(trace.parent, ignore_errors=True)
-
-    async def _continue_program(self, key: ServingKey, number: int) -> str:
-        """Wait for a replica's program that an earlier emulator started, and return how it ended."""
-        trace = self._replica_trace(key, number)
-        if (folder := Workdir.recorded(trace)) and (file := socket_in(folder)).exists():
-            self._sockets[key, number] = file
-        group = RecoverableCommand(trace).find()
-        self._context.memory.add(group, self._state.serving(key).spec.resource.memory_mb, self.log_of(key))
-        try:
-            return self._program_failure(key, number, await group.wait())
-        finally:
-            self._sockets.pop((key, number), None)
-            await group.end(self._context.grace)
-            Workdir.remove_recorded(trace)
-            shutil.rmtree(trace.parent, ignore_errors=True)
-
-    async def _play_script(self, key: ServingKey, number: int, script: ScriptedServing) -> str:
-        await self._write(partial(self._state.launch_replica, key, number, 0))
-        if script.exit_code is None:
-            await asyncio.Event().wait()  # the script's app answers the requests
-        return self._program_failure(key, number, script.exit_code or 0)
-
-    def _program_failure(self, key: ServingKey, number: int, code: int) -> str:
-        """Return how a program ended. If its own port is in use, a common cause, name the serving that uses it."""
-        cause, port = "", self._state.serving(key).spec.protocols[0].port
-        for other in self._state.servings():
-            candidates = other.running if other.spec.protocols[0].port == port else []
-            if any((other.key, replica.number) != (key, number) for replica in candidates):
-                try:
-                    socket.create_server((LOOPBACK, port)).close()
-                except OSError:
-                    cause = f"; port {port} is in use, probably by {other.key}: let the program listen on $PORT"
-        return f"the program ended by itself with exit code {code}{cause}{log_excerpt(self.log_of(key))}"
+            for number, task in work.items():
+                if number not in ending:
+                    task.cancel()
+            if work:
+                await asyncio.wait(work.values())
 
     def _record_stop(self, key: ServingKey) -> bool:
         return self._state.stop_serving(key)
@@ -298,14 +177,3 @@ class ServingRuns(Runs[ServingKey, None]):
 
     def _release(self, key: ServingKey) -> None:
         del self._changes[key]
-
-    def _replica_trace(self, key: ServingKey, number: int) -> Path:
-        return self._trace_of(key, str(number)) / "program"
-
-    def _free_port(self) -> int:
-        """Choose a free port that no other program was told to use, even if that program does not listen yet."""
-        while True:
-            with socket.create_server((LOOPBACK, 0)) as free:
-                port: int = free.getsockname()[1]
-            if port not in self._ports:
-                return port

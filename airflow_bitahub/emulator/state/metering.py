@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from airflow_bitahub.api.servings import ServingResource
@@ -26,17 +26,17 @@ class Usage:
     memory_mb: int = 0
     accelerators: Mapping[str, int] = field(default_factory=dict)
 
-    def extended(self, now: int, resource: ServingResource, replicas: int) -> Usage:
-        """Return the usage up to `now`, if `replicas` replicas with this `resource` each have run since `until`."""
+    def extended(self, now: int, resources: Sequence[ServingResource]) -> Usage:
+        """Return the usage up to `now`, if replicas with these `resources` have run since `until`."""
         elapsed = max(0, now - self.until)
         accelerators = dict(self.accelerators)
-        if (device := resource.acc_device) is not None:
+        for device in filter(None, (resource.acc_device for resource in resources)):
             used = accelerators.get(device.device_type, 0)
-            accelerators[device.device_type] = used + elapsed * device.requests * replicas
+            accelerators[device.device_type] = used + elapsed * device.requests
         return Usage(
             until=now,
-            running=self.running + (elapsed if replicas else 0),
-            cores=self.cores + elapsed * resource.cpu * replicas,
-            memory_mb=self.memory_mb + elapsed * resource.memory_mb * replicas,
+            running=self.running + (elapsed if resources else 0),
+            cores=self.cores + elapsed * sum(resource.cpu for resource in resources),
+            memory_mb=self.memory_mb + elapsed * sum(resource.memory_mb for resource in resources),
             accelerators=accelerators,
         )

@@ -1,4 +1,4 @@
-"""The records of jobs and servings, and how they change. Every change is a pure function: it returns a new record.
+"""The records of jobs, and how they change. Every change is a pure function: it returns a new record.
 
 All times are milliseconds since the epoch; 0 means not yet. Methods take the current time as `now`.
 """
@@ -11,9 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from airflow_bitahub.api.jobs import JobSpec
-from airflow_bitahub.api.platform import JobStatus, ServingStatus
-from airflow_bitahub.api.servings import ServingSpec
-from airflow_bitahub.emulator.state.metering import Usage
+from airflow_bitahub.api.platform import JobStatus
 
 JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
     {
@@ -22,17 +20,6 @@ JOB_TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = MappingProxyType(
             {JobStatus.WAITING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPING}  # WAITING: it restarts
         ),
         JobStatus.STOPPING: frozenset({JobStatus.STOPPED}),
-    }
-)
-SERVING_TRANSITIONS: Mapping[ServingStatus, frozenset[ServingStatus]] = MappingProxyType(
-    {
-        ServingStatus.WAITING: frozenset({ServingStatus.RUNNING, ServingStatus.STOPPING, ServingStatus.FAILED}),
-        ServingStatus.RUNNING: frozenset(
-            {ServingStatus.WAITING, ServingStatus.STOPPING, ServingStatus.FAILED}  # WAITING: it restarts
-        ),
-        ServingStatus.STOPPING: frozenset({ServingStatus.STOPPED}),
-        ServingStatus.STOPPED: frozenset({ServingStatus.WAITING}),  # it is started again
-        ServingStatus.FAILED: frozenset({ServingStatus.WAITING}),
     }
 )
 STOPPED_EXIT_CODE = 214  # the platform's exit code of a job that was stopped
@@ -169,129 +156,6 @@ class StoredJob:
 
 def _new_tasks(spec: JobSpec) -> tuple[Task, ...]:
     return tuple(Task(role.task_role_name, i) for role in spec.task_roles for i in range(role.task_number))
-
-
-@dataclass(frozen=True)
-class Replica:
-    """One of the programs that a serving runs in parallel.
-
-    :param number: identifies it; numbers are never used again within a serving
-    :param port: the port it was told to listen on; 0 until it was started
-    :param message: what it waits for, or why it failed
-    :param restarts: how often its program was restarted
-    """
-
-    number: int
-    status: ServingStatus = ServingStatus.WAITING
-    port: int = 0
-    message: str = ""
-    restarts: int = 0
-
-
-@dataclass(frozen=True)
-class StoredServing:
-    """A serving. It is RUNNING while at least one of its replicas is.
-
-    :param token: its access token
-    :param made: the number of replicas it has had so far, so also the number of the next one
-    :param url: its address; "" until it was opened
-    :param usage: what it had used at its last change
-    """
-
-    key: ServingKey
-    spec: ServingSpec
-    token: str = field(repr=False)
-    created: int
-    updated: int
-    replicas: tuple[Replica, ...] = ()
-    made: int = 0
-    status: ServingStatus = ServingStatus.WAITING
-    url: str = ""
-    launched: int = 0
-    finished: int = 0
-    usage: Usage = field(default_factory=Usage)
-
-    @classmethod
-    def create(cls, key: ServingKey, spec: ServingSpec, token: str, now: int) -> StoredServing:
-        """Return the record of a new serving, which waits."""
-        return cls(key, spec, token, created=now, updated=now)._with_missing_replicas()
-
-    @property
-    def running(self) -> list[Replica]:
-        """The replicas whose programs run; a program may not listen on its port yet."""
-        return [replica for replica in self.replicas if replica.status is ServingStatus.RUNNING]
-
-    @property
-    def can_stop(self) -> bool:
-        """Whether it can be asked to stop: it has neither ended nor been asked before."""
-        return ServingStatus.STOPPING in SERVING_TRANSITIONS.get(self.status, ())
-
-    def usage_at(self, now: int) -> Usage:
-        """Return what it has used until `now`, if it has not changed in between."""
-        return self.usage.extended(now, self.spec.resource, len(self.running))
-
-    def change_replica(self, number: int, now: int, **changes: Any) -> StoredServing:
-        """Return the serving with one replica changed. A replica that it no longer has is ignored."""
-        replicas = tuple(replace(one, **changes) if one.number == number else one for one in self.replicas)
-        return replace(self, replicas=replicas)._with_status_of_replicas(now)
-
-    def update(self, spec: ServingSpec, now: int) -> StoredServing:
-        """Return the serving with another specification.
-
-        If only the number of replicas differs, the remaining replicas stay as they are; otherwise all are replaced. A
-        serving that has ended is not started.
-        """
-        if spec == self.spec:
-            return self
-        is_scaled = spec == self.spec.model_copy(update={"replicas": spec.replicas})
-        running_first = sorted(self.replicas, key=lambda one: one.status is not ServingStatus.RUNNING)
-        remaining = running_first[: spec.replicas] if is_scaled else []
-        updated = replace(self, spec=spec, updated=now, replicas=tuple(remaining))
-        return updated._with_missing_replicas()._with_status_of_replicas(now)
-
-    def start(self, now: int) -> StoredServing:
-        """Return the serving, which had ended, waiting to run again."""
-        started = replace(self, replicas=(), finished=0)._with_missing_replicas()
-        return started._change_status(ServingStatus.WAITING, now)
-
-    def stop(self, now: int) -> StoredServing:
-        """Return the serving stopping."""
-        return self._change_status(ServingStatus.STOPPING, now)
-
-    def finish(self, message: str, now: int) -> StoredServing:
-        """Return the serving ended: STOPPED if it was asked to stop, otherwise FAILED.
-
-        :param message: why the replicas failed that have not ended yet
-        """
-        if self.status is ServingStatus.STOPPING:
-            ended = [replace(one, status=ServingStatus.STOPPED, message="") for one in self.replicas]
-            return self._change_status(ServingStatus.STOPPED, now, finished=now, replicas=tuple(ended))
-        ended = [
-            one if one.status.is_terminal else replace(one, status=ServingStatus.FAILED, message=message)
-            for one in self.replicas
-        ]
-        return self._change_status(ServingStatus.FAILED, now, finished=now, replicas=tuple(ended))
-
-    def _with_missing_replicas(self) -> StoredServing:
-        """Return the serving with new replicas added until it has as many as its specification says."""
-        made = self.made + max(0, self.spec.replicas - len(self.replicas))
-        new = tuple(Replica(number) for number in range(self.made, made))
-        return replace(self, replicas=self.replicas + new, made=made)
-
-    def _with_status_of_replicas(self, now: int) -> StoredServing:
-        """Return the serving with the status that follows from its replicas, unless it is stopping or has ended."""
-        if self.status is ServingStatus.WAITING and self.running:
-            # The platform floors this one time to the second, so it may be earlier than the creation.
-            return self._change_status(ServingStatus.RUNNING, now, launched=now // 1000 * 1000)
-        is_waiting = not self.running and any(one.status is ServingStatus.WAITING for one in self.replicas)
-        if self.status is ServingStatus.RUNNING and is_waiting:
-            return self._change_status(ServingStatus.WAITING, now)
-        return self
-
-    def _change_status(self, status: ServingStatus, now: int, **changes: Any) -> StoredServing:
-        if status not in SERVING_TRANSITIONS.get(self.status, ()):
-            raise IllegalTransitionError(f"{self.key} cannot go from {self.status} to {status}")
-        return replace(self, status=status, updated=now, **changes)
 
 
 @dataclass(frozen=True)

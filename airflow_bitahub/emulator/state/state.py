@@ -30,8 +30,8 @@ from airflow_bitahub.emulator.state.records import (
     LoggedRequest,
     ServingKey,
     StoredJob,
-    StoredServing,
 )
+from airflow_bitahub.emulator.state.serving_records import StoredServing
 from airflow_bitahub.emulator.state.store import Store
 
 log = logging.getLogger(__name__)
@@ -191,31 +191,52 @@ class State:
         """Record what a replica waits for."""
         self._change_replica(key, number, message=message)
 
-    def launch_replica(self, key: ServingKey, number: int, port: int) -> None:
-        """Record that a replica's program was started; it may not listen on its port yet."""
-        self._change_replica(key, number, status=ServingStatus.RUNNING, port=port, message="")
+    def launch_replica(self, key: ServingKey, number: int, port: int, message: str = "") -> None:
+        """Record that a replica's program was started; it does not listen on its port yet.
 
-    def restart_replica(self, key: ServingKey, number: int, restarts: int, message: str) -> None:
+        :param message: what the replica says until then
+        """
+        changes = {"port": port, "is_ready": False, "message": message}
+        self._change_replica(key, number, status=ServingStatus.RUNNING, **changes)
+
+    def set_replica_ready(self, key: ServingKey, number: int) -> None:
+        """Record that a replica's program listens."""
+        self._change_replica(key, number, is_ready=True, message="")
+
+    def restart_replica(self, key: ServingKey, number: int, restarts: int, exit_code: int, message: str) -> None:
         """Record that a replica's program has ended and will be restarted.
 
         :param restarts: how often it will then have been restarted
         """
-        self._change_replica(key, number, status=ServingStatus.WAITING, restarts=restarts, message=message)
+        changes = {"is_ready": False, "restarts": restarts, "exit_code": exit_code, "message": message}
+        self._change_replica(key, number, status=ServingStatus.WAITING, **changes)
 
-    def fail_replica(self, key: ServingKey, number: int, message: str) -> None:
-        """Record that a replica's program has ended and will not be restarted."""
-        self._change_replica(key, number, status=ServingStatus.FAILED, message=message)
+    def fail_replica(self, key: ServingKey, number: int, exit_code: int | None, message: str) -> None:
+        """Record that a replica's program has ended and will not be restarted.
 
-    def update_serving(self, key: ServingKey, spec: ServingSpec) -> StoredServing:
-        """Record a serving's new specification.
-
-        If only the number of replicas differs, the remaining replicas stay as they are; otherwise all are replaced. A
-        serving that has ended is not started.
+        :param exit_code: None: it never ran
         """
+        changes = {"is_ready": False, "exit_code": exit_code, "message": message}
+        self._change_replica(key, number, status=ServingStatus.FAILED, **changes)
+
+    def remove_replica(self, key: ServingKey, number: int) -> None:
+        """Record that a replica has ended that its serving goes on without."""
+        with self._lock:
+            self._put_serving(self.serving(key).remove_replica(number, self.now()))
+
+    def update_serving(self, key: ServingKey, spec: ServingSpec, *, rolling: bool) -> StoredServing:
+        """Record a serving's new specification, and the first step towards it; see `StoredServing.update`."""
         with self._lock:
             old = self.serving(key)
-            new = old.update(spec, self.now())
+            new = old.update(spec, self.now(), rolling=rolling)
             _readable_text(_SERVING, new)
+            return old if new is old else self._put_serving(new)
+
+    def advance_serving(self, key: ServingKey, *, rolling: bool) -> StoredServing:
+        """Record the next step of a serving towards its specification, if any; see `StoredServing.advance`."""
+        with self._lock:
+            old = self.serving(key)
+            new = old.advance(self.now(), rolling=rolling)
             return old if new is old else self._put_serving(new)
 
     def start_serving(self, key: ServingKey) -> bool:

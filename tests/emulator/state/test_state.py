@@ -16,6 +16,7 @@ from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingR
 from airflow_bitahub.api.wire import Accelerator
 from airflow_bitahub.emulator.state.errors import Conflict, InvalidRequest, NotFound
 from airflow_bitahub.emulator.state.records import IllegalTransitionError, JobKey, ServingKey
+from airflow_bitahub.emulator.state.serving_records import StoredServing
 from airflow_bitahub.emulator.state.state import State
 from airflow_bitahub.emulator.state.store import Store
 from airflow_bitahub.exceptions import ConfigurationError
@@ -154,7 +155,7 @@ def test_serving_lives_and_stops(state: State, clock: Clock) -> None:
 
 def test_serving_that_ends_by_itself_failed(state: State) -> None:
     state.launch_replica(SERVING, 0, 1)
-    state.fail_replica(SERVING, 0, "exit code 3")
+    state.fail_replica(SERVING, 0, 3, "exit code 3")
     assert state.serving(SERVING).status is ServingStatus.RUNNING, "until all of it is over"
     record = state.finish_serving(SERVING, "")
     assert record.status is ServingStatus.FAILED
@@ -167,14 +168,14 @@ def test_serving_that_cannot_run_failed_with_all_its_replicas(state: State) -> N
 
 
 def test_serving_runs_while_one_of_its_replicas_does(state: State) -> None:
-    state.update_serving(SERVING, serving_spec(replicas=2))
+    update(state, replicas=2)
     seen = []
     changes: list[Callable[[], None]] = [
         lambda: state.launch_replica(SERVING, 0, 1),
         lambda: state.launch_replica(SERVING, 1, 2),
-        lambda: state.restart_replica(SERVING, 0, 1, "again"),
-        lambda: state.restart_replica(SERVING, 1, 1, "again"),
-        lambda: state.fail_replica(SERVING, 0, "never again"),
+        lambda: state.restart_replica(SERVING, 0, 1, 1, "again"),
+        lambda: state.restart_replica(SERVING, 1, 1, 1, "again"),
+        lambda: state.fail_replica(SERVING, 0, 1, "never again"),
         lambda: state.launch_replica(SERVING, 1, 2),
     ]
     for change in changes:
@@ -183,25 +184,86 @@ def test_serving_runs_while_one_of_its_replicas_does(state: State) -> None:
     assert seen == ["RUNNING", "RUNNING", "RUNNING", "WAITING", "WAITING", "RUNNING"]
 
 
+def shown(record: StoredServing) -> list[str]:
+    """Return each replica as its number, its image and its status, which ends with a ``!`` once it listens."""
+    return [f"{one.number}{one.spec.image} {one.status.value}{'!' * one.is_ready}" for one in record.replicas]
+
+
+def settle(state: State, record: StoredServing) -> StoredServing:
+    """Let the programs of all ending replicas end."""
+    for replica in record.ending:
+        state.remove_replica(SERVING, replica.number)
+    return state.serving(SERVING)
+
+
+def listen(state: State, number: int) -> None:
+    state.launch_replica(SERVING, number, 1)
+    state.set_replica_ready(SERVING, number)
+
+
+def update(state: State, *, rolling: bool = True, **fields: Any) -> StoredServing:
+    return state.update_serving(SERVING, serving_spec(**fields), rolling=rolling)
+
+
 def test_scaling_keeps_the_replicas_that_run(state: State) -> None:
-    state.update_serving(SERVING, serving_spec(replicas=3))
-    state.fail_replica(SERVING, 0, "exit code 3")
+    update(state, replicas=3)
+    state.fail_replica(SERVING, 0, 3, "exit code 3")
     state.launch_replica(SERVING, 2, 1)
-    assert [one.number for one in state.update_serving(SERVING, serving_spec(replicas=1)).replicas] == [2]
-    assert [one.number for one in state.update_serving(SERVING, serving_spec(replicas=2)).replicas] == [2, 3]
+    assert shown(update(state, replicas=1)) == ["1i STOPPING", "2i RUNNING"]
+    assert shown(settle(state, update(state, replicas=2))) == ["2i RUNNING", "3i WAITING"]
 
 
-def test_updating_replaces_every_replica_and_late_news_of_the_old_ones_are_ignored(state: State) -> None:
-    state.launch_replica(SERVING, 0, 1)
-    record = state.update_serving(SERVING, serving_spec(image="another"))
-    assert (record.status, [one.number for one in record.replicas]) == (ServingStatus.WAITING, [1])
-    state.launch_replica(SERVING, 0, 1)
+def test_recreating_ends_all_old_replicas_and_late_news_of_them_are_ignored(state: State) -> None:
+    listen(state, 0)
+    record = update(state, rolling=False, image="new")
+    assert (record.status, shown(record)) == (ServingStatus.WAITING, ["0i STOPPING!", "1new WAITING"])
+    listen(state, 0)
+    state.fail_replica(SERVING, 0, 143, "ended")
     assert state.serving(SERVING) == record
+    assert shown(settle(state, record)) == ["1new WAITING"]
+
+
+def test_rolling_ends_an_old_replica_whenever_a_new_one_listens(state: State) -> None:
+    update(state, replicas=2)
+    listen(state, 0)
+    listen(state, 1)
+    assert state.serving(SERVING).unsettled == []
+    assert shown(update(state, replicas=2, image="new")) == ["0i RUNNING!", "1i RUNNING!", "2new WAITING"]
+    state.launch_replica(SERVING, 2, 1)
+    assert state.advance_serving(SERVING, rolling=True) is state.serving(SERVING), "it does not listen yet"
+    listen(state, 2)
+    step = ["0i RUNNING!", "1i STOPPING!", "2new RUNNING!", "3new WAITING"]
+    assert shown(state.advance_serving(SERVING, rolling=True)) == step
+    listen(state, 3)
+    record = state.advance_serving(SERVING, rolling=True)
+    assert [one.number for one in record.unsettled] == [0, 1]
+    record = settle(state, record)
+    assert (shown(record), record.unsettled) == (["2new RUNNING!", "3new RUNNING!"], [])
+
+
+def test_old_replicas_go_on_if_new_ones_fail_and_stay_if_they_are_asked_for_again(state: State) -> None:
+    listen(state, 0)
+    launched = state.serving(SERVING).launched
+    update(state, image="broken")
+    state.fail_replica(SERVING, 1, 1, "broken")
+    record = state.advance_serving(SERVING, rolling=True)
+    assert (record.status, shown(record)) == (ServingStatus.RUNNING, ["0i RUNNING!", "1broken FAILED"])
+    assert shown(update(state, image="broken")) == ["0i RUNNING!", "2broken WAITING"], "it is tried again"
+    assert shown(update(state, image="good")) == ["0i RUNNING!", "2broken STOPPING", "3good WAITING"]
+    record = update(state)
+    assert shown(record) == ["0i RUNNING!", "2broken STOPPING", "3good STOPPING"]
+    assert shown(settle(state, record)) == ["0i RUNNING!"]
+    assert state.serving(SERVING).launched == launched
+    update(state, image="broken")
+    state.fail_replica(SERVING, 4, 1, "broken")
+    state.fail_replica(SERVING, 0, 1, "dead")
+    record = state.advance_serving(SERVING, rolling=True)
+    assert (shown(record), record.has_failed) == (["4broken FAILED"], True)
 
 
 def test_updating_what_is_over_does_not_start_it(state: State) -> None:
     state.finish_serving(SERVING, "")
-    assert state.update_serving(SERVING, serving_spec(image="another")).status is ServingStatus.FAILED
+    assert update(state, image="another").status is ServingStatus.FAILED
     assert state.start_serving(SERVING)
     assert not state.start_serving(SERVING)
     record = state.serving(SERVING)
@@ -222,14 +284,14 @@ def test_usage_is_that_of_the_replicas_that_run(state: State, clock: Clock) -> N
     state.launch_replica(SERVING, 0, 1)
     minutes(1)
     assert used() == (1, 2, 4096)
-    state.update_serving(SERVING, serving_spec(replicas=2))
+    update(state, replicas=2)
     minutes(1)
     assert used() == (2, 4, 8192), "the second does not run yet"
     state.launch_replica(SERVING, 1, 2)
     minutes(1)
     assert used() == (3, 8, 16384)
     gpu = ServingResource(cpu=1, memory_mb=1, acc_device=Accelerator(device_type="rtx-3090", requests=3))
-    state.update_serving(SERVING, serving_spec(resource=gpu))
+    update(state, rolling=False, resource=gpu)
     state.launch_replica(SERVING, 2, 1)
     minutes(1)
     assert used() == (4, 9, 16385, 3)

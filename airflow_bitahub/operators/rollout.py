@@ -1,0 +1,254 @@
+"""What the operators that give a serving another version share: doing it in one go or in several, and cleaning up."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
+
+from airflow_bitahub.exceptions import ServingOutdatedError, ServingTimeoutError, StateUnknownError
+from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.operators.arguments import as_seconds
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
+from airflow_bitahub.procedures import retry
+from airflow_bitahub.triggers.events import earliest_report, log_late_start
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_bitahub.api.protocol import Procedure
+    from airflow_bitahub.api.servings import Serving
+    from airflow_bitahub.exceptions import JobTimeoutError
+    from airflow_bitahub.procedures.deployments import Deployment, Owner
+    from airflow_bitahub.procedures.rollout import Deployed, Plan, Waiting
+    from airflow_bitahub.procedures.site import Site
+    from airflow_bitahub.triggers.events import ServingEvent
+
+# Seconds for which a task waits on its worker for the new version under the public name, before it is deferred.
+_FIRST_WAIT = 20.0
+
+
+class _Deferral(Exception):  # noqa: N818  it is no error
+    """The task is to be deferred until a serving is ready."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        super().__init__(waiting)
+        self.waiting = waiting
+
+
+class RolloutOperator(ResourceLifecycle):
+    """Gives a serving a version, as `procedures.rollout` says.
+
+    It has no constructor, see `BitaHubOperator`.
+    """
+
+    serving_name: str
+    version: str
+    deferrable: bool
+    cancel_on_kill: bool
+    launch_timeout: Any
+    poll_interval: Any
+    readiness_path: str
+
+    _site: Site | None = None
+    _owner: Owner | None = None
+
+    # What subclasses implement ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def plan(self, context: Context, record: Deployment) -> Plan:
+        """Return what to deploy. Raises ConfigurationError for arguments that the platform could not accept."""
+
+    def known_secrets(self) -> Mapping[str, str]:
+        """Return the secret values that this task knows, by name."""
+        return {}
+
+    # Airflow's entry points ------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Deploy the version, and wait until it serves."""
+        with self.settling(context):
+            self.read_arguments()
+            return self._deploy(context)
+
+    def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
+        """Go on after the deferral. What is on the platform counts, and not what the trigger saw."""
+        with self.settling(context):
+            self.read_arguments()
+            log_late_start(event or {}, self.log)
+            if not event or event.get("outcome") == "error":
+                message = (event or {}).get("message", "")
+                raise StateUnknownError(f"The state of {self.subject} is unknown: {message}")
+            if self.execution_timeout is not None:
+                limit = self.deadline(self.execution_timeout.total_seconds())
+                if limit is not None and limit <= time.time():
+                    raise AirflowTaskTimeout
+            return self._deploy(context)
+
+    def on_kill(self) -> None:
+        """End the deployment if the task was marked, cleared or deleted."""
+        if self._context is not None and self.cancel_on_kill and not self.nothing_to_stop():
+            # The creation itself may have been interrupted, and its serving may appear later.
+            self.stop_if_abandoned(self._context, partial(self._abandon, KILL_BUDGET / 2, KILL_BUDGET))
+
+    # Settling and stopping, see the base class -----------------------------------------------------------------
+
+    @property
+    def subject(self) -> str:
+        """The serving in words."""
+        return f"serving {self.serving_name!r}"
+
+    def restore(self, context: Context) -> None:
+        """Load the record of the serving."""
+        from airflow_bitahub.procedures.deployments import Owner
+
+        ti = context["ti"]
+        self._owner = Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
+        self._look_up_connection()
+        self._site = self._new_site()
+        self._site.on_save = self.raise_if_abandoned
+        self._site.load()
+
+    def timeout_error(self, problem: str | None = None) -> ServingTimeoutError:
+        """Return the error for a time limit that has passed."""
+        return ServingTimeoutError(f"The {self.subject} {problem or 'was not ready in time.'}", self.serving_name)
+
+    def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:  # noqa: ARG002
+        """Return the name of the argument whose time limit an error is about."""
+        return "launch_timeout"
+
+    def nothing_to_stop(self) -> str:
+        """Return in words why there is nothing to end; "" where this task deploys, or may deploy."""
+        if self._site is None or self._owner is None:
+            return ""
+        rollout = self._site.record.rollout
+        is_own = rollout is not None and rollout.owner == self._owner
+        return "" if is_own or self._site.is_creating(self._owner) else "this task has changed nothing since"
+
+    def how_to_stop(self) -> str:
+        """Return in words how a user ends the deployment."""
+        return "Clearing the task takes the deployment up again; `airflow-bitahub servings reap` ends it."
+
+    def stop(self) -> str:
+        """End the deployment, and return in words what became of it."""
+        return self._abandon(retry.GRACE_PERIOD, 60) if self._site is not None else "it is not known what serves"
+
+    # Steps -----------------------------------------------------------------------------------------------------
+
+    def _deploy(self, context: Context) -> dict[str, Any]:
+        from airflow_bitahub.procedures.rollout import Deployer
+
+        assert self._site is not None
+        plan = self.plan(context, self._site.record)
+        context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
+        try:
+            deployer = Deployer(plan, self._site, self._is_active, partial(self._wait, plan))
+            deployed = self.hook.run(deployer.deploy())
+        except _Deferral as deferral:
+            self._defer(context, deferral.waiting)
+        except ServingOutdatedError as error:
+            raise AirflowSkipException(str(error)) from None
+        return self._result(plan, deployed)
+
+    def _result(self, plan: Plan, deployed: Deployed) -> dict[str, Any]:
+        return {
+            "serving_name": self.serving_name,
+            "version": self.version,
+            "status": deployed.serving.status.value,
+            "url": deployed.serving.url,
+            "model_path": plan.version.model_path,
+            "previous": deployed.previous.model_path if deployed.previous else None,
+            "away_seconds": deployed.away_seconds,
+        }
+
+    def _wait(self, plan: Plan, waiting: Waiting) -> Procedure[Serving]:
+        """Wait for a serving: on the worker, or on the worker for a short time only and then in the triggerer."""
+        from airflow_bitahub.procedures.rollout import wait_for
+
+        if not self.deferrable:
+            return (yield from wait_for(waiting, plan))
+        is_public, now = waiting.name == self.serving_name, time.time()
+        first = now + _FIRST_WAIT if is_public and waiting.until is None else now
+        with suppress(ServingTimeoutError):
+            return (yield from wait_for(replace(waiting, deadline=min(first, waiting.deadline)), plan))
+        limits = (waiting.deadline, waiting.pending_deadline)
+        if any(limit is not None and limit <= time.time() for limit in limits):
+            return (yield from wait_for(waiting, plan))
+        raise _Deferral(waiting)
+
+    def _defer(self, context: Context, waiting: Waiting) -> None:
+        from airflow_bitahub.triggers.rollout import BitaHubRolloutTrigger
+
+        ends = [waiting.deadline]
+        if self.execution_timeout is not None:
+            ends.append(self.deadline(self.execution_timeout.total_seconds()) or waiting.deadline)
+        self.defer(
+            trigger=BitaHubRolloutTrigger(
+                deployed_name=self.serving_name,
+                bitahub_conn_id=self.bitahub_conn_id,
+                serving_name=waiting.name,
+                version=self.version,
+                poll_interval=self.poll_interval,
+                readiness_path=self.readiness_path,
+                created_at=waiting.created_at,
+                pending_deadline=waiting.pending_deadline,
+                until=waiting.until,
+                is_update=waiting.is_update,
+                deadline=min(ends),
+                cancel_on_kill=self.cancel_on_kill,
+                earliest_report=earliest_report(context["ti"].start_date),
+            ),
+            method_name="execute_complete",
+            timeout=self.deferral_timeout(min(ends)),
+        )
+
+    def _abandon(self, grace: float, timeout: float) -> str:
+        """End what this task has under way.
+
+        :param grace: seconds to wait for a serving whose creation may still be on its way
+        :param timeout: seconds for a removal
+        """
+        assert self._site is not None
+        assert self._owner is not None
+        site = self._new_site()
+        site.timeout, site.lost_at = timeout, self._site.lost_at
+        end = self.hook.new_client().run(site.abandon(self._owner, self.known_secrets(), grace))
+        self._site.record = site.record
+        return end
+
+    def _new_site(self) -> Site:
+        from airflow_bitahub.hooks.deployment_records import VariableRecords
+        from airflow_bitahub.procedures.site import Site
+
+        records = VariableRecords(self.hook, self.serving_name, self.version)
+        return Site(self.serving_name, self.version, records, self.log.info)
+
+    @property
+    def can_update(self) -> bool:
+        """Whether the platform can replace a serving's specification: the extra ``endpoints`` has ``update_serving``."""
+        return "update_serving" in self.hook.settings.table("endpoints")
+
+    @staticmethod
+    def _is_active(owner: Owner) -> bool:
+        from airflow_bitahub.triggers.task_state import is_task_active
+
+        return is_task_active(owner, when_reset=True)
+
+    def turn_deadline(self) -> float | None:
+        """Return until when to wait for other deployments of the same serving, in seconds since the epoch."""
+        return self.deadline(as_seconds("launch_timeout", self.launch_timeout))
+
+    @staticmethod
+    def run_date(context: Context) -> float | None:
+        """Return the date of the DAG run by which versions are ordered, in seconds since the epoch."""
+        run: Any = context["dag_run"]
+        date = run.run_after or run.logical_date
+        return None if date is None else date.timestamp()
+
+

@@ -115,7 +115,7 @@ def delete_deployed(turn: Turn) -> Procedure[bool]:
 def _wait_for_creation(turn: Turn) -> Procedure[None]:
     """Wait for a serving whose creation was interrupted, and may still take effect."""
     intent = turn.site.records.load_intent()
-    if intent is not None:
+    if intent is not None and intent.name:
         grace = max(0.0, min(intent.since - turn.clock() + retry.GRACE_PERIOD, retry.GRACE_PERIOD))
         yield from find_serving(intent.name, turn.site.version, turn.clock, grace=grace)
 

@@ -74,6 +74,7 @@ class Platform(Stage):
     def answer(self, call: Call[Any]) -> Any:
         request = call.request
         name = request.names.get("name", "")
+        assert name
         if name not in self.servings:
             raise fresh(MISSING)
         match request.operation:
@@ -244,7 +245,7 @@ def test_removing_keeps_the_versions_on_record() -> None:
     assert [stage.run(delete_deployed(stage.turn())) for _ in range(2)] == [True, False]
     assert not stage.servings
     assert stage.records.record == replace(DEPLOYED, exists=False, created_at=None)
-    nothing = Platform(records=MemoryRecords())
+    nothing = Platform(records=MemoryRecords(None, Intent(OTHER, "", since=1000)))
     assert nothing.run(delete_deployed(nothing.turn())) is False
     assert nothing.records.record is None
 

@@ -28,32 +28,35 @@ class VariableRecords:
 
     def load(self) -> Deployment | None:
         """Return the record; None: this Airflow deployed no such serving."""
-        stored = self._get(DEPLOYMENT_KEY)
+        stored = self.read(DEPLOYMENT_KEY + self._key)
         return None if stored is None else deployment_from_json(stored)
 
     def save(self, record: Deployment) -> None:
         """Store the record."""
-        self._set(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
+        self._store(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
 
     def load_intent(self) -> Intent | None:
         """Return the creation that was last begun; None: there was none."""
-        stored = self._get(INTENT_KEY)
+        stored = self.read(INTENT_KEY + self._key)
         return None if stored is None else intent_from_json(stored)
 
     def save_intent(self, intent: Intent) -> None:
         """Store that a creation begins."""
-        self._set(INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
+        self._store(INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
 
-    def _get(self, prefix: str) -> Any:
+    def read(self, key: str) -> Any:
         """Return the JSON value of a Variable; None: there is none.
 
         To Airflow, a failed query of a value looks like a missing Variable, but a failed query of keys is an error.
         """
-        key = prefix + self._key
         stored = Variable.get(key, default=None, deserialize_json=True)
         if stored is None and key in Variable.keys(prefix=key):
             raise StateUnknownError(f"Airflow has the Variable {key!r}, but did not return its value. Try again.")
         return stored
 
-    def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
-        Variable.set(prefix + self._key, to_json(record), description=description, serialize_json=True)
+    def write(self, key: str, value: Any, description: str) -> None:
+        """Set a Variable to a JSON value."""
+        Variable.set(key, value, description=description, serialize_json=True)
+
+    def _store(self, prefix: str, record: Deployment | Intent, description: str) -> None:
+        self.write(prefix + self._key, to_json(record), description)

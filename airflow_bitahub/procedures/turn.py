@@ -5,9 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from airflow_bitahub.api.protocol import Procedure, Sleep
-from airflow_bitahub.exceptions import ServingOvertakenError, ServingTimeoutError
+from airflow_bitahub.api.servings import Serving
+from airflow_bitahub.exceptions import (
+    ConfigurationError,
+    ServingFailedError,
+    ServingOvertakenError,
+    ServingTimeoutError,
+)
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.deployments import Owner, Rollout
 from airflow_bitahub.procedures.servings import end_serving
@@ -16,6 +23,18 @@ from airflow_bitahub.procedures.site import LONGEST_CLAIM, Site
 # Seconds after which a note in the record, which no creation guards, has outlasted others that were written with it.
 SETTLING = 2
 _INTERVAL = 5  # seconds between two looks
+
+
+class Unrecorded(NamedTuple):
+    """A serving that is not on record.
+
+    :param creator: the task that has begun to create it
+    :param is_left: whether that task will not put it on record any more
+    """
+
+    serving: Serving
+    creator: Owner
+    is_left: bool
 
 
 @dataclass
@@ -50,10 +69,13 @@ class Turn:
                 return rollout
             if rollout is not None:
                 reason = f"{rollout.owner} is deploying it"
-            elif (creator := (yield from self._find_creator())) is not None:
-                reason = f"{creator} has just begun to deploy it"
-            else:
+            elif (unrecorded := (yield from self.find_unrecorded())) is None:
                 return None
+            elif unrecorded.is_left:
+                yield from self.remove(unrecorded)
+                continue
+            else:
+                reason = f"{unrecorded.creator} has just begun to deploy it"
             now = self.clock()
             if self.deadline is not None and now >= self.deadline:
                 raise ServingTimeoutError(f"Serving {self.site.name!r} was not free in time: {reason}.", self.site.name)
@@ -65,12 +87,21 @@ class Turn:
     def end(self, left: Rollout) -> Procedure[None]:
         """End a deployment that was left, see `Site.repair`.
 
-        :raises ConfigurationError: the value of a secret environment variable is missing
+        :raises ConfigurationError: a secret value is missing that is needed to restore the old version
+        :raises ServingFailedError: the same, for a task that does not deploy and so has no argument for the value
         """
         try:
             end = yield from self.site.repair(self.secrets)
         except ServingOvertakenError:  # another task does the same
             yield Sleep(SETTLING)
+        except ConfigurationError as error:
+            if self.owner is not None:
+                raise
+            raise ServingFailedError(
+                f"{left.owner} has left its deployment of serving {self.site.name!r} unfinished. Deploy the serving "
+                f"again, which ends it; this cannot: {error}",
+                self.site.name,
+            ) from error
         else:
             self.site.log(f"Ended what {left.owner} had left of its deployment of the {left.version}: {end}")
 
@@ -78,8 +109,11 @@ class Turn:
         """Return whether the task of a deployment will go on with it."""
         return self.clock() < rollout.until and self.is_active(rollout.owner)
 
-    def _find_creator(self) -> Procedure[Owner | None]:
-        """Return the task that has created a serving and has not recorded it yet; None: there is none."""
+    def find_unrecorded(self) -> Procedure[Unrecorded | None]:
+        """Return a serving that a task has begun to create, and that is not on record yet; None: there is none.
+
+        :raises ServingRefusedError: see `wait`
+        """
         for found in ((yield from self.site.find_candidate()), (yield from self.site.find())):
             now = self.clock()
             is_public = found is not None and found.name == self.site.name
@@ -93,8 +127,12 @@ class Turn:
             has_lost = self.site.lost_at is not None  # then the intent may be this task's, and the serving another's
             is_left = intent.owner == self.owner and not has_lost
             started = max(intent.since, self.site.lost_at or 0)
-            if not is_left and now < started + LONGEST_CLAIM and self.is_active(intent.owner):
-                return intent.owner
-            self.site.log(f"Removing serving {found.name!r}, which {intent.owner} has begun to create and left")
-            yield from end_serving(found, self.site.version, timeout=self.site.timeout, clock=self.clock)
+            is_alive = not is_left and now < started + LONGEST_CLAIM and self.is_active(intent.owner)
+            return Unrecorded(found, intent.owner, not is_alive)
         return None
+
+    def remove(self, unrecorded: Unrecorded) -> Procedure[None]:
+        """Remove a serving that was left before it was on record."""
+        found = unrecorded.serving
+        self.site.log(f"Removing serving {found.name!r}, which {unrecorded.creator} has begun to create and left")
+        yield from end_serving(found, self.site.version, timeout=self.site.timeout, clock=self.clock)

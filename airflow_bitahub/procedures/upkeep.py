@@ -13,11 +13,10 @@ from functools import partial
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.protocol import Procedure, Sleep
 from airflow_bitahub.api.servings import Serving, get_serving, scale_serving, start_serving
-from airflow_bitahub.exceptions import ConfigurationError, ServingAliveError, ServingFailedError
+from airflow_bitahub.exceptions import ServingAliveError, ServingFailedError
 from airflow_bitahub.procedures import retry
-from airflow_bitahub.procedures.deployments import Rollout
 from airflow_bitahub.procedures.servings import end_serving, stop_own_serving
-from airflow_bitahub.procedures.site import Site, find_serving
+from airflow_bitahub.procedures.site import find_serving
 from airflow_bitahub.procedures.turn import Turn
 
 _END_TIMEOUT = 120  # seconds until a serving that was asked to stop has ended
@@ -126,10 +125,7 @@ def _find_deployed(turn: Turn) -> Procedure[Serving | None]:
     :raises ServingFailedError: this Airflow never deployed it, or a deployment was left that cannot be ended here
     """
     while (left := (yield from turn.wait())) is not None:
-        try:
-            yield from turn.end(left)
-        except ConfigurationError as error:
-            raise _cannot_end(turn.site, left, error) from error
+        yield from turn.end(left)
     if not turn.site.record.versions:
         raise ServingFailedError(f"This Airflow has deployed no serving {turn.site.name!r}.", turn.site.name)
     return (yield from turn.site.find())
@@ -141,14 +137,6 @@ def _require_deployed(turn: Turn) -> Procedure[Serving]:
         name = turn.site.name
         raise ServingFailedError(f"Serving {name!r} is no longer on the platform. Deploy it again.", name)
     return found
-
-
-def _cannot_end(site: Site, left: Rollout, error: ConfigurationError) -> ServingFailedError:
-    return ServingFailedError(
-        f"{left.owner} has left its deployment of serving {site.name!r} unfinished. This task cannot end it; deploy "
-        f"the serving again instead: {error}",
-        site.name,
-    )
 
 
 def _wait_until(

@@ -337,10 +337,12 @@ def _raise_transport(request: Request, base_url: str, error: Exception) -> NoRet
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
         raise ConnectFailedError(f"{tried}: {_connect_failure(request, where, error)}") from error
     if isinstance(error, httpx.TimeoutException):
-        raise RequestTimeoutError(
-            f"{tried}: no answer in time ({type(error).__name__}). Raise request_timeout in the Airflow connection if "
-            f"the platform is slow."
-        ) from error
+        advice = (
+            "The program is slow, or hangs: its log on the platform shows why."
+            if request.is_foreign
+            else "Raise request_timeout in the Airflow connection if the platform is slow."
+        )
+        raise RequestTimeoutError(f"{tried}: no answer in time ({type(error).__name__}). {advice}") from error
     raise TransportError(f"{tried}: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 

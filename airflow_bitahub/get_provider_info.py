@@ -26,8 +26,8 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     f"airflow_bitahub.operators.{name}"
                     for name in (
-                        *("job", "train", "model", "infer", "evaluate", "gate"),
-                        *("serving", "stop", "start", "scale", "delete", "invoke"),
+                        *("job", "train", "model", "infer", "evaluate", "gate", "serving", "rollback"),
+                        *("stop", "start", "scale", "delete", "invoke"),
                     )
                 ],
             }
@@ -41,7 +41,7 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": "BitaHub",
-                "python-modules": ["airflow_bitahub.triggers.job", "airflow_bitahub.triggers.serving"],
+                "python-modules": [f"airflow_bitahub.triggers.{name}" for name in ("job", "serving", "rollout")],
             }
         ],
         "extra-links": ["airflow_bitahub.links.BitaHubJobLink", "airflow_bitahub.links.BitaHubServingLink"],

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, InvokeError, ServingFailedError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.arguments import Check, as_flag, as_seconds, as_text, is_none, optional
+from airflow_bitahub.operators.arguments import (
+    Check,
+    as_flag,
+    as_json,
+    as_seconds,
+    as_seconds_or_zero,
+    as_text,
+    optional,
+)
 from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.questions import PICTURE_CHECKS, FileReader, as_json_body
 from airflow_bitahub.operators.xcom import problem_as_xcom
-from airflow_bitahub.texts import shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
+    from airflow_bitahub.procedures.questions import Question
+
 
 class BitaHubInvokeServingOperator(BitaHubOperator):
-    """Sends one picture to a served model, and returns the model's answer, of at most 1 MiB, as the XCom result.
+    """Asks a served model, and returns the model's answer, of at most 1 MiB, as the XCom result.
 
-    The document's demo (seed) answers ``{"predictions": [7], "probabilities": [[...]]}``. That program reports its
-    errors inside HTTP 200, so the status code inside the answer counts. Give exactly one of the three pictures. The
-    path and the field's name are defined by the served program.
+    Give exactly one of `image_url`, `image_file`, `image_base64` and `json`; a picture is one value, or a list for
+    several pictures in one request. The document's demo (seed) answers
+    ``{"predictions": [7], "probabilities": [[...]]}``. That program reports its errors inside HTTP 200, so the status
+    code inside the answer counts: 0 and 200 mean success, also as text. The path and the field's name are defined by
+    the served program.
+
+    The XCom ``seconds`` has the time that the answer took. To ask about many pictures in tasks of their own, map the
+    operator: ``BitaHubInvokeServingOperator.partial(...).expand(image_file=[...])``.
 
     :param serving_name: the serving
     :param version: its version
     :param image_url: the address of a picture that the served program downloads itself
     :param image_file: a picture that this task reads: a path on the platform's storage (``/datasets/{user_id}/...``)
     :param image_base64: a picture as base64 text
+    :param json: what is sent as JSON, or its text
     :param allow_any_image_file: let `image_file` also be a file of this worker, or any address that Airflow's object
         storage supports. Set it only where nobody else can choose `image_file`: what is read is sent to the program
-    :param path: the path to which the picture is sent (seed: ``/image``)
-    :param field: the form field; default: ``urls`` (seed), ``files`` or ``base64``
-    :param expected_prediction: fail unless this is the first of ``predictions``; None: accept any answer
-    :param request_timeout: how long to wait for the answer: a ``timedelta`` or a number of seconds
+    :param path: the path to which it is sent (seed: ``/image``)
+    :param field: the form field of pictures; default: ``urls`` (seed), ``files`` or ``base64s``
+    :param expected_prediction: fail unless this is the first of ``predictions``, or, where it is a list, all of them;
+        an answer without ``predictions`` is compared as a whole, and of a mapping only the expected keys. 7, 7.0 and
+        "7" are the same. None: accept any answer
+    :param request_timeout: how long to wait for an answer: a ``timedelta`` or a number of seconds
+    :param warmup_timeout: for how long to ask again where there is no answer (no connection, HTTP 502, 503 or 504, or
+        none in time), since the program may still start; likewise. 0: ask once
     :param bitahub_conn_id: the Airflow connection
     """
 
@@ -47,21 +67,24 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         "image_url",
         "image_file",
         "image_base64",
+        "json",
         "path",
         "field",
         "expected_prediction",
         "bitahub_conn_id",
     )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"json": "json"}
     argument_checks: ClassVar[Mapping[str, Check]] = {
         "serving_name": as_text,
         "version": as_text,
-        "image_url": optional(as_text),
-        "image_file": optional(as_text),
-        "image_base64": optional(as_text),
+        **{name: optional(check) for name, check in PICTURE_CHECKS.items()},
+        "json": optional(as_json_body),
         "allow_any_image_file": as_flag,
         "path": as_text,
         "field": optional(as_text),
+        "expected_prediction": optional(as_json),
         "request_timeout": as_seconds,
+        "warmup_timeout": as_seconds_or_zero,
         "bitahub_conn_id": as_text,
     }
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
@@ -72,14 +95,16 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         *,
         serving_name: str,
         version: str = "v1",
-        image_url: str | None = None,
-        image_file: str | None = None,
-        image_base64: str | None = None,
+        image_url: str | Sequence[str] | None = None,
+        image_file: str | Sequence[str] | None = None,
+        image_base64: str | Sequence[str] | None = None,
+        json: Any = None,
         allow_any_image_file: bool = False,
         path: str = "/image",
         field: str | None = None,
         expected_prediction: Any = None,
         request_timeout: timedelta | float = 60,
+        warmup_timeout: timedelta | float = 60,
         bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
@@ -89,82 +114,58 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         self.image_url = image_url
         self.image_file = image_file
         self.image_base64 = image_base64
+        self.json = json
         self.allow_any_image_file = allow_any_image_file
         self.path = path
         self.field = field
         self.expected_prediction = expected_prediction
-        self.request_timeout: Any = request_timeout  # seconds, once the arguments have been read
+        self.request_timeout: Any = request_timeout  # seconds, once the arguments have been read; likewise the next
+        self.warmup_timeout: Any = warmup_timeout
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()
 
     def execute(self, context: Context) -> Any:
-        """Send the picture, and check the answer."""
-        from airflow_bitahub.api.servings import get_serving, invoke_serving
+        """Ask the program, and check its answer."""
+        from airflow_bitahub.api.servings import get_serving
+        from airflow_bitahub.procedures.questions import WarmUp, ask, compared, matches, shown
 
         try:
             self.read_arguments()
-            picture = self._picture()
+            question = self._question()
             serving = self.hook.send(get_serving(self.serving_name, self.version))
             if not serving.url:
                 raise ServingFailedError(f"The {serving}: it has no address.", serving.name)
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=serving.url)
-            call = invoke_serving(serving, self.path, timeout=self.request_timeout, **picture)
-            answer = self.hook.send(call)
-            if problem := problem_as_xcom(answer):
+            warmup = WarmUp(self.warmup_timeout)
+            say = partial(self.log.info, "%s")
+            answer = self.hook.run(ask(serving, question, warmup, timeout=self.request_timeout, say=say))
+            context["ti"].xcom_push(key="seconds", value=round(answer.seconds, 3))
+            if problem := problem_as_xcom(answer.value):
                 raise InvokeError(
                     f"The answer of serving {serving.name!r} cannot become a result in Airflow: {problem}.",
                     serving.name,
                 )
-            self._check(answer)
+            prediction = compared(answer.value, self.expected_prediction)
+            self.log.info("%s -> %s in %.2f s", question, shown(prediction), answer.seconds)
+            if self.expected_prediction is not None and not matches(self.expected_prediction, prediction):
+                raise InvokeError(
+                    f"Serving {serving.name!r} answered {shown(prediction)}; expected was "
+                    f"{shown(self.expected_prediction)}.",
+                    serving.name,
+                )
         except BitaHubError as error:
             raise airflow_error(error) from None
-        return answer
+        return answer.value
 
-    def _picture(self) -> dict[str, Any]:
-        """Return the picture as arguments of `invoke_serving`."""
-        given = {
-            name: value
-            for name, value in (
-                ("urls", self.image_url),
-                ("files", self.image_file),
-                ("base64", self.image_base64),
-            )
-            if value is not None
-        }
+    def _question(self) -> Question:
+        from airflow_bitahub.procedures.questions import Question
+
+        given = [name for name in (*PICTURE_CHECKS, "json") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ConfigurationError("Give exactly one of image_url, image_file and image_base64.")
-        [(kind, value)] = given.items()
-        field = self.field or kind
-        if kind == "files":
-            return {"files": {field: (value.rsplit("/", 1)[-1], self._read(value))}}
-        if kind == "base64":
-            value = "".join(value.split())  # the command `base64` wraps its lines
-            try:
-                base64.b64decode(value.rpartition(",")[2], validate=True)
-            except ValueError as error:
-                raise ConfigurationError(f"image_base64 is not base64: {error}") from error
-        return {"form": {field: value}}
-
-    def _read(self, path: str) -> bytes:
-        from airflow_bitahub.storage import PICTURE_LIMIT, is_server_path, read_anywhere
-
-        if is_server_path(path):
-            return self.hook.storage.read_bytes("image_file", self.hook.folders.fill(path), PICTURE_LIMIT)
-        if not self.allow_any_image_file:
-            raise ConfigurationError(
-                f"image_file {path!r} is not below /projects, /datasets or /models of the platform's storage. To read "
-                f"files of the worker or other addresses, set allow_any_image_file=True."
-            )
-        return read_anywhere("image_file", path, PICTURE_LIMIT)
-
-    def _check(self, answer: Any) -> None:
-        if is_none(self.expected_prediction):
-            return
-        predictions = answer.get("predictions") if isinstance(answer, Mapping) else None
-        first = predictions[0] if isinstance(predictions, Sequence) and predictions else None
-        if str(first) != str(self.expected_prediction):
-            raise InvokeError(
-                f"Serving {self.serving_name!r} answered {shorten(repr(first), 200)}; expected was "
-                f"{self.expected_prediction!r}.",
-                self.serving_name,
-            )
+            raise ConfigurationError("Give exactly one of image_url, image_file, image_base64 and json.")
+        [name] = given
+        value = getattr(self, name)
+        if name == "json":
+            return Question(self.path, json_body=value)
+        reader = FileReader(self.hook, allow_any=self.allow_any_image_file)
+        return Question(self.path, reader.pictures(name, name, value), form_field=self.field or "")

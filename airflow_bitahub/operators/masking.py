@@ -32,9 +32,7 @@ def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def secrets_by_name(
-    envs: Mapping[str, str], secret_envs: Mapping[str, str], commands: Iterable[str]
-) -> dict[str, str]:
+def secrets_by_name(envs: Mapping[str, str], secret_envs: Mapping[str, str], commands: Iterable[str]) -> dict[str, str]:
     """Return the secret values among a program's environment and commands, by name."""
     from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
 

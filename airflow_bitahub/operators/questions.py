@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.operators.arguments import Check, as_json, as_list, as_text
+from airflow_bitahub.operators.arguments import Check, as_json, as_list, as_text, kind_of
 from airflow_bitahub.storage import PICTURE_LIMIT, is_server_path, read_anywhere
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def as_base64(name: str, value: Any) -> str:
     try:
         base64.b64decode(text.rpartition(",")[2], validate=True)
     except ValueError as error:
-        raise ConfigurationError(f"{name} is not base64: {error}") from error
+        raise ConfigurationError(f"{name} is not base64: {error}") from None
     return text
 
 
@@ -47,9 +47,12 @@ def as_json_body(name: str, value: Any) -> Any:
     from airflow_bitahub.texts import parse_json
 
     try:
-        return parse_json(as_text(name, value).encode())
+        body = parse_json(as_text(name, value).encode())
     except ValueError as error:
         raise ConfigurationError(f"{name} is text that is not JSON: {error}") from None
+    if body is None or isinstance(body, str):
+        raise ConfigurationError(f"{name} must be a mapping, a list, a number or a boolean, not {kind_of(body)}.")
+    return body
 
 
 # The arguments that give pictures.

@@ -34,12 +34,20 @@ if TYPE_CHECKING:
 _FIRST_WAIT = 20.0
 
 
-class _Deferral(Exception):  # noqa: N818  it is no error
+class _Deferral(Exception):
     """The task is to be deferred until a serving is ready."""
 
     def __init__(self, waiting: Waiting) -> None:
         super().__init__(waiting)
         self.waiting = waiting
+
+
+def owner_of(context: Context) -> Owner:
+    """Return the task instance as the owner of a deployment."""
+    from airflow_bitahub.procedures.deployments import Owner
+
+    ti = context["ti"]
+    return Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
 
 
 class RolloutOperator(ResourceLifecycle):
@@ -106,10 +114,7 @@ class RolloutOperator(ResourceLifecycle):
 
     def restore(self, context: Context) -> None:
         """Load the record of the serving."""
-        from airflow_bitahub.procedures.deployments import Owner
-
-        ti = context["ti"]
-        self._owner = Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
+        self._owner = owner_of(context)
         self._look_up_connection()
         self._site = self._new_site()
         self._site.on_save = self.raise_if_abandoned
@@ -129,7 +134,7 @@ class RolloutOperator(ResourceLifecycle):
             return ""
         rollout = self._site.record.rollout
         is_own = rollout is not None and rollout.owner == self._owner
-        return "" if is_own or self._site.is_creating(self._owner) else "this task has changed nothing since"
+        return "" if is_own or self._site.creation_of(self._owner) else "this task has changed nothing since"
 
     def how_to_stop(self) -> str:
         """Return in words how a user ends the deployment."""
@@ -137,18 +142,18 @@ class RolloutOperator(ResourceLifecycle):
 
     def stop(self) -> str:
         """End the deployment, and return in words what became of it."""
-        return self._abandon(retry.GRACE_PERIOD, 60) if self._site is not None else "it is not known what serves"
+        return self._abandon(retry.GRACE_PERIOD, 60)
 
     # Steps -----------------------------------------------------------------------------------------------------
 
     def _deploy(self, context: Context) -> dict[str, Any]:
         from airflow_bitahub.procedures.rollout import Deployer
 
-        assert self._site is not None
-        plan = self.plan(context, self._site.record)
+        site = self._site or self._new_site()
+        plan = self.plan(context, site.record)
         context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
         try:
-            deployer = Deployer(plan, self._site, self._is_active, partial(self._wait, plan))
+            deployer = Deployer(plan, site, self._is_active, partial(self._wait, plan))
             deployed = self.hook.run(deployer.deploy())
         except _Deferral as deferral:
             self._defer(context, deferral.waiting)
@@ -214,9 +219,9 @@ class RolloutOperator(ResourceLifecycle):
         :param grace: seconds to wait for a serving whose creation may still be on its way
         :param timeout: seconds for a removal
         """
-        assert self._site is not None
-        assert self._owner is not None
         site = self._new_site()
+        if self._site is None or self._owner is None:
+            return "it is not known what serves"
         site.timeout, site.lost_at = timeout, self._site.lost_at
         end = self.hook.new_client().run(site.abandon(self._owner, self.known_secrets(), grace))
         self._site.record = site.record
@@ -231,7 +236,7 @@ class RolloutOperator(ResourceLifecycle):
 
     @property
     def can_update(self) -> bool:
-        """Whether the platform can replace a serving's specification: the extra ``endpoints`` has ``update_serving``."""
+        """Whether the platform replaces specifications in place: the extra ``endpoints`` has ``update_serving``."""
         return "update_serving" in self.hook.settings.table("endpoints")
 
     @staticmethod
@@ -250,5 +255,3 @@ class RolloutOperator(ResourceLifecycle):
         run: Any = context["dag_run"]
         date = run.run_after or run.logical_date
         return None if date is None else date.timestamp()
-
-

@@ -28,13 +28,13 @@ from airflow_bitahub.operators.arguments import (
     optional,
 )
 from airflow_bitahub.operators.checks import as_checks, read_checks
-from airflow_bitahub.operators.rollout import RolloutOperator
+from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import ServingSpec
-    from airflow_bitahub.procedures.deployments import Deployment, Version
+    from airflow_bitahub.procedures.deployments import Deployment
     from airflow_bitahub.procedures.rollout import Plan
 
 # Room for the candidate's "-next".
@@ -242,25 +242,24 @@ class BitaHubDeployServingOperator(RolloutOperator):
         from airflow_bitahub.procedures.deployments import Version
         from airflow_bitahub.procedures.rollout import Plan
 
-        can_update = self.can_update
+        can_update, owner = self.can_update, owner_of(context)
         if self.strategy == "in_place" and not can_update:
             raise ConfigurationError(
-                "strategy='in_place' needs the entry 'update_serving' in the connection's extra 'endpoints'. Add it, or "
-                "set strategy='candidate' or 'recreate'."
+                "strategy='in_place' needs the entry 'update_serving' in the connection's extra 'endpoints'. Add it, "
+                "or set strategy='candidate' or 'recreate'."
             )
-        assert self._owner is not None
         spec, secrets = self._spec(), self.known_secrets()
         version = Version.of(
             spec,
             secrets,
             metrics=dict(self.metrics or {}),
             run_date=self.run_date(context),
-            deployed_by=str(self._owner),
+            deployed_by=str(owner),
         )
         return Plan(
             spec,
             version,
-            self._owner,
+            owner,
             secrets,
             strategy=self.strategy,
             can_update=can_update,
@@ -281,7 +280,10 @@ class BitaHubDeployServingOperator(RolloutOperator):
 
         fill = self.hook.folders.fill
         envs, secret_envs = (
-            {name: fill(value) for name, value in optional(as_env, default={})(argument, getattr(self, argument)).items()}
+            {
+                name: fill(value)
+                for name, value in optional(as_env, default={})(argument, getattr(self, argument)).items()
+            }
             for argument in ("envs", "secret_envs")
         )
         return secrets_by_name(envs, secret_envs, [fill(line) for line in as_commands("commands", self.commands)])

@@ -10,12 +10,12 @@ fails raises `ServingCheckError`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from airflow_bitahub.api.protocol import Call, Procedure, Sleep
+from airflow_bitahub.api.protocol import Procedure
 from airflow_bitahub.api.servings import Serving
 from airflow_bitahub.exceptions import (
     InvokeError,
@@ -44,7 +44,7 @@ _BATCH, _BATCH_BYTES = 16, 8 * 2**20  # pictures of a sample in one request, and
 _WRONG_SHOWN = 5  # wrong answers of a sample in a sentence
 
 Ask: TypeAlias = Callable[[Question], Procedure[Answer]]
-_Outcome: TypeAlias = Generator[Call[Any] | Sleep, Any, tuple[str, float, str]]  # answer, seconds, problem
+_Outcome: TypeAlias = Procedure[tuple[str, float, bool, str]]  # answer, seconds, passed, remark
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,19 @@ class CheckResult:
 
     :param number: the check's place in the list, from 1
     :param seconds: how long the answer took; of a sample, all answers together
-    :param problem: why the check failed; "" where it passed
+    :param remark: why the check failed, or which answers of a sample were wrong
     """
 
     number: int
     question: str
     answer: str
     seconds: float
-    problem: str = ""
+    passed: bool = True
+    remark: str = ""
 
     def __str__(self) -> str:
-        problem = f"; {self.problem}" if self.problem else ""
-        return f"check {self.number}: {self.question} -> {self.answer} in {self.seconds:.2f} s{problem}"
+        remark = f"; {self.remark}" if self.remark else ""
+        return f"check {self.number}: {self.question} -> {self.answer} in {self.seconds:.2f} s{remark}"
 
 
 def check_serving(
@@ -129,13 +130,14 @@ def check_serving(
         start = clock()
         try:
             if isinstance(check, SampleCheck):
-                answer, seconds, problem = yield from _ask_sample(check, asking)
+                outcome = yield from _ask_sample(check, asking)
             else:
-                answer, seconds, problem = yield from _ask_question(check, asking)
+                outcome = yield from _ask_question(check, asking)
         except (InvokeError, TransportError) as error:
-            answer, seconds, problem = "no answer", clock() - start, str(error)
-        result = CheckResult(number, str(check), answer, seconds, problem)
-        if problem:
+            is_answer = isinstance(error, InvokeError) and not isinstance(error, ServingUnavailableError)
+            outcome = "refused" if is_answer else "no answer", clock() - start, False, str(error)
+        result = CheckResult(number, str(check), *outcome)
+        if not result.passed:
             raise ServingCheckError(f"Serving {serving.name!r} failed {result}", serving.name)
         say(str(result))
         results.append(result)
@@ -147,14 +149,14 @@ def _ask_question(check: AnswerCheck, asking: Ask) -> _Outcome:
     times = [answer.seconds]
     got = compared(answer.value, check.expected)
     if check.expected is not None and not matches(check.expected, got):
-        return shown(got), answer.seconds, f"{shown(check.expected)} was expected."
+        return shown(got), answer.seconds, False, f"{shown(check.expected)} was expected."
     limit = check.longest_seconds
     while limit is not None and min(times) > limit and len(times) < _TRIES_FOR_TIME:
         times.append((yield from asking(check.question)).seconds)
     if limit is not None and min(times) > limit:
         others = f" (asked {len(times)} times, this was the shortest)"
-        return shown(got), min(times), f"at most {limit:g} s were expected{others}."
-    return shown(got), min(times), ""
+        return shown(got), min(times), False, f"at most {limit:g} s were expected{others}."
+    return shown(got), min(times), True, ""
 
 
 def _ask_sample(check: SampleCheck, asking: Ask) -> _Outcome:
@@ -173,16 +175,14 @@ def _ask_sample(check: SampleCheck, asking: Ask) -> _Outcome:
         begin += len(batch)
     right = len(check.pictures) - len(wrong)
     share = right / len(check.pictures)
-    answer, problem = f"{right} right ({share:.4g})", ""
-    if share < check.at_least:
+    remarks = [] if share >= check.at_least else [f"a share of at least {check.at_least:g} was expected"]
+    if wrong:
         more = f" and {len(wrong) - _WRONG_SHOWN} more" if len(wrong) > _WRONG_SHOWN else ""
-        problem = (
-            f"a share of at least {check.at_least:g} was expected. Wrong: {', '.join(wrong[:_WRONG_SHOWN])}{more}."
-        )
-    return answer, seconds, problem
+        remarks.append(f"wrong: {', '.join(wrong[:_WRONG_SHOWN])}{more}")
+    return f"{right} right ({share:.4g})", seconds, share >= check.at_least, "; ".join(remarks)
 
 
-def _predictions(question: Question, asking: Ask) -> Generator[Call[Any] | Sleep, Any, tuple[list[Any], float]]:
+def _predictions(question: Question, asking: Ask) -> Procedure[tuple[list[Any], float]]:
     """Return a program's predictions for some pictures, and their seconds.
 
     For one picture there is always one: where the program refused it, the error. Where there are fewer or more than

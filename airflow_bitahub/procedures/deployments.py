@@ -105,7 +105,10 @@ class Version:
         in_commands = [name for name in self.secrets if any(_PLACE.format(name) in line for line in commands)]
         for name in in_commands:
             commands = [line.replace(_PLACE.format(name), secrets[name]) for line in commands]
-        envs = {**self.spec.get("envs", {}), **{each: secrets[each] for each in self.secrets if each not in in_commands}}
+        envs = {
+            **self.spec.get("envs", {}),
+            **{each: secrets[each] for each in self.secrets if each not in in_commands},
+        }
         return ServingSpec.model_validate({**self.spec, "envs": envs, "commands": commands})
 
 

@@ -272,9 +272,9 @@ class Deployer:
 
     def _go_on(self) -> Procedure[Deployed]:
         """Take the steps that are left."""
-        if self._rollout.phase == "candidate":
+        if self.site.rollout.phase == "candidate":
             yield from self._try_candidate()
-        if self._rollout.phase == "switch":
+        if self.site.rollout.phase == "switch":
             try:
                 return (yield from self._switch())
             except BitaHubError as error:
@@ -287,7 +287,7 @@ class Deployer:
         return (yield from self._restore())
 
     def _try_candidate(self) -> Procedure[None]:
-        rollout, plan = self._rollout, self.plan
+        rollout, plan = self.site.rollout, self.plan
         waiting = Waiting(
             self._candidate,
             rollout.candidate_created_at,
@@ -308,23 +308,25 @@ class Deployer:
                 f"removed. The {self._old} serves as before.",
                 is_final=retry.is_final(error),
             ) from error
-        self.site.log(f"The candidate answers{' rightly' if plan.checks else ''}. Giving it the name {plan.spec.name!r}")
+        self.site.log(
+            f"The candidate answers{' rightly' if plan.checks else ''}. Giving it the name {plan.spec.name!r}"
+        )
         self.site.note(phase="switch", step_at=self.clock())
 
     def _switch(self) -> Procedure[Deployed]:
         plan = self.plan
-        if self._rollout.placed != "new":
+        if self.site.rollout.placed != "new":
             yield from self.site.put(plan.spec, "new")
         serving = yield from self._wait_for_public()
-        if self._rollout.ready_at is None:
+        if self.site.rollout.ready_at is None:
             yield from self._check(serving)
             self.site.note(ready_at=self.clock())
         if plan.bake_seconds:
-            until = (self._rollout.ready_at or self.clock()) + plan.bake_seconds
+            until = (self.site.rollout.ready_at or self.clock()) + plan.bake_seconds
             serving = yield from self._wait_for_public(until)
             yield from self._check(serving)
         yield from self.site.remove_candidate()
-        away, previous = self._rollout.away_seconds, self._old if self._rollout.replaces else None
+        away, previous = self.site.rollout.away_seconds, self._old if self.site.rollout.replaces else None
         self.site.save(self.site.record.with_version(replace(plan.version, deployed_at=self.clock())))
         self.site.log(
             f"The {plan.version} serves as {serving.name!r}"
@@ -334,14 +336,14 @@ class Deployer:
 
     def _restore(self) -> Procedure[Deployed]:
         """Bring back what was there before, and raise the error that is the reason."""
-        rollout = self._rollout
+        rollout = self.site.rollout
         story = f"The {rollout.version} was not deployed: {rollout.reason}\n"
         if rollout.replaces:
             self.site.log(f"Restoring the {self._old}: {rollout.reason}")
             if rollout.placed != "old":
                 yield from self.site.put_back(self.plan.secrets)
             yield from self._wait_for_public()
-            story += f"The {self._old} serves again; no version answered for {self._rollout.away_seconds:.1f} s."
+            story += f"The {self._old} serves again; no version answered for {self.site.rollout.away_seconds:.1f} s."
         else:
             yield from self.site.clear()
             story += "It was removed. Nothing serves under this name, as before."
@@ -358,7 +360,7 @@ class Deployer:
 
     def _wait_for_public(self, until: float | None = None) -> Procedure[Serving]:
         """Wait until the public name answers, and record for how long it did not."""
-        rollout, created_at = self._rollout, self.site.record.created_at
+        rollout, created_at = self.site.rollout, self.site.record.created_at
         deadline = (until or rollout.step_at) + self.plan.launch_timeout
         serving = yield from self._wait(
             Waiting(self.site.name, created_at, deadline, until=until, is_update=rollout.in_place)
@@ -381,11 +383,6 @@ class Deployer:
 
     def _failure(self, text: str, *, is_final: bool) -> ServingError:
         return (ServingCheckError if is_final else ServingFailedError)(text, self.site.name)
-
-    @property
-    def _rollout(self) -> Rollout:
-        assert self.site.record.rollout is not None
-        return self.site.record.rollout
 
     @property
     def _candidate(self) -> str:

@@ -23,6 +23,7 @@ from airflow_bitahub.procedures.deployments import (
     Intent,
     Owner,
     Records,
+    Rollout,
     candidate_name,
     is_created_since,
 )
@@ -121,8 +122,14 @@ class Site:
 
     def note(self, **changes: Any) -> None:
         """Change entries of the replacement that is under way."""
-        assert self.record.rollout is not None
-        self.save(replace(self.record, rollout=replace(self.record.rollout, **changes)))
+        self.save(replace(self.record, rollout=replace(self.rollout, **changes)))
+
+    @property
+    def rollout(self) -> Rollout:
+        """The replacement that is under way. Raises RuntimeError if there is none."""
+        if self.record.rollout is None:
+            raise RuntimeError(f"no deployment of {self.name!r} is under way")
+        return self.record.rollout
 
     def find(self) -> Procedure[Serving | None]:
         """Return the serving of the public name; None: there is none."""
@@ -165,8 +172,7 @@ class Site:
         :raises ServingRefusedError: a serving has the name that is not ours
         """
         for _ in range(_ATTEMPTS):
-            rollout, found = self.record.rollout, (yield from self.find())
-            assert rollout is not None
+            rollout, found = self.rollout, (yield from self.find())
             if found is not None and not self.record.owns(found, self.clock()):
                 raise self.refusal(found)
             is_expected = found is not None and self.record.is_successor(found, self.clock())
@@ -195,22 +201,20 @@ class Site:
         rollout = self.load().rollout
         if rollout is not None:
             return (yield from self.repair(secrets)) if rollout.owner == owner else "another task deploys it now"
-        if not self.is_creating(owner):
+        if (intent := self.creation_of(owner)) is None:
             return "there was nothing to end"
-        intent = self.records.load_intent()
-        assert intent is not None
         found = yield from find_serving(intent.name, self.version, self.clock, grace=grace)
         if found is None or not intent.explains(found, self.clock()) or self._is_known(found):
             return "nothing had been created"
         yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
         return f"serving {intent.name!r} was removed"
 
-    def is_creating(self, owner: Owner) -> bool:
-        """Return whether a task instance has begun to create a serving that is not yet on record."""
+    def creation_of(self, owner: Owner) -> Intent | None:
+        """Return the creation that a task instance has begun and that is not yet on record; None: there is none."""
         intent = self.records.load_intent()
-        if intent is None or intent.owner != owner or self.lost_at is not None:
-            return False
-        return self.clock() < intent.since + LONGEST_CLAIM
+        if intent is None or intent.owner != owner or not intent.name or self.lost_at is not None:
+            return None
+        return intent if self.clock() < intent.since + LONGEST_CLAIM else None
 
     def _is_known(self, found: Serving) -> bool:
         return found.name == self.name and self.record.owns(found, self.clock())
@@ -269,6 +273,5 @@ class Site:
 
     def _has_placed(self, found: Serving, placed: Literal["new", "old"]) -> None:
         """Record which version has the public name now."""
-        assert self.record.rollout is not None
-        rollout = replace(self.record.rollout, placed=placed, placing="", step_at=self.clock(), ready_at=None)
+        rollout = replace(self.rollout, placed=placed, placing="", step_at=self.clock(), ready_at=None)
         self.save(replace(self.record, created_at=found.created_at, since=None, exists=True, rollout=rollout))

@@ -48,8 +48,7 @@ class BitaHubRolloutTrigger(BitaHubServingTrigger):
         from airflow_bitahub.procedures.deployments import Owner
         from airflow_bitahub.procedures.site import Site
 
-        ti = self.task_instance
-        assert ti is not None
+        ti: Any = self.task_instance
         records = VariableRecords(BitaHubHook(self.bitahub_conn_id), self.deployed_name, self.version)
         site = Site(self.deployed_name, self.version, records, self.log.info)
         owner = Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)

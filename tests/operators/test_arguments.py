@@ -23,14 +23,14 @@ from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.sensors.job import BitaHubJobSensor
 from airflow_bitahub.sensors.serving import BitaHubServingSensor
 
-JOB, SERVING = BitaHubJobOperator, BitaHubDeployServingOperator
+JOB, SERVING, INVOKE = BitaHubJobOperator, BitaHubDeployServingOperator, BitaHubInvokeServingOperator
 NEEDED: Mapping[type[BaseOperator], Mapping[str, Any]] = {
     JOB: {"project": "demo", "command": "true"},
     BitaHubInferOperator: {"project": "demo", "command": "true", "model": "m"},
     BitaHubEvaluateOperator: {"project": "demo", "command": "true", "predictions": "/projects/u/p/outputs/1"},
     BitaHubSaveModelOperator: {"model": "m", "source": "/projects/u/p/outputs/1", "source_folder": "net"},
     SERVING: {"serving_name": "s", "model": "m", "commands": "serve"},
-    BitaHubInvokeServingOperator: {"serving_name": "s"},
+    INVOKE: {"serving_name": "s"},
     BitaHubJobSensor: {"job_name": "j"},
     BitaHubServingSensor: {"serving_name": "s"},
 }
@@ -101,6 +101,12 @@ WRONG = [
     (SERVING, {"envs": {"A": None}}, r"envs\['A'\] is None"),
     (SERVING, {"envs": {"A": ["b"]}}, r"envs\['A'\] must be text, not a list"),
     (SERVING, {"if_exists": "ask"}, "if_exists must be 'replace' or 'fail', not 'ask'"),
+    (INVOKE, {"image_url": []}, "image_url must have at least one entry"),
+    (INVOKE, {"image_file": ["f", None]}, r"image_file\[1\] is None"),
+    (INVOKE, {"image_base64": "seven!"}, "image_base64 is not base64"),
+    (INVOKE, {"json": "seven"}, "json is text that is not JSON"),
+    (INVOKE, {"json": '"seven"'}, "json must be a mapping, a list, a number or a boolean, not text"),
+    (INVOKE, {"json": {"x": {1}}}, "json cannot be sent as JSON: Object of type set"),
     # yes or no
     (JOB, {"deferrable": "False"}, "deferrable must be True or False, not 'False'"),
     (JOB, {"cancel_on_kill": None}, "cancel_on_kill must be True or False, not None"),
@@ -123,7 +129,8 @@ LIMITS = [
     (JOB, "unreachable_timeout"),
     (SERVING, "poll_interval"),
     (SERVING, "launch_timeout"),
-    (BitaHubInvokeServingOperator, "request_timeout"),
+    (INVOKE, "request_timeout"),
+    (INVOKE, "warmup_timeout"),
 ]
 
 
@@ -141,7 +148,7 @@ def test_limit_of_time_is_a_timedelta_or_a_number_of_seconds_and_nothing_else(
     for outside in (-1, timedelta(-1), math.nan, math.inf, 1e30):
         with pytest.raises(ConfigurationError, match=f"{name} must be .*0 seconds.* and at most ten years, not "):
             make(kind, **{name: outside})
-    if name != "unreachable_timeout":
+    if name not in ("unreachable_timeout", "warmup_timeout"):
         with pytest.raises(ConfigurationError, match=f"{name} must be more than 0 seconds"):
             make(kind, **{name: 0})
 
@@ -188,7 +195,15 @@ def test_mapped_task_is_checked_when_it_runs() -> None:
             {"envs": {"PORT": 8080, "DEBUG": True, "RATE": 0.5, "EMPTY": "", "WORD": "None"}},
             {"envs": {"PORT": "8080", "DEBUG": "True", "RATE": "0.5", "EMPTY": "", "WORD": "None"}},
         ),
-        (BitaHubInvokeServingOperator, {"image_url": "None", "field": ""}, {"image_url": None, "field": None}),
+        (INVOKE, {"image_url": "None", "field": "", "json": "None"}, dict.fromkeys(["image_url", "field", "json"])),
+        (INVOKE, {"image_url": "u", "image_file": ("f", "g")}, {"image_url": ["u"], "image_file": ["f", "g"]}),
+        (INVOKE, {"image_base64": "c2V2\nZW4="}, {"image_base64": ["c2V2ZW4="]}),
+        (
+            INVOKE,
+            {"json": '{"x": [1]}', "expected_prediction": ("7",)},
+            {"json": {"x": [1]}, "expected_prediction": ["7"]},
+        ),
+        (INVOKE, {"json": {"x": (1,)}, "expected_prediction": ""}, {"json": {"x": [1]}, "expected_prediction": None}),
     ],
 )
 def test_argument_is_read_as_what_it_means(
@@ -229,6 +244,8 @@ def test_name_that_cannot_be_mounted_by_name_is_refused_with_a_form_that_works(n
         (JOB, {"task_roles": [{"command": [SECRET]}]}),
         (JOB, {"extra_body": SECRET}),
         (JOB, {"extra_body": {"x": SECRET.encode()}}),
+        (INVOKE, {"json": SECRET}),
+        (INVOKE, {"json": {"x": SECRET.encode()}}),
     ],
 )
 def test_error_shows_no_value_that_may_be_secret(kind: type[BaseOperator], given: dict[str, Any]) -> None:
@@ -243,7 +260,7 @@ def test_fields_of_a_task_role_are_those_that_are_sent() -> None:
 
 def test_every_argument_is_checked() -> None:
     """An argument of our own that has no check could raise a bare TypeError in the middle of a run."""
-    free = {"expected_prediction", "multiple_outputs", "retry_policy", "self", "kwargs"}
+    free = {"multiple_outputs", "retry_policy", "self", "kwargs"}
     for kind in NEEDED:
         checked = {*kind.argument_checks, *(model._NOT_TAKEN if kind is BitaHubSaveModelOperator else ())}  # type: ignore[attr-defined]
         for ours in (each for each in kind.__mro__ if each.__module__.startswith("airflow_bitahub")):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_bitahub.api.auth import BearerToken
-from airflow_bitahub.api.servings import (
-    delete_serving,
-)
+from airflow_bitahub.api.servings import delete_serving
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
@@ -26,11 +26,12 @@ from airflow_bitahub.exceptions import (
     InvokeError,
     NotFoundError,
     ServingFailedError,
+    ServingUnavailableError,
     StorageError,
 )
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
-from tests.conftest import Gateway, TaskRun, until
+from tests.conftest import Asked, Gateway, TaskRun, until
 from tests.operators.served_program import ask, foreign_serving, put_models
 
 _numbers = count(1)
@@ -66,30 +67,65 @@ def invoke(name: str, **arguments: Any) -> BitaHubInvokeServingOperator:
     return BitaHubInvokeServingOperator(**{"task_id": "task", "serving_name": name, **arguments})
 
 
-def form_of(answer: Any) -> dict[str, str]:
+def body_of(answer: Any) -> bytes:
+    return base64.b64decode(answer["body"])
+
+
+def form_of(answer: Any) -> dict[str, list[str]]:
     assert answer["type"] == "application/x-www-form-urlencoded"
-    return dict(parse_qsl(base64.b64decode(answer["body"]).decode()))
+    return parse_qs(body_of(answer).decode())
 
 
 @pytest.mark.usefixtures("connection")
 def test_picture_is_given_by_its_address(served: str, task_run: TaskRun) -> None:
     answer = invoke(served, image_url="https://example.com/7.png?a=1&b=2").execute(task_run.context())
     assert answer["path"] == "/image"
-    assert form_of(answer) == {"urls": "https://example.com/7.png?a=1&b=2"}
+    assert form_of(answer) == {"urls": ["https://example.com/7.png?a=1&b=2"]}
 
 
 @pytest.mark.usefixtures("connection")
-def test_picture_is_given_as_base64(served: str, task_run: TaskRun) -> None:
-    text = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
-    assert form_of(invoke(served, image_base64=text).execute(task_run.context())) == {"base64": text}
-
-
-@pytest.mark.usefixtures("connection")
-def test_base64_may_be_wrapped_as_the_command_of_that_name_does(served: str, task_run: TaskRun) -> None:
-    text = base64.encodebytes(PICTURE * 10).decode()
+def test_picture_is_given_as_base64_as_the_command_of_that_name_wraps_it(served: str, task_run: TaskRun) -> None:
+    text = "data:image/png;base64," + base64.encodebytes(PICTURE * 10).decode()
     assert "\n" in text.strip()
     answer = invoke(served, image_base64=text).execute(task_run.context())
-    assert form_of(answer) == {"base64": text.replace("\n", "")}
+    assert form_of(answer) == {"base64s": [text.replace("\n", "")]}
+
+
+@pytest.mark.usefixtures("connection")
+def test_several_pictures_are_one_request(served: str, task_run: TaskRun, tmp_path: Path) -> None:
+    answer = invoke(served, image_url=["u", "v"], field="f").execute(task_run.context())
+    assert form_of(answer) == {"f": ["u", "v"]}
+    for name in ("7.png", "1.png"):
+        (tmp_path / name).write_bytes(PICTURE + name.encode())
+    files = [f"{tmp_path}/7.png", f"{tmp_path}/1.png"]
+    body = body_of(invoke(served, image_file=files, allow_any_image_file=True).execute(task_run.context()))
+    for part in (b'name="files"; filename="7.png"', PICTURE + b"7.png", b'name="files"; filename="1.png"'):
+        assert part in body
+
+
+@pytest.mark.usefixtures("connection")
+@pytest.mark.parametrize("body", [{"x": (1, None)}, '{"x": [1, null]}'])
+def test_json_is_sent_as_it_is(body: Any, served: str, task_run: TaskRun) -> None:
+    answer = invoke(served, json=body, path="/predict", expected_prediction=7).execute(task_run.context())
+    assert (answer["path"], answer["type"]) == ("/predict", "application/json")
+    assert json.loads(body_of(answer)) == {"x": [1, None]}
+
+
+@pytest.mark.usefixtures("connection")
+def test_mapped_task_asks_about_its_own_picture(served: str, task_run: TaskRun) -> None:
+    with DAG("d", params={"served": served}) as dag:
+        mapped = BitaHubInvokeServingOperator.partial(
+            task_id="task", serving_name="{{ params.served }}", warmup_timeout=5
+        ).expand_kwargs([{"image_url": "u", "expected_prediction": 7}, {"json": {"x": "{{ params.served }}"}}])
+    sent = []
+    for task_run.map_index in (0, 1):
+        context = task_run.context()
+        context["dag_run"].conf = {}
+        context |= {"dag": dag, "task": mapped, "params": {"served": served}}
+        context["ti"].task = mapped
+        mapped.render_template_fields(context)
+        sent.append(body_of(context["task"].execute(context)))
+    assert sent == [b"urls=u", json.dumps({"x": served}, separators=(",", ":")).encode()]
 
 
 @pytest.mark.usefixtures("connection")
@@ -107,7 +143,7 @@ def test_picture_is_given_as_a_file(
     }[where]
     is_foreign = where != "on the platform"
     answer = invoke(served, image_file=picture, allow_any_image_file=is_foreign).execute(task_run.context())
-    body = base64.b64decode(answer["body"])
+    body = body_of(answer)
     assert answer["type"].startswith("multipart/form-data")
     assert b'name="files"; filename="seven.png"' in body
     assert PICTURE in body
@@ -116,22 +152,23 @@ def test_picture_is_given_as_a_file(
 @pytest.mark.usefixtures("connection")
 def test_path_and_field_belong_to_the_program(served: str, task_run: TaskRun) -> None:
     answer = invoke(served, image_url="u", path="v2/predict", field="picture").execute(task_run.context())
-    assert (answer["path"], form_of(answer)) == ("/v2/predict", {"picture": "u"})
+    assert (answer["path"], form_of(answer)) == ("/v2/predict", {"picture": ["u"]})
 
 
 @pytest.mark.usefixtures("connection")
 def test_link_leads_to_the_serving(served: str, task_run: TaskRun, platform: Emulator) -> None:
     invoke(served, image_url="u").execute(task_run.context())
     url = platform.state.serving(ServingKey("inference", served, "v1")).url
-    assert task_run.xcoms == {"bitahub_serving_url": url}
+    assert task_run.xcoms["bitahub_serving_url"] == url
     assert invoke(served).operator_extra_links == (BitaHubServingLink(),)
 
 
 @pytest.mark.usefixtures("connection")
-@pytest.mark.parametrize("expected", [7, "7", None, ""])
+@pytest.mark.parametrize("expected", [7, 7.0, "7", [7], {"path": "/image", "predictions": ["7"]}, None, ""])
 def test_answer_may_be_checked(expected: Any, served: str, task_run: TaskRun) -> None:
     answer = invoke(served, image_url="u", expected_prediction=expected).execute(task_run.context())
     assert answer["predictions"] == [7]
+    assert isinstance(task_run.xcoms["seconds"], float)
 
 
 @pytest.mark.usefixtures("connection")
@@ -159,17 +196,11 @@ def test_programs_error_fails_the_task_even_inside_http_200(
 @pytest.mark.usefixtures("connection")
 @pytest.mark.parametrize(
     "pictures",
-    [{}, {"image_url": ""}, {"image_url": "u", "image_file": "f"}, {"image_url": "u", "image_base64": "Zg=="}],
+    [{}, {"image_url": ""}, {"image_url": "u", "image_file": "f"}, {"json": {}, "image_base64": "Zg=="}],
 )
-def test_anything_but_exactly_one_picture_is_refused(pictures: dict[str, str], task_run: TaskRun) -> None:
-    with pytest.raises(AirflowFailException, match="exactly one of image_url, image_file and image_base64"):
+def test_anything_but_exactly_one_question_is_refused(pictures: dict[str, str], task_run: TaskRun) -> None:
+    with pytest.raises(AirflowFailException, match="exactly one of image_url, image_file, image_base64 and json"):
         invoke("never-asked", **pictures).execute(task_run.context())
-
-
-@pytest.mark.usefixtures("connection")
-def test_text_that_is_not_base64_is_refused(task_run: TaskRun) -> None:
-    with pytest.raises(AirflowFailException, match="image_base64 is not base64"):
-        invoke("never-asked", image_base64="seven!").execute(task_run.context())
 
 
 @pytest.mark.usefixtures("connection")
@@ -200,3 +231,25 @@ def test_serving_without_an_address_is_told_clearly(gateway: Gateway, task_run: 
     gateway.answer = lambda _: (200, {"status": {"code": 0}, "data": serving})
     with pytest.raises(ServingFailedError, match="'x' is WAITING: it has no address"):
         invoke("x", image_url="u").execute(task_run.context())
+
+
+@pytest.mark.parametrize(("warmup_timeout", "answers"), [(60, 3), (0, 1)])
+def test_program_that_does_not_answer_yet_is_asked_again(
+    warmup_timeout: float, answers: int, gateway: Gateway, task_run: TaskRun
+) -> None:
+    serving = {"name": "x", "status": "RUNNING", "hosts": gateway.url}
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        if asked.method == "GET":
+            return 200, {"status": {"code": 0}, "data": serving}
+        ready = [each.method for each in gateway.asked].count("POST") > 2
+        return (200, {"predictions": [7]}) if ready else (503, "no program listens")
+
+    gateway.answer = answer
+    operator = invoke("x", image_url="u", expected_prediction=7, warmup_timeout=warmup_timeout)
+    if warmup_timeout:
+        assert operator.execute(task_run.context()) == {"predictions": [7]}
+    else:
+        with pytest.raises(ServingUnavailableError, match="no program listens"):
+            operator.execute(task_run.context())
+    assert [asked.method for asked in gateway.asked].count("POST") == answers

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import pytest
@@ -122,8 +122,18 @@ class Platform(Stage):
     def view(self, name: str, fake: Fake) -> Serving:
         has_crashed = fake.image.startswith("crash") and self.now >= fake.started + START
         is_updating = bool(fake.serves) and fake.serves != fake.image
-        word = "STOPPING" if fake.removed is not None else "RUNNING" if fake.serves else "FAILED" if has_crashed else "WAITING"
-        pod = Pod(name="0", raw_state="FAILED" if has_crashed else "STARTING", message="exit code 3" if has_crashed else "")
+        word = (
+            "STOPPING"
+            if fake.removed is not None
+            else "RUNNING"
+            if fake.serves
+            else "FAILED"
+            if has_crashed
+            else "WAITING"
+        )
+        pod = Pod(
+            name="0", raw_state="FAILED" if has_crashed else "STARTING", message="exit code 3" if has_crashed else ""
+        )
         return serving(word, f"http://{name}", fake.created).model_copy(
             update={"name": name, "pods": (pod,) if is_updating else ()}
         )
@@ -214,7 +224,7 @@ class Platform(Stage):
 
     def seconds_away(self) -> float:
         times = [*self.away, (self.now, True)]
-        return sum(end - start for (start, is_well), (end, _) in zip(times, times[1:], strict=False) if not is_well)
+        return sum(end - start for (start, is_well), (end, _) in pairwise(times) if not is_well)
 
     def assert_serves(self, image: str) -> None:
         for _ in range(3):
@@ -279,7 +289,13 @@ def test_error_says_what_failed_what_the_program_printed_and_what_serves() -> No
     platform = platform_with()
     with pytest.raises(ServingCheckError) as caught:
         platform.deploy("wrong")
-    for text in ("/models/u/wrong", "seven.png -> 3", "7 was expected", "it is broken", "/models/u/good:1) serves as b"):
+    for text in (
+        "/models/u/wrong",
+        "seven.png -> 3",
+        "7 was expected",
+        "it is broken",
+        "/models/u/good:1) serves as b",
+    ):
         assert text in str(caught.value)
     with pytest.raises(ServingFailedError, match=r"candidate failed: The serving 'mnist-next' is FAILED"):
         platform.deploy("crash")
@@ -355,10 +371,11 @@ def test_what_exists_is_not_replaced_where_that_is_asked() -> None:
 @pytest.mark.parametrize("way", ways())
 @pytest.mark.parametrize("seed", range(12))
 def test_of_several_tasks_one_goes_first(seed: int, way: dict[str, Any]) -> None:
-    platform, order = platform_with(), random.Random(seed)  # noqa: S311
+    platform, order = platform_with(), random.Random(seed)
     images = {"a": "good:2", "b": "good:3", "c": "wrong"}
     running: dict[str, Any] = {
-        task: platform.deployment(image, task, **way, turn_deadline=platform.now + 900) for task, image in images.items()
+        task: platform.deployment(image, task, **way, turn_deadline=platform.now + 900)
+        for task, image in images.items()
     }
     wake: dict[str, tuple[float, Any]] = dict.fromkeys(running, (platform.now, None))
     ended: list[str] = []
@@ -512,4 +529,3 @@ def test_versions_are_kept_newest_first_and_once() -> None:
     record = platform.airflow.load()
     assert record is not None
     assert [version.spec["image"] for version in record.versions] == [f"good:{number}" for number in (6, 5, 4, 3, 1)]
-

@@ -26,8 +26,8 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     f"airflow_bitahub.operators.{name}"
                     for name in (
-                        *("job", "train", "model", "infer", "evaluate", "gate"),
-                        *("serving", "rollback", "stop", "start", "scale", "delete", "invoke"),
+                        *("job", "train", "model", "infer", "evaluate", "gate", "serving", "rollback"),
+                        *("stop", "start", "scale", "delete", "invoke"),
                     )
                 ],
             }

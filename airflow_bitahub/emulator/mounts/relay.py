@@ -1,4 +1,4 @@
-"""Connects a sandbox's own network with the emulator. It runs in the sandbox, by an image's Python, 3.7 or newer.
+"""Connects a sandbox's own network with the emulator. It runs in the sandbox, by an image's Python, 3.8 or newer.
 
 Usage: ``relay.py FOLDER PORT PROXY_PORT PROGRAM ...`` starts the program and passes on, for as long as it runs:
 

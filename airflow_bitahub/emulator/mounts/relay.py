@@ -129,9 +129,9 @@ def _proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
             else:
                 server = await connect_outside(file, host, port)
         except (OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
-            text = f"the emulator's proxy: {error}\n".encode("utf-8", "replace")
-            answer = b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(text)
-            writer.write(answer + text)
+            # Most programs report the first line of an answer, and nothing else of it.
+            reason = " ".join(str(error).split())[:200].encode("ascii", "replace")
+            writer.write(b"HTTP/1.1 502 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % reason)
             writer.close()
             return
         if head:

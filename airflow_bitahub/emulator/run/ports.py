@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from airflow_bitahub.emulator.listener import LOOPBACK
@@ -32,17 +32,17 @@ def backend_in(workdir: Path) -> Backend | None:
     return None
 
 
-def backend_of(group: ProcessGroup, ports: Iterable[int]) -> Backend | None:
+def backend_of(group: ProcessGroup, ports: Sequence[int]) -> Backend | None:
     """Return how a program is reached that listens on one of these ports; None: it does not listen yet.
 
     Another program may listen on the same port, so a socket only counts if a process of the group has it. Without
     ``/proc``, only the first port counts, which must be one that was free.
     """
     if not _TABLES[0].exists():
-        port = next(iter(ports))
-        return Backend(port=port) if _accepts(port) else None
-    port = next((port for port in ports if listens(group, port)), None)
-    return None if port is None else Backend(port=port)
+        found = [port for port in ports[:1] if _accepts(port)]
+    else:
+        found = [port for port in ports if listens(group, port)]
+    return next((Backend(port=port) for port in found), None)
 
 
 def listens(group: ProcessGroup, port: int) -> bool:

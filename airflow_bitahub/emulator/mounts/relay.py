@@ -2,9 +2,9 @@
 
 Usage: ``relay.py FOLDER PORT PROXY_PORT PROGRAM ...`` starts the program and passes on, for as long as it runs:
 
-- connections at the socket file ``inside`` in the folder to the program's port. The file appears once it listens there.
-- requests to the HTTP proxy at PROXY_PORT to the socket file ``outside``, at which the emulator connects them further.
-  An address such as ``localhost`` is the program's own if something listens there, otherwise the emulator's machine.
+- connections at the socket file `INSIDE` of the folder to the program's port. The file appears once it listens there.
+- requests to the HTTP proxy at PROXY_PORT to the socket file `OUTSIDE`, at which the emulator connects them further. An
+  address such as ``localhost`` is the program's own if something listens there, otherwise the emulator's machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-INSIDE, OUTSIDE = "inside", "outside"  # the socket files
+WRITABLE = "program"  # the only part of the folder in which the program can change something
+INSIDE, OUTSIDE = WRITABLE + "/inside", "outside"
 _FOR_THE_PROXY = (b"connection:", b"proxy-", b"keep-alive:")
 
 

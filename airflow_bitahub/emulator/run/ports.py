@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import stat
@@ -35,10 +36,10 @@ def backend_in(workdir: Path) -> Backend | None:
 def backend_of(group: ProcessGroup, ports: Sequence[int]) -> Backend | None:
     """Return how a program is reached that listens on one of these ports; None: it does not listen yet.
 
-    Another program may listen on the same port, so a socket only counts if a process of the group has it. Without
-    ``/proc``, only the first port counts, which must be one that was free.
+    Another program may listen on the same port, so a socket only counts if a process of the group has it. Where that
+    cannot be seen, only the first port counts, which must be one that was free.
     """
-    if not _TABLES[0].exists():
+    if not _can_see_sockets():
         found = [port for port in ports[:1] if _accepts(port)]
     else:
         found = [port for port in ports if listens(group, port)]
@@ -46,7 +47,7 @@ def backend_of(group: ProcessGroup, ports: Sequence[int]) -> Backend | None:
 
 
 def listens(group: ProcessGroup, port: int) -> bool:
-    """Return whether a program listens on a port; False where there is no ``/proc``."""
+    """Return whether a program listens on a port; False where that cannot be seen."""
     sockets = _listening_sockets(port)
     return bool(sockets) and any(_has_file(process, sockets) for process in group.processes())
 
@@ -58,6 +59,13 @@ def is_taken(port: int) -> bool:
     except OSError:
         return True
     return False
+
+
+@functools.cache
+def _can_see_sockets() -> bool:
+    """Return whether ``/proc`` shows which process has which socket."""
+    with socket.create_server((LOOPBACK, 0)) as own:
+        return _has_file(Path("/proc/self"), _listening_sockets(own.getsockname()[1]))
 
 
 def _listening_sockets(port: int) -> set[str]:

@@ -10,6 +10,7 @@ import base64
 import http.server
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from airflow_bitahub.emulator.mounts.relay import INSIDE
 from airflow_bitahub.emulator.mounts.sandbox import bubblewrap_problem
 from airflow_bitahub.emulator.mounts.workdir import network_in
 from airflow_bitahub.emulator.run.ports import backend_in
@@ -184,6 +186,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platfor
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has bubblewrap")
 def test_a_link_in_the_place_of_a_programs_socket_is_not_followed(tmp_path: Path) -> None:
-    network_in(tmp_path).mkdir(parents=True)
-    (network_in(tmp_path) / "inside").symlink_to("/run/another.sock")
-    assert backend_in(tmp_path) is None
+    file = network_in(tmp_path) / INSIDE
+    file.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(file.with_name("another")))
+        file.symlink_to("another")
+        assert backend_in(tmp_path) is None

@@ -119,7 +119,7 @@ def _is_own(host: str, port: int) -> bool:
     return (host in ("localhost", "::1") or host.startswith("127.")) and _is_listening(port)
 
 
-def _proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+def proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     """Return what serves a connection to the HTTP proxy."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -146,7 +146,7 @@ def _proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
 
 async def main(folder: str, port: int, listener: socket.socket) -> None:
     """Serve until killed."""
-    await asyncio.start_server(_proxy(f"{folder}/{OUTSIDE}"), sock=listener)
+    await asyncio.start_server(proxy(f"{folder}/{OUTSIDE}"), sock=listener)
     await _serve_program(f"{folder}/{INSIDE}", port)
     await asyncio.Event().wait()
 

@@ -47,7 +47,8 @@ SHA256 = {
     "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
 }
 
-SAMPLE_LABEL = 7
+_DIGIT = 7  # in the single picture
+_PICTURES_PER_DIGIT = 5  # of the sample
 
 _ANSWER_SECONDS = 4.0
 _FILE_SECONDS = 90.0
@@ -56,18 +57,24 @@ _FILE_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared dataset folder: the source and number of its pictures, and one sample picture."""
+    """A prepared dataset folder: the source and number of its pictures.
+
+    :param picture: a picture of a 7
+    :param sample: the folder with some pictures of the test set, and with their labels in ``labels.csv``
+    """
 
     folder: Path
     source: Source
     train_count: int
     test_count: int
+    picture: Path
     sample: Path
-    sample_label: int
 
 
 def prepare(folder: Path, mnist: Path | None = None, *, cache: Path, mirrors: Iterable[str] = MIRRORS) -> Dataset:
-    """Write `mnist/*.gz` and a sample picture to `folder`, and return the dataset. Running it again changes nothing.
+    """Write `mnist/*.gz`, a picture and a labelled sample to `folder`, and return the dataset.
+
+    Running it again changes nothing.
 
     :param mnist: a folder that contains the four MNIST files, or a folder `mnist` with them; None: download them
     :param cache: the folder for downloaded files
@@ -84,11 +91,13 @@ def prepare(folder: Path, mnist: Path | None = None, *, cache: Path, mirrors: It
 
     train_images, _ = _read_pair(files, "train")
     test_images, test_labels = _read_pair(files, "t10k")
-    sample = folder / f"digit-{SAMPLE_LABEL}.png"
+    picture, sample = folder / f"digit-{_DIGIT}.png", folder / "sample"
     for name, content in files.items():
         _write(folder / "mnist" / name, content)
-    _write(sample, _png(_typical(test_images, test_labels, SAMPLE_LABEL)))
-    return Dataset(folder, source, len(train_images), len(test_images), sample, SAMPLE_LABEL)
+    _write(picture, _png(_typical(test_images, test_labels, _DIGIT)))
+    for name, content in _sample(test_images, test_labels).items():
+        _write(sample / name, content)
+    return Dataset(folder, source, len(train_images), len(test_images), picture, sample)
 
 
 def download(
@@ -236,6 +245,18 @@ def _typical(images: Bytes, labels: Bytes, label: int) -> Bytes:
     distances = ((chosen - chosen.mean(axis=0)) ** 2).sum(axis=(1, 2))
     typical: Bytes = images[labels == label][distances.argmin()]
     return typical
+
+
+def _sample(images: Bytes, labels: Bytes) -> dict[str, bytes]:
+    """Return the files of a labelled sample: the first pictures of each digit, and their labels as CSV."""
+    files, lines = {}, ["file,label"]
+    for digit in range(10):
+        for number, picture in enumerate(images[labels == digit][:_PICTURES_PER_DIGIT], 1):
+            name = f"{digit}-{number}.png"
+            files[name] = _png(picture)
+            lines.append(f"{name},{digit}")
+    files["labels.csv"] = "".join(f"{line}\n" for line in lines).encode()
+    return files
 
 
 def _png(picture: Bytes) -> bytes:

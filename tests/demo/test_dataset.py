@@ -72,7 +72,8 @@ def closed() -> Iterator[str]:
 def test_digits_without_network(digits: dataset.Dataset) -> None:
     assert digits.source == "scikit-learn digits"
     assert (digits.train_count, digits.test_count) == (1437, 360)
-    assert sorted(contents(digits.folder)) == ["digit-7.png", *(f"mnist/{name}" for name in NAMES)]
+    sample = ["sample/labels.csv", *(f"sample/{digit}-{number}.png" for digit in range(10) for number in range(1, 6))]
+    assert sorted(contents(digits.folder)) == sorted(["digit-7.png", *(f"mnist/{name}" for name in NAMES), *sample])
     for part, count in (("train", 1437), ("t10k", 360)):
         images, labels = read(digits.folder, part)
         assert len(images) == len(labels) == count
@@ -81,20 +82,24 @@ def test_digits_without_network(digits: dataset.Dataset) -> None:
         assert not images[:, :4].any()
 
 
-def test_sample_is_a_seven_of_the_test_set(digits: dataset.Dataset) -> None:
+def test_pictures_are_of_the_test_set_and_have_its_labels(digits: dataset.Dataset) -> None:
     images, labels = read(digits.folder, "t10k")
-    sample = Image.open(digits.sample)
-    assert digits.sample == digits.folder / "digit-7.png"
-    assert digits.sample_label == 7
-    assert (sample.size, sample.mode, sample.format) == ((28, 28), "L", "PNG")
-    assert any((image == np.asarray(sample)).all() for image in images[labels == 7])
+    assert digits.picture == digits.folder / "digit-7.png"
+    head, *rows = (digits.sample / "labels.csv").read_text().splitlines()
+    assert head == "file,label"
+    assert len(rows) == 50
+    for file, label in [(digits.picture, 7), *((digits.sample / row[:-2], int(row[-1])) for row in rows)]:
+        picture = Image.open(file)
+        assert (picture.size, picture.mode, picture.format) == ((28, 28), "L", "PNG")
+        assert any((image == np.asarray(picture)).all() for image in images[labels == label])
 
 
 def test_running_again_changes_nothing_and_repairs(digits: dataset.Dataset, tmp_path: Path) -> None:
     first = dataset.prepare(tmp_path, cache=tmp_path / "cache", mirrors=())
     assert contents(tmp_path) == contents(digits.folder)
     (tmp_path / "mnist" / NAMES[0]).write_bytes(b"half a fi")
-    first.sample.unlink()
+    first.picture.unlink()
+    (first.sample / "0-1.png").unlink()
     untouched = (tmp_path / "mnist" / NAMES[1]).stat().st_mtime_ns
     assert dataset.prepare(tmp_path, cache=tmp_path / "cache", mirrors=()) == first
     assert contents(tmp_path) == contents(digits.folder)

@@ -227,7 +227,7 @@ def wait_until_healthy(client: httpx.Client, process: subprocess.Popen[bytes], l
 
 @pytest.fixture(scope="module")
 def website(prepared: dataset.Dataset) -> Iterator[str]:
-    """Return the address of a web site with the sample picture."""
+    """Return the address of a web site with the picture."""
     handler = partial(SimpleHTTPRequestHandler, directory=prepared.folder)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -264,25 +264,25 @@ def assert_refused(response: httpx.Response, *parts: str) -> None:
 
 
 def test_serving_answers_for_a_file(serving: httpx.Client, prepared: dataset.Dataset) -> None:
-    content = prepared.sample.read_bytes()
+    content = prepared.picture.read_bytes()
     assert predictions(serving.post("/image", files={"files": ("7.png", content)})) == [7]
 
 
 @pytest.mark.parametrize("field", ["base64s", "base64"])
 def test_serving_answers_for_base64(serving: httpx.Client, prepared: dataset.Dataset, field: str) -> None:
-    text = base64.b64encode(prepared.sample.read_bytes()).decode()
+    text = base64.b64encode(prepared.picture.read_bytes()).decode()
     assert predictions(serving.post("/image", data={field: text})) == [7]
     assert predictions(serving.post("/image", data={field: f"data:image/png;base64,{text}"})) == [7]
 
 
 def test_serving_answers_for_a_url(serving: httpx.Client, prepared: dataset.Dataset, website: str) -> None:
-    url = f"{website}/{prepared.sample.name}"
+    url = f"{website}/{prepared.picture.name}"
     assert predictions(serving.post("/image", data={"urls": url})) == [7]
 
 
 def test_serving_answers_for_several_at_once(serving: httpx.Client, prepared: dataset.Dataset, website: str) -> None:
-    url = f"{website}/{prepared.sample.name}"
-    content = prepared.sample.read_bytes()
+    url = f"{website}/{prepared.picture.name}"
+    content = prepared.picture.read_bytes()
     answer = serving.post(
         "/image",
         data={"urls": [url, url], "base64s": base64.b64encode(content).decode()},
@@ -323,7 +323,7 @@ VARIANTS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_serving_reads_any_kind_of_picture(serving: httpx.Client, prepared: dataset.Dataset, name: str) -> None:
-    picture = VARIANTS[name](Image.open(prepared.sample))
+    picture = VARIANTS[name](Image.open(prepared.picture))
     assert predictions(serving.post("/image", files={"files": ("7.png", png(picture))})) == [7]
 
 

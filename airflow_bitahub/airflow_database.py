@@ -6,15 +6,18 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.hooks.deployment_records import VariableRecords
 from airflow_bitahub.identity import JobRecord
 from airflow_bitahub.operators.records import JOB_RECORD_KEY, MARKER_KEY, markers_in, read_record
 from airflow_bitahub.triggers.events import TAKE_UP_SECONDS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+    from airflow_bitahub.procedures.deployments import Owner
 
 _FINISHED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
 _METASTORE = "airflow.state.metastore.MetastoreBackend"
@@ -58,6 +61,52 @@ def read_database() -> Database:
         return Database(_markers(session), _owning_tasks(session), _unwatched(session))
 
 
+def read_keys(prefix: str) -> list[str]:
+    """Return the keys of all Variables that begin with a prefix. Raises ConfigurationError as `read_database` does."""
+    with _session() as session:
+        return _keys(session, prefix)
+
+
+def is_active(owner: Owner) -> bool:
+    """Return whether a task instance has not finished, so that it will go on with its deployment.
+
+    :raises ConfigurationError: Airflow's database cannot be read
+    """
+    from airflow.models.taskinstance import TaskInstance
+
+    with _session() as session:
+        same_task = [getattr(TaskInstance, name) == getattr(owner, name) for name in _KEY]
+        row = session.query(TaskInstance.state).filter(*same_task).one_or_none()
+    return row is not None and row[0] not in _FINISHED_STATES
+
+
+class DatabaseRecords(VariableRecords):
+    """The record of one serving, read from Airflow's database and stored there directly."""
+
+    def read(self, key: str) -> Any:
+        """Return the JSON value of a Variable; None: there is none.
+
+        :raises ConfigurationError: Airflow's database cannot be read, or is encrypted with another key
+        """
+        from airflow.models.variable import Variable
+
+        with _session() as session:
+            stored = session.query(Variable).filter(Variable.key == key).one_or_none()
+            value = None if stored is None else stored.get_val()
+        if stored is not None and value is None:
+            raise ConfigurationError(
+                f"The Variable {key!r} could not be decrypted. Run this with Airflow's own [core] fernet_key."
+            )
+        return None if value is None else json.loads(value)
+
+    def write(self, key: str, value: Any, description: str) -> None:
+        """Set a Variable to a JSON value. Raises ConfigurationError where Airflow's database cannot be written."""
+        from airflow.models.variable import Variable
+
+        with _session() as session:
+            Variable.set(key, value, description=description, serialize_json=True, session=session)
+
+
 def _require_records() -> None:
     from airflow.configuration import conf
 
@@ -88,9 +137,13 @@ def _session() -> Iterator[Session]:
 
 
 def _markers(session: Session) -> set[str]:
+    return markers_in(_keys(session, MARKER_KEY))
+
+
+def _keys(session: Session, prefix: str) -> list[str]:
     from airflow.models.variable import Variable
 
-    return markers_in(key for (key,) in session.query(Variable.key).filter(Variable.key.startswith(MARKER_KEY)))
+    return [key for (key,) in session.query(Variable.key).filter(Variable.key.startswith(prefix, autoescape=True))]
 
 
 def _owning_tasks(session: Session) -> dict[str, OwningTask]:

@@ -1,7 +1,7 @@
 """The command ``airflow-bitahub``.
 
 ``demo`` runs the example DAG on a real Airflow, ``emulator`` runs the platform's emulator, ``jobs`` lists live jobs and
-stops orphaned ones.
+stops orphaned ones, ``servings`` lists what is served and ends deployments that were left.
 
 For each subcommand, one function adds its parser and sets `run`, the function that executes it. Imports that only one
 subcommand needs are inside that function, so that the others start fast.
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_demo(subparsers)
     _add_emulator(subparsers)
     _add_jobs(subparsers)
+    _add_servings(subparsers)
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))
@@ -243,15 +244,20 @@ def _add_jobs(subparsers: Subparsers) -> None:
     listing = actions.add_parser("list", help="show live jobs: owned by a task, unwatched, detached, or orphans")
     listing.set_defaults(run=_run_jobs_list)
     reaping = actions.add_parser("reap", help="stop orphans: live jobs whose tasks have ended, unless detached")
-    reaping.add_argument(
-        "--dry-run",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="only show which jobs would be stopped (default: %(default)s)",
-    )
     reaping.set_defaults(run=_run_jobs_reap)
-    for action in (listing, reaping):
-        action.add_argument(
+    _add_dry_run(reaping, "only show which jobs would be stopped")
+    _add_conn_id(listing, reaping)
+
+
+def _add_dry_run(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "--dry-run", action=argparse.BooleanOptionalAction, default=True, help=f"{text} (default: %(default)s)"
+    )
+
+
+def _add_conn_id(*parsers: argparse.ArgumentParser) -> None:
+    for parser in parsers:
+        parser.add_argument(
             "--conn-id", default=DEFAULT_CONN_ID, metavar="ID", help="the Airflow connection (default: %(default)s)"
         )
 
@@ -282,6 +288,61 @@ def _run_jobs_reap(args: argparse.Namespace) -> int:
     print(*findings.notes(), sep="\n")
     if args.dry_run and orphans:
         print("Nothing was stopped. To stop these jobs: airflow-bitahub jobs reap --no-dry-run")
+    return 1 if failures else 0
+
+
+def _add_servings(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "servings",
+        help="list this Airflow's servings, and end deployments that were left",
+        description="List the servings that this Airflow has deployed, and end deployments whose tasks have ended. Run "
+        "it where Airflow's own commands run, since it reads and writes Airflow's database.",
+    )
+    actions = parser.add_subparsers(metavar="action", required=True)
+    listing = actions.add_parser("list", help="show what serves, since when, and which deployments are under way")
+    listing.set_defaults(run=_run_servings_list)
+    reaping = actions.add_parser(
+        "reap",
+        help="end deployments whose tasks have ended: the candidate is removed, and the old version serves again",
+    )
+    reaping.set_defaults(run=_run_servings_reap)
+    _add_dry_run(reaping, "only show which deployments would be ended")
+    _add_conn_id(listing, reaping)
+
+
+def _run_servings_list(args: argparse.Namespace) -> int:
+    from airflow_bitahub.reaper import server_hook
+    from airflow_bitahub.serving_reaper import find_servings
+
+    servings = find_servings(server_hook(args.conn_id))
+    for serving in servings.recorded:
+        if serving.is_worth_showing:
+            print(*serving.lines(), sep="\n")
+    print(*servings.notes(), sep="\n", end="\n" if any(servings.notes()) else "")
+    return 0
+
+
+def _run_servings_reap(args: argparse.Namespace) -> int:
+    from airflow_bitahub.reaper import server_hook
+    from airflow_bitahub.serving_reaper import end_left, find_servings
+
+    hook = server_hook(args.conn_id)
+    servings = find_servings(hook)
+    left = [serving for serving in servings.recorded if serving.needs_reaping]
+    failures = 0
+    for serving in left:
+        print(*serving.lines(), sep="\n", flush=True)
+        if args.dry_run:
+            continue
+        try:
+            outcome = end_left(hook, serving)
+        except BitaHubError as error:
+            outcome, failures = f"could not be ended: {error}", failures + 1
+        print(f"  {outcome}", flush=True)
+    if not left:
+        print("No deployment was left.")
+    elif args.dry_run:
+        print("Nothing was changed. To end what was left: airflow-bitahub servings reap --no-dry-run")
     return 1 if failures else 0
 
 

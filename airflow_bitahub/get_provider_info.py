@@ -25,7 +25,10 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "BitaHub",
                 "python-modules": [
                     f"airflow_bitahub.operators.{name}"
-                    for name in ("job", "train", "model", "infer", "evaluate", "gate", "serving", "rollback", "invoke")
+                    for name in (
+                        *("job", "train", "model", "infer", "evaluate", "gate", "serving", "rollback"),
+                        *("stop", "start", "scale", "delete", "invoke"),
+                    )
                 ],
             }
         ],

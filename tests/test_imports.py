@@ -37,11 +37,15 @@ ARROWS = {
     "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
-    "airflow_database": {"exceptions", "identity", "operators.records", "triggers.events"},
+    "airflow_database": {
+        *("exceptions", "identity", "procedures.deployments", "hooks.deployment_records", "operators.records"),
+        "triggers.events",
+    },
     "reaper": {"exceptions", "identity", "api", "procedures", "hooks", "triggers.events", "airflow_database"},
+    "serving_reaper": {"exceptions", "api", "procedures", "hooks", "airflow_database"},
     "emulator": {"exceptions", "extras", "api", "__init__"},
     "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},
-    "cli": {"exceptions", "hooks.DEFAULT_CONN_ID", "emulator", "demo", "reaper", "__init__"},
+    "cli": {"exceptions", "hooks.DEFAULT_CONN_ID", "emulator", "demo", "reaper", "serving_reaper", "__init__"},
     "pytest_plugin": {"exceptions", "hooks.DEFAULT_CONN_ID", "emulator"},
 }
 # third-party packages that only some parts may import

@@ -31,6 +31,8 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
         "get_serving": f"GET {_SERVINGS}/{{name}}",  # seed
         "list_servings": f"GET {_SERVINGS}",
         "update_serving": f"PUT {_SERVINGS}/{{name}}",
+        "scale_serving": f"PATCH {_SERVINGS}/{{name}}",
+        "start_serving": f"PUT {_SERVINGS}/{{name}}/start",
         "stop_serving": f"PUT {_SERVINGS}/{{name}}/stop",
         "delete_serving": f"DELETE {_SERVINGS}/{{name}}",
         "get_serving_log": f"GET {_SERVINGS}/{{name}}/log",  # assumed: no source shows one

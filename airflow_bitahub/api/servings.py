@@ -163,6 +163,24 @@ def update_serving(spec: ServingSpec) -> Call[None]:
     return Call(request, lambda response, platform: accept(response, request, platform), safe_to_repeat=True)
 
 
+def scale_serving(name: str, version: str, replicas: int) -> Call[None]:
+    """Change the number of replicas of a serving, and nothing else (assumed: PATCH)."""
+    request = Request(
+        f"scale serving {name!r} to {replicas} replicas",
+        "scale_serving",
+        {"name": name},
+        {"version": version},
+        json_body={"replicas": replicas},
+    )
+    return Call(request, lambda response, platform: accept(response, request, platform), safe_to_repeat=True)
+
+
+def start_serving(name: str, version: str = "v1") -> Call[None]:
+    """Start a serving that was stopped or has failed (assumed, as the counterpart of `stop_serving`)."""
+    request = Request(f"start serving {name!r}", "start_serving", {"name": name}, {"version": version})
+    return Call(request, lambda response, platform: accept(response, request, platform), safe_to_repeat=True)
+
+
 def stop_serving(name: str, version: str = "v1") -> Call[None]:
     """Stop a serving and keep its record (assumed: `stopedTime` in the seed implies such a stop)."""
     request = Request(f"stop serving {name!r}", "stop_serving", {"name": name}, {"version": version})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Variable
 
+from airflow_bitahub.exceptions import StateUnknownError
 from airflow_bitahub.procedures.deployments import deployment_from_json, intent_from_json, to_json
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.procedures.deployments import Deployment, Intent
 
 DEPLOYMENT_KEY = "bitahub_serving."  # a Variable's key; the platform, the name and the version follow
-_INTENT_KEY = "bitahub_serving_intent."  # likewise
+INTENT_KEY = "bitahub_serving_intent."  # likewise
 
 
 class VariableRecords:
@@ -27,21 +28,35 @@ class VariableRecords:
 
     def load(self) -> Deployment | None:
         """Return the record; None: this Airflow deployed no such serving."""
-        stored = Variable.get(DEPLOYMENT_KEY + self._key, default=None, deserialize_json=True)
+        stored = self.read(DEPLOYMENT_KEY + self._key)
         return None if stored is None else deployment_from_json(stored)
 
     def save(self, record: Deployment) -> None:
         """Store the record."""
-        self._set(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
+        self._store(DEPLOYMENT_KEY, record, "The versions of a serving that BitaHubDeployServingOperator deployed")
 
     def load_intent(self) -> Intent | None:
         """Return the creation that was last begun; None: there was none."""
-        stored = Variable.get(_INTENT_KEY + self._key, default=None, deserialize_json=True)
+        stored = self.read(INTENT_KEY + self._key)
         return None if stored is None else intent_from_json(stored)
 
     def save_intent(self, intent: Intent) -> None:
         """Store that a creation begins."""
-        self._set(_INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
+        self._store(INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
 
-    def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
-        Variable.set(prefix + self._key, to_json(record), description=description, serialize_json=True)
+    def read(self, key: str) -> Any:
+        """Return the JSON value of a Variable; None: there is none.
+
+        To Airflow, a failed query of a value looks like a missing Variable, but a failed query of keys is an error.
+        """
+        stored = Variable.get(key, default=None, deserialize_json=True)
+        if stored is None and key in Variable.keys(prefix=key):
+            raise StateUnknownError(f"Airflow has the Variable {key!r}, but did not return its value. Try again.")
+        return stored
+
+    def write(self, key: str, value: Any, description: str) -> None:
+        """Set a Variable to a JSON value."""
+        Variable.set(key, value, description=description, serialize_json=True)
+
+    def _store(self, prefix: str, record: Deployment | Intent, description: str) -> None:
+        self.write(prefix + self._key, to_json(record), description)

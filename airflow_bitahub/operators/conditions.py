@@ -1,14 +1,15 @@
 """Conditions on metrics: a small language, and its evaluation. Nothing here knows Airflow.
 
-    condition  = metric comparison number
+    condition  = metric comparison (number | champion)
     metric     = bare | quoted
     bare       = characters other than blanks, quotes, "<", ">", "=" and "!"        accuracy  mAP@0.5  val/acc  准确率
     quoted     = any text in single or double quotes                                'top 5 accuracy'  "a>b"  "0.5"
     comparison = ">=" | "<=" | ">" | "<"
     number     = as in Python or JSON                                               0.9  .5  -1  1e-3
+    champion   = "champion." metric [blank ("+" | "-" | "*") blank number]          champion.accuracy - 0.005
 
 ``test.accuracy`` is the metric of that whole name, or else ``accuracy`` within ``test``. A bare name that is itself a
-number must be quoted.
+number must be quoted. The champion is the version of a serving that serves now.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any, Final
+from decimal import Context, Decimal
+from typing import Any, Final, Literal
 
 from airflow_bitahub.exceptions import ConfigurationError
 
@@ -32,24 +33,44 @@ _COMPARE: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+_COMBINE: Final[Mapping[str, Callable[[Context, Decimal, Decimal], Decimal]]] = {
+    "+": Context.add,
+    "-": Context.subtract,
+    "*": Context.multiply,
+}
+_DECIMALS = Context(traps=[])  # a result that is too large becomes infinite
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
-_CONDITION = re.compile(
-    r"""\s* (?: (?P<bare>[^\s'"<>=!]+) | '(?P<single>[^']+)' | "(?P<double>[^"]+)" ) \s*
-        (?P<sign>>=|<=|>|<) \s* (?P<limit>[^\s<>=!]+) \s*""",
-    re.VERBOSE,
-)
+_NAME = r"""(?: (?P<bare>[^\s'"<>=!]+) | '(?P<single>[^']+)' | "(?P<double>[^"]+)" )"""
+_CONDITION = re.compile(rf"\s* {_NAME} \s* (?P<sign>>=|<=|>|<) \s* (?P<bound>\S.*?) \s*", re.VERBOSE | re.DOTALL)
+_CHAMPION = "champion."
+_CHAMPIONS_METRIC = re.compile(rf"champion\. {_NAME} (?: \s+ (?P<sign>[-+*]) \s+ (?P<number>\S+) )?", re.VERBOSE)
+_LOOKS_COMBINED = re.compile(rf".*[-+*]{_NUMBER.pattern}")
 _SHOWN = 100  # characters of a text in a message
 _MISSING: Final = object()
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What a metric is compared with: a number, or a metric of the champion that is combined with a number.
+
+    :param text: as it was written
+    :param champion: the champion's metric; "": the bound is the number alone
+    :param sign: how the two are combined; "": the bound is the champion's metric alone
+    """
+
+    text: str
+    number: Decimal = Decimal(0)
+    champion: str = ""
+    sign: str = ""
+
+
+@dataclass(frozen=True)
 class Condition:
-    """One comparison of a metric with a number; `limit` is the number as it was written."""
+    """One comparison of a metric."""
 
     metric: str
     sign: str
-    limit: str
-    bound: Decimal
+    bound: Bound
 
 
 def parse_condition(text: Any) -> Condition:
@@ -58,33 +79,84 @@ def parse_condition(text: Any) -> Condition:
     if match is None or _NUMBER.fullmatch(match["bare"] or ""):
         raise ConfigurationError(
             f"{_shown(text)} is not a condition such as 'accuracy >= 0.9': a metric, one of >=, <=, > and <, and a "
-            f"number. Put the metric's name in quotes if it contains blanks or one of these signs. Give several "
-            f"conditions as a list."
+            f"number or a metric of the champion. Put the metric's name in quotes if it contains blanks or one of "
+            f"these signs. Give several conditions as a list."
         )
-    try:
-        bound = Decimal(match["limit"]) if _NUMBER.fullmatch(match["limit"]) else None
-    except ArithmeticError:  # its exponent has more than 18 digits
-        bound = None
-    if bound is None:
-        raise ConfigurationError(f"{_shown(match['limit'])} in {_shown(text)} is not a number.")
-    return Condition(match["bare"] or match["single"] or match["double"], match["sign"], match["limit"], bound)
+    if (match["bare"] or "").startswith(_CHAMPION):
+        raise ConfigurationError(
+            f"{_shown(text)} is not a condition that can be checked: the champion's metric comes second, as in "
+            f"'accuracy >= champion.accuracy'. Put the name in quotes if it is one of the metrics themselves."
+        )
+    return Condition(_name_in(match), match["sign"], _parse_bound(match["bound"], text))
 
 
-def evaluate_condition(condition: str, metrics: Mapping[str, Any]) -> tuple[bool, str]:
+def evaluate_condition(
+    condition: str,
+    metrics: Mapping[str, Any],
+    champion: Mapping[str, Any] | None = None,
+    champion_missing: Literal["open", "closed"] = "closed",
+) -> tuple[bool, str]:
     """Return whether a condition is true, and the reason in words. Raise ConfigurationError if it is malformed.
 
     A condition is false for a metric that is missing, NaN, infinite or not a number.
+
+    :param champion: the champion's metrics; None: there is no champion
+    :param champion_missing: whether a condition about a metric that the champion does not have is true (``open``)
     """
     parsed = parse_condition(condition)
-    name, wanted = parsed.metric, f"{parsed.sign} {parsed.limit}"
+    name, bound, wanted = parsed.metric, parsed.bound, f"{parsed.sign} {parsed.bound.text}"
     value = _look_up(name, metrics)
     if value is _MISSING:
         return False, f"{name} is missing, so not {wanted}"
     if not _is_number(value):
         return False, f"{name} = {_shown(value)} is not a number, so not {wanted}"
+    number, origin = bound.number, ""
+    if bound.champion:
+        best = _look_up(bound.champion, champion or {})
+        if not _is_number(best):
+            flaw = "is missing" if best is _MISSING else f"= {_shown(best)} is not a number"
+            reason = "there is no champion" if champion is None else f"champion.{bound.champion} {flaw}"
+            said = f"{name} = {_shown(value)} is not compared with {bound.text}: {reason}"
+            return champion_missing == "open", f"{said}, and champion_missing={champion_missing!r}"
+        number = _combined(Decimal(repr(best)) if isinstance(best, float) else Decimal(best), bound)
+        where = f", where champion.{bound.champion} = {_shown(best)}"
+        origin = f" = {number}{where}" if bound.sign else f" = {_shown(best)}"
     # As floats, a metric of 0.7 is >= 0.7. Integers are compared exactly, also those that no float can hold.
-    holds = _COMPARE[parsed.sign](value, float(parsed.bound) if isinstance(value, float) else parsed.bound)
-    return holds, f"{name} = {_shown(value)} {'' if holds else 'is not '}{wanted}"
+    holds = _COMPARE[parsed.sign](value, float(number) if isinstance(value, float) else number)
+    return holds, f"{name} = {_shown(value)} {'' if holds else 'is not '}{wanted}{origin}"
+
+
+def _name_in(match: re.Match[str]) -> str:
+    return match["bare"] or match["single"] or match["double"]
+
+
+def _parse_bound(text: str, condition: str) -> Bound:
+    if (number := _parse_number(text)) is not None:
+        return Bound(text, number)
+    match = _CHAMPIONS_METRIC.fullmatch(text)
+    number = _parse_number(match["number"]) if match and match["number"] else Decimal(0)
+    if match is None or number is None:
+        raise ConfigurationError(
+            f"{_shown(text)} in {_shown(condition)} is not a number, and not a metric of the champion such as "
+            f"champion.accuracy or 'champion.accuracy - 0.005' (with +, - or *, and blanks around it)."
+        )
+    if _LOOKS_COMBINED.fullmatch(match["bare"] or ""):
+        raise ConfigurationError(
+            f"{_shown(text)} in {_shown(condition)} is not a number, and may mean two things. Put blanks around the "
+            f"+, - or *, or put the metric's name in quotes, as in champion.'top-5'."
+        )
+    return Bound(text, number, _name_in(match), match["sign"] or "")
+
+
+def _parse_number(text: str) -> Decimal | None:
+    try:
+        return Decimal(text) if _NUMBER.fullmatch(text) else None
+    except ArithmeticError:  # its exponent has more than 18 digits
+        return None
+
+
+def _combined(value: Decimal, bound: Bound) -> Decimal:
+    return _COMBINE[bound.sign](_DECIMALS, value, bound.number) if bound.sign else value
 
 
 def read_metrics(metrics: Any) -> Mapping[str, Any]:

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED, SkipMixin
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
-from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.operators.arguments import is_template
+from airflow_bitahub.api.names import LONGEST_SERVING_NAME
+from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
+from airflow_bitahub.operators.arguments import Check, as_dns_label, as_text, is_none, is_template, one_of, optional
+from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.conditions import evaluate_condition, parse_condition, read_metrics
+from airflow_bitahub.operators.failures import airflow_error
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import Operator
 
 
-class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
+class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
     """Lets a run continue only if the metrics are good enough.
 
     The gate opens when every condition is true. A metric that is missing, NaN, infinite, text or empty keeps it closed.
     Metrics that are not a mapping at all, or a malformed condition, are a mistake: the task fails without using up
     retries. The XCom result is ``{"open": True, "reasons": ["accuracy = 0.93 >= 0.9"]}``.
+
+    With `champion`, conditions can also compare with what serves now: ``accuracy >= champion.accuracy - 0.005``. The
+    champion's metrics are those that `BitaHubDeployServingOperator` was given as `metrics` when it deployed the version
+    that serves now. A version on trial, or one that was replaced or removed, is no champion.
 
     A closed gate holds whatever is behind it: single tasks, mapped tasks, task groups and mapped task groups, also if
     only these tasks are cleared later. Only teardowns run.
@@ -42,8 +49,16 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
     :param metrics: such as the ``metrics`` of an evaluation's result; nested ones are found as ``test.accuracy``
     :param conditions: one such as ``accuracy >= 0.9``, or a list of several that must all be true; with ``>=``, ``>``,
         ``<=`` or ``<``. Names are written as they are (``mAP@0.5 > 0.4``, ``val/acc > 0.9``), and in quotes if they
-        contain blanks: ``'top 5 accuracy' >= 0.9``. `operators.conditions` gives the grammar. A condition without a
-        template is checked when the DAG is parsed
+        contain blanks: ``'top 5 accuracy' >= 0.9``. A metric of the champion comes second, alone or with one ``+``,
+        ``-`` or ``*`` and a number: ``loss < champion.loss * 1.1``. `operators.conditions` gives the grammar. A
+        condition without a template is checked when the DAG is parsed
+    :param champion: the name of a serving that this Airflow deploys; None: conditions mention no champion
+    :param champion_missing: what a condition means whose metric the champion does not have, or when there is no
+        champion yet. ``open``: it is true, so that the first version can be deployed; its other conditions still count,
+        and a metric of its own that is missing still keeps the gate closed. ``closed``: it is false, so that somebody
+        has to deploy the first version in another way
+    :param version: the champion's version on the platform
+    :param bitahub_conn_id: the Airflow connection to the platform of the champion; not needed without one
     :param on_closed: what a closed gate does. ``skip``: it skips the tasks behind it. ``fail``: it fails without using
         up retries, and the tasks behind it follow their trigger rules
     :param ignore_downstream_trigger_rules: as Airflow's ShortCircuitOperator: True skips all tasks behind the gate;
@@ -51,7 +66,13 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         ``all_done`` may want
     """
 
-    template_fields: Sequence[str] = ("metrics", "conditions")
+    template_fields: Sequence[str] = ("metrics", "conditions", "champion", "version", "bitahub_conn_id")
+    argument_checks: ClassVar[Mapping[str, Check]] = {
+        "champion": optional(as_dns_label(LONGEST_SERVING_NAME)),
+        "champion_missing": one_of("open", "closed"),
+        "version": as_text,
+        "bitahub_conn_id": as_text,
+    }
     ui_color = "#ffe9b8"
     # For a cleared task, the scheduler then reads what the gate has skipped.
     inherits_from_skipmixin = True
@@ -61,8 +82,12 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         *,
         metrics: Mapping[str, Any] | str,
         conditions: str | Sequence[str],
+        champion: str | None = None,
+        champion_missing: Literal["open", "closed"] = "open",
         on_closed: Literal["skip", "fail"] = "skip",
         ignore_downstream_trigger_rules: bool = True,
+        version: str = "v1",
+        bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -72,19 +97,23 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         if not getattr(self, "_BaseOperator__from_mapped", False):
             for condition in _as_list(conditions) if isinstance(conditions, str | Sequence) else [conditions]:
                 if not is_template(condition):
-                    parse_condition(condition)
+                    _check_condition(condition, champion)
         self.metrics = metrics
         self.conditions = conditions
+        self.champion = champion
+        self.champion_missing = champion_missing
+        self.version = version
+        self.bitahub_conn_id = bitahub_conn_id
         self.on_closed = on_closed
         self.ignore_downstream_trigger_rules = ignore_downstream_trigger_rules
+        self.check_arguments()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the conditions, and skip or fail where one is false."""
         try:
-            metrics = read_metrics(self.metrics)
-            outcomes = [evaluate_condition(condition, metrics) for condition in _as_list(self.conditions)]
-        except ConfigurationError as error:
-            raise AirflowFailException(str(error)) from error
+            outcomes = self._evaluate()
+        except BitaHubError as error:
+            raise airflow_error(error) from None
         is_open = all(holds for holds, _ in outcomes)
         reasons = [reason for _, reason in outcomes]
         result = {"open": is_open, "reasons": reasons}
@@ -96,6 +125,32 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         context["ti"].xcom_push(key="return_value", value=result)  # skipping raises, which ends the task
         self._skip_downstream(context["ti"])
         return result
+
+    def _evaluate(self) -> list[tuple[bool, str]]:
+        """Return whether each condition is true, and why."""
+        self.read_arguments()
+        metrics = read_metrics(self.metrics)
+        conditions = _as_list(self.conditions)
+        for condition in conditions:
+            _check_condition(condition, self.champion)
+        champion = self._champion_metrics() if self.champion else None
+        missing: Any = self.champion_missing
+        return [evaluate_condition(condition, metrics, champion, missing) for condition in conditions]
+
+    def _champion_metrics(self) -> Mapping[str, Any] | None:
+        """Return the metrics of the version that serves now; None: nothing that this Airflow deployed serves."""
+        from airflow_bitahub.hooks.deployment_records import VariableRecords
+
+        record = VariableRecords(self.hook, str(self.champion), self.version).load()
+        if record is None or record.current is None:
+            self.log.info("No version of serving %r is on record as serving, so there is no champion", self.champion)
+            return None
+        if not record.current.metrics:
+            self.log.warning(
+                "The champion, %s, was deployed without metrics. Set metrics in BitaHubDeployServingOperator.",
+                record.current,
+            )
+        return record.current.metrics
 
     def _skip_downstream(self, ti: Any) -> None:
         tasks = [task for task in self._tasks_to_skip() if not task.is_teardown]
@@ -135,6 +190,12 @@ class BitaHubMetricGateOperator(BaseOperator, SkipMixin):
         # Airflow creates the instances when it knows how many there will be. Until then there is one, with index -1.
         count = ti.get_ti_count(dag_id=ti.dag_id, task_ids=[task.task_id], run_ids=[ti.run_id])
         return [(task.task_id, index) for index in range(-1, count)]
+
+
+def _check_condition(condition: Any, champion: Any) -> None:
+    """Raise ConfigurationError for a malformed condition, or one about a champion where none is given."""
+    if parse_condition(condition).bound.champion and is_none(champion):
+        raise ConfigurationError(f"The condition {condition!r} mentions a champion. Set champion to a serving's name.")
 
 
 def _as_list(conditions: Any) -> list[Any]:

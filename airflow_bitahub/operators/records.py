@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Variable
@@ -24,6 +24,7 @@ R = TypeVar("R", bound="DataclassInstance")
 log = logging.getLogger(__name__)
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
+_AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 
@@ -52,6 +53,31 @@ def load_job_record(context: Context) -> JobRecord | None:
 def save_job_record(context: Context, record: JobRecord) -> None:
     """Store the job record of a task instance."""
     _save(context, JOB_RECORD_KEY, asdict(record))
+
+
+@dataclass(frozen=True)
+class AwaitedServing:
+    """The serving that a task waits for.
+
+    :param created_at: its time of creation, which distinguishes it from others of the same name; None: not known
+    :param max_tries: Airflow's `ti.max_tries`, which differs after the task was cleared
+    :param is_started: this task has started it, and must stop it if it fails
+    """
+
+    created_at: float | None
+    max_tries: int
+    is_started: bool = False
+
+
+def load_awaited_serving(context: Context) -> AwaitedServing | None:
+    """Return the serving that a task instance waits for; None where it has not begun to, or was cleared since."""
+    awaited = read_record(AwaitedServing, context["task_state_store"].get(_AWAITED_SERVING_KEY))
+    return awaited if awaited is not None and awaited.max_tries == context["ti"].max_tries else None
+
+
+def save_awaited_serving(context: Context, awaited: AwaitedServing) -> None:
+    """Store which serving a task instance waits for."""
+    _save(context, _AWAITED_SERVING_KEY, asdict(awaited))
 
 
 def load_marker() -> str:

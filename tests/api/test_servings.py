@@ -23,6 +23,8 @@ from airflow_bitahub.api.servings import (
     join,
     list_servings,
     probe_serving,
+    scale_serving,
+    start_serving,
     stop_serving,
     update_serving,
 )
@@ -101,6 +103,8 @@ def test_config_is_sent_as_null_and_no_accelerator_not_at_all() -> None:
         (get_serving("m"), "GET", f"{SERVINGS}/m", {"version": "v1"}, True),
         (get_serving("m", "v2"), "GET", f"{SERVINGS}/m", {"version": "v2"}, True),
         (update_serving(spec(name="m", version="v2")), "PUT", f"{SERVINGS}/m", {"version": "v2"}, True),
+        (scale_serving("m", "v2", 3), "PATCH", f"{SERVINGS}/m", {"version": "v2"}, True),
+        (start_serving("m", "v2"), "PUT", f"{SERVINGS}/m/start", {"version": "v2"}, True),
         (stop_serving("m", "v2"), "PUT", f"{SERVINGS}/m/stop", {"version": "v2"}, True),
         (delete_serving("m", "v2"), "DELETE", f"{SERVINGS}/m", {"version": "v2"}, False),
         (get_serving_log("m", "v2", 7), "GET", f"{SERVINGS}/m/log", {"version": "v2", "tailLines": "7"}, True),

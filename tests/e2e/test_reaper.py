@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,8 +15,12 @@ import pytest
 
 from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
+from airflow_bitahub.api.servings import ServingSpec, create_serving, delete_serving, get_serving, list_servings
 from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks.deployment_records import DEPLOYMENT_KEY
 from airflow_bitahub.identity import new_token
+from airflow_bitahub.procedures.deployments import Deployment, Owner, Rollout, Version, to_json
 from tests.e2e.conftest import wait_until
 
 if TYPE_CHECKING:
@@ -23,10 +29,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-def jobs(world: World, *arguments: str) -> str:
-    """Run ``airflow-bitahub jobs`` beside Airflow, and return what it prints."""
+def command(world: World, *arguments: str) -> str:
+    """Run ``airflow-bitahub`` beside Airflow, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "airflow_bitahub.cli", "jobs", *arguments],
+        [sys.executable, "-m", "airflow_bitahub.cli", *arguments],
         env=world.airflow.environment,
         capture_output=True,
         text=True,
@@ -34,6 +40,10 @@ def jobs(world: World, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def jobs(world: World, *arguments: str) -> str:
+    return command(world, "jobs", *arguments)
 
 
 def ownership(listed: str) -> dict[str, str]:
@@ -45,7 +55,34 @@ def in_database(world: World, statement: str, *arguments: Any) -> list[Any]:
         return database.execute(statement, arguments).fetchall()
 
 
-def test_only_orphans_are_reaped(world: World) -> None:
+def leave_deployment(world: World, hook: BitaHubHook, name: str, owner: Owner) -> None:
+    """Put a deployment on record, as if a task tried a new version beside one that serves, and create both."""
+    (world.emulator.storage / "models/u/m").mkdir(parents=True, exist_ok=True)
+    times = []
+    for each in (name, f"{name}-next"):
+        spec = ServingSpec.model_validate(
+            {
+                "name": each,
+                "model": {"path": "/models/u/m", "mount_path": "/m"},
+                "image": "python:3",
+                "protocols": [{}],
+                "commands": ["exec sleep 300"],
+            }
+        )
+        hook.send(create_serving(spec))
+        times.append(hook.send(get_serving(each)).created_at)
+    version = Version.of(spec, {}, metrics={"accuracy": 0.93})
+    trial = Rollout(owner, time.time() + 900, version, has_candidate=True, candidate_created_at=times[1], replaces=True)
+    record = Deployment(created_at=times[0], exists=True, versions=[version], rollout=trial)
+    variable = {"key": f"{DEPLOYMENT_KEY}{hook.platform_id}.{name}.v1", "value": json.dumps(to_json(record))}
+    world.airflow.call("POST", "/variables", variable)
+
+
+def test_only_orphans_are_reaped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(world.emulator.connection(login="you", user_id="_you"))
+    )
+    hook = BitaHubHook()
     dag, run_id = "both_ways", world.airflow.trigger("both_ways")
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
     worker, triggerer = (
@@ -76,6 +113,13 @@ def test_only_orphans_are_reaped(world: World) -> None:
     assert orphan in ended
     assert not ended & {worker, triggerer, foreign}
 
+    # A deployment belongs to its task until that has ended.
+    leave_deployment(world, hook, "reaped", Owner(dag, "on-worker", run_id))
+    listed = command(world, "servings", "list")
+    assert f"by task 'on-worker' of {dag} {run_id}\n" in listed
+    assert "accuracy = 0.93" in listed
+    assert "No deployment was left." in command(world, "servings", "reap")
+
     # A triggerer that only takes up the tasks of some queues leaves this one alone.
     trigger = "id = (SELECT trigger_id FROM task_instance WHERE run_id = ? AND task_id = 'in-triggerer')"
     away = "UPDATE trigger SET queue = 'nobody', triggerer_id = NULL, created_date = '2026-01-01 00:00:00.000000'"
@@ -92,3 +136,8 @@ def test_only_orphans_are_reaped(world: World) -> None:
     world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}", {"state": "failed"})
     world.airflow.call("DELETE", f"/dags/{dag}/dagRuns/{run_id}")
     wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})
+    assert "and the candidate was removed" in command(world, "servings", "reap", "--no-dry-run")
+    assert not {"reaped-next"} & {serving.name for serving in hook.send(list_servings())}
+    assert "under way" not in command(world, "servings", "list")
+    hook.send(delete_serving("reaped"))
+    hook.client.close()

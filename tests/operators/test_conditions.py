@@ -91,6 +91,17 @@ def test_condition_does_not_hold(condition: str, metrics: Any, reason: str) -> N
         "accuracy >= 0.9, loss < 1",
         "'accuracy >= 0.9",
         "'' >= 0.9",
+        "accuracy >= champion",
+        "accuracy >= champion.",
+        "accuracy >= other.accuracy",
+        "accuracy >= champion.accuracy - ",
+        "accuracy >= champion.accuracy -0.005",
+        "accuracy >= champion.accuracy-0.005",  # could be a metric of that name
+        "accuracy >= champion.accuracy / 2",
+        "accuracy >= champion.accuracy - 0.1 - 0.1",
+        "accuracy >= champion.accuracy - champion.loss",
+        "accuracy >= 0.5 * champion.accuracy",
+        "champion.accuracy < accuracy",
         None,
         0.9,
     ],
@@ -98,6 +109,51 @@ def test_condition_does_not_hold(condition: str, metrics: Any, reason: str) -> N
 def test_malformed_condition_is_refused(condition: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"is not a (condition|number)"):
         parse_condition(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds", "reason"),
+    [
+        ("accuracy > champion.accuracy", True, "accuracy = 0.925 > champion.accuracy = 0.92"),
+        ("accuracy >= champion.best", False, "accuracy = 0.925 is not >= champion.best = 0.93"),
+        (  # as floats, 0.93 - 0.005 is more than 0.925
+            "accuracy >= champion.best - 0.005", True,
+            "accuracy = 0.925 >= champion.best - 0.005 = 0.925, where champion.best = 0.93",
+        ),
+        ("'top 5'<champion.'top-5'", True, "top 5 = 1 < champion.'top-5' = 5"),
+        ("accuracy>=champion.test.accuracy", True, "accuracy = 0.925 >= champion.test.accuracy = 0.5"),
+        ("loss < champion.'the loss' * 1.1", True, "where champion.the loss = 0.5"),
+        ("steps > champion.steps + -1", True, f"steps = {2**53} > champion.steps + -1 = {2**53 - 1}, where"),
+        ("steps < champion.steps * 1e999999999", True, "= Infinity, where"),
+    ],
+)  # fmt: skip
+def test_condition_compares_with_the_champion(condition: str, holds: bool, reason: str) -> None:
+    metrics = {"accuracy": 0.925, "loss": 0.5, "top 5": 1, "steps": 2**53}
+    champion = {"accuracy": 0.92, "best": 0.93, "the loss": 0.5, "steps": 2**53, "top-5": 5, "test": {"accuracy": 0.5}}
+    holds_, said = evaluate_condition(condition, metrics, champion)
+    assert (holds_, reason in said) == (holds, True), said
+
+
+@pytest.mark.parametrize(
+    ("champion", "why"),
+    [
+        (None, "there is no champion"),
+        ({}, "champion.accuracy is missing"),
+        ({"accuracy": math.nan}, "champion.accuracy = nan is not a number"),
+        ({"accuracy": "0.9"}, "champion.accuracy = '0.9' is not a number"),
+    ],
+)
+@pytest.mark.parametrize("champion_missing", ["open", "closed"])
+def test_what_a_missing_champion_means_is_said(champion: Any, why: str, champion_missing: Any) -> None:
+    condition = "accuracy >= champion.accuracy - 0.005"
+    holds, said = evaluate_condition(condition, {"accuracy": 0.9}, champion, champion_missing)
+    assert holds == (champion_missing == "open")
+    assert said == (
+        f"accuracy = 0.9 is not compared with champion.accuracy - 0.005: {why}, and "
+        f"champion_missing={champion_missing!r}"
+    )
+    for metrics in ({}, {"accuracy": math.nan}):
+        assert evaluate_condition(condition, metrics, champion, champion_missing)[0] is False
 
 
 @pytest.mark.parametrize(

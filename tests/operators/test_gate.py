@@ -11,8 +11,15 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, D
 from airflow.sdk.execution_time import task_runner
 
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks.deployment_records import VariableRecords
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
+from airflow_bitahub.procedures.deployments import Deployment, Owner, Rollout, Version
 from tests.conftest import TaskRun
+
+SERVES = Version("abc", {"model": {"path": "/models/u/m/2"}}, metrics={"accuracy": 0.93})
+BEFORE = Version("def", {"model": {"path": "/models/u/m/1"}}, metrics={"accuracy": 0.99})
+TRIAL = Rollout(Owner("d", "t", "r"), until=0, version=BEFORE)
 
 
 def gate(metrics: Any, conditions: Any = "accuracy >= 0.9", **arguments: Any) -> BitaHubMetricGateOperator:
@@ -61,6 +68,41 @@ def test_malformed_condition_of_a_mapped_gate_fails_without_using_up_retries(tas
     instance = gates.unmap({"conditions": "accuracy => 0.9"})
     with pytest.raises(AirflowFailException, match="is not a condition"):
         instance.execute(task_run.context())
+
+
+def test_a_condition_about_a_champion_needs_one(task_run: TaskRun) -> None:
+    with pytest.raises(ConfigurationError, match="Set champion to a serving's name"):
+        gate({}, ["accuracy >= 0.9", "accuracy >= champion.accuracy"])
+    templated = gate({"accuracy": 1.0}, ["{{ params.condition }}"], champion="{{ params.champion }}")
+    templated.conditions, templated.champion = ["accuracy >= champion.accuracy"], "None"
+    with pytest.raises(AirflowFailException, match="Set champion to a serving's name"):
+        templated.execute(task_run.context())
+
+
+@pytest.mark.usefixtures("connection", "variables")
+@pytest.mark.parametrize(
+    ("record", "champion_missing", "reason"),
+    [
+        (None, "open", "there is no champion"),
+        (None, "closed", "there is no champion"),
+        (Deployment(exists=True, versions=[SERVES, BEFORE]), "open", "champion.accuracy = 0.93"),
+        (Deployment(exists=False, versions=[SERVES]), "closed", "there is no champion"),  # it was removed
+        (Deployment(exists=True, rollout=TRIAL), "closed", "there is no champion"),  # the first one, on trial
+        (Deployment(exists=True, versions=[SERVES], rollout=TRIAL), "open", "champion.accuracy = 0.93"),
+    ],
+)
+def test_the_champion_is_what_serves_now(
+    record: Deployment | None, champion_missing: str, reason: str, hook: BitaHubHook, task_run: TaskRun
+) -> None:
+    if record is not None:
+        VariableRecords(hook, "mnist", "v1").save(record)
+    conditions = ["accuracy >= 0.9", "accuracy >= champion.accuracy - 0.005"]
+    operator = gate({"accuracy": 0.925}, conditions, champion="mnist", champion_missing=champion_missing)
+    if champion_missing == "open":
+        assert reason in operator.execute(task_run.context())["reasons"][1]
+    else:
+        with pytest.raises(AirflowFailException, match=reason):
+            operator.execute(task_run.context())
 
 
 def test_unknown_way_of_closing_is_refused_when_the_dag_is_parsed() -> None:

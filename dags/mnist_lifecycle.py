@@ -64,7 +64,14 @@ with DAG(
             title="Required accuracy",
             description="The gate opens at this accuracy or above.",
         ),
-        "epochs": Param(2, type="integer", minimum=1, maximum=100, title="Epochs"),
+        "epochs": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=100,
+            title="Epochs",
+            description="Empty: as many as train.py trains by itself.",
+        ),
         "image": Param(
             "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0",
             type="string",
@@ -110,7 +117,7 @@ with DAG(
         datasets=["MNIST"],
         command=(
             "cd /code/dense-mnist-tf; python train.py --data-dir /data/{user_name}/MNIST/mnist "
-            "--output-dir /output/dense-mnist-tf --epochs {{ params.epochs }};"
+            "--output-dir /output/dense-mnist-tf{{ ' --epochs %d' % params.epochs if params.epochs else '' }};"
         ),
     )
 

@@ -85,6 +85,15 @@ def test_example_passes_the_version_it_trained_from_task_to_task() -> None:
         assert tasks[task]["multiple_outputs"] is True, f"{task}.output[...] needs it"
 
 
+@pytest.mark.parametrize(("epochs", "more"), [(None, ""), (3, " --epochs 3")])
+def test_example_trains_by_the_documents_own_command(epochs: int | None, more: str) -> None:
+    task: Any = dag.get_task("train")
+    rendered = task.render_template(task.command, {"params": {"epochs": epochs}})
+    document = json.loads((REPOSITORY / "tests/golden/train_job.json").read_text())["request"]["json"]
+    command = document["taskRoles"][0]["command"]
+    assert rendered.replace("{user_name}", "PengchengYang") == command.removesuffix(";") + more + ";"
+
+
 @pytest.mark.parametrize(
     ("param", "value"),
     [
@@ -108,7 +117,10 @@ def test_example_refuses_params_that_make_no_sense(param: str, value: Any) -> No
         definition.resolve(value=value)
 
 
-@pytest.mark.parametrize(("param", "value"), [("threshold", 0), ("threshold", 1), ("accelerator", None), ("label", 0)])
+@pytest.mark.parametrize(
+    ("param", "value"),
+    [("threshold", 0), ("threshold", 1), ("accelerator", None), ("epochs", None), ("epochs", 1), ("label", 0)],
+)
 def test_example_takes_params_that_make_sense(param: str, value: Any) -> None:
     definition: Any = dag.params.get_param(param)
     assert definition.resolve(value=value) == value

@@ -162,12 +162,14 @@ def test_stopped_serving_can_be_started_by_another_emulator(killable: KillableEm
 
 def test_what_a_serving_was_to_do_without_when_the_emulator_was_killed_is_ended(killable: KillableEmulator) -> None:
     # The program ignores SIGTERM, so the emulator is killed before it can end the program.
-    name = killable.api.serve("trap '' TERM; echo $$ > /model/u/dense/pid; while :; do sleep 0.02; done")
+    name = killable.api.serve(f"trap '' TERM; echo $$ > /model/u/dense/pid; {TELL_PID}")
+    killable.api.wait_served(name)
     pid = killable.api.pid_from(killable.home / "storage/models/u/dense/pid")
     killable.api.http.put(f"{SERVINGS}/{name}", json=killable.api.serving_body(TELL_PID, name=name))
+    killable.api.until(lambda: killable.api.serving(name)["podstatuses"][0]["phase"], lambda word: word == "STOPPING")
     killable.restart()
     assert_ends(killable, pid)
-    assert killable.api.until(lambda: ask(killable.api.serving(name)["hosts"]), bool)
+    assert ask(killable.api.wait_served(name)["hosts"])
 
 
 def test_nothing_is_left_of_a_job_that_was_found_again(killable: KillableEmulator) -> None:

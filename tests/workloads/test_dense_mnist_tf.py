@@ -268,10 +268,11 @@ def test_serving_answers_for_a_file(serving: httpx.Client, prepared: dataset.Dat
     assert predictions(serving.post("/image", files={"files": ("7.png", content)})) == [7]
 
 
-def test_serving_answers_for_base64(serving: httpx.Client, prepared: dataset.Dataset) -> None:
+@pytest.mark.parametrize("field", ["base64s", "base64"])
+def test_serving_answers_for_base64(serving: httpx.Client, prepared: dataset.Dataset, field: str) -> None:
     text = base64.b64encode(prepared.sample.read_bytes()).decode()
-    assert predictions(serving.post("/image", data={"base64": text})) == [7]
-    assert predictions(serving.post("/image", data={"base64": f"data:image/png;base64,{text}"})) == [7]
+    assert predictions(serving.post("/image", data={field: text})) == [7]
+    assert predictions(serving.post("/image", data={field: f"data:image/png;base64,{text}"})) == [7]
 
 
 def test_serving_answers_for_a_url(serving: httpx.Client, prepared: dataset.Dataset, website: str) -> None:
@@ -284,7 +285,7 @@ def test_serving_answers_for_several_at_once(serving: httpx.Client, prepared: da
     content = prepared.sample.read_bytes()
     answer = serving.post(
         "/image",
-        data={"urls": [url, url], "base64": base64.b64encode(content).decode()},
+        data={"urls": [url, url], "base64s": base64.b64encode(content).decode()},
         files=[("files", ("a.png", content)), ("files", ("b.png", content))],
     )
     assert predictions(answer, count=5) == [7] * 5
@@ -327,8 +328,8 @@ def test_serving_reads_any_kind_of_picture(serving: httpx.Client, prepared: data
 
 
 def test_serving_reports_errors_inside_http_200(serving: httpx.Client, website: str) -> None:
-    assert_refused(serving.post("/image"), "urls, files or base64")
-    assert_refused(serving.post("/image", data={"base64": "?"}), "base64")
+    assert_refused(serving.post("/image"), "urls, files or base64s")
+    assert_refused(serving.post("/image", data={"base64s": "?"}), "base64")
     assert_refused(serving.post("/image", files={"files": ("7.png", b"no picture")}), "picture")
     assert_refused(serving.post("/image", data={"urls": f"{website}/none.png"}), "none.png", "404")
     assert_refused(serving.post("/image", data={"urls": "file:///etc/hostname"}), "file:///etc/hostname")
@@ -338,7 +339,7 @@ def test_serving_reports_errors_inside_http_200(serving: httpx.Client, website: 
 def test_serving_takes_large_pictures_but_not_huge_ones(serving: httpx.Client) -> None:
     noise = np.random.RandomState(0).randint(0, 256, (1200, 1200), np.uint8)
     text = base64.b64encode(png(Image.fromarray(noise))).decode()
-    predictions(serving.post("/image", data={"base64": text}))
+    predictions(serving.post("/image", data={"base64s": text}))
     assert_refused(serving.post("/image", files={"files": ("7.png", png(Image.new("1", (5000, 5000))))}), "pixels")
 
 

@@ -1,10 +1,10 @@
-"""Connects a sandbox's own network with the emulator. It runs in the sandbox, by an image's Python, 3.7 or newer.
+"""Connects a sandbox's own network with the emulator. It runs in the sandbox, by an image's Python, 3.8 or newer.
 
 Usage: ``relay.py FOLDER PORT PROXY_PORT PROGRAM ...`` starts the program and passes on, for as long as it runs:
 
-- connections at the socket file ``inside`` in the folder to the program's port. The file appears once it listens there.
-- requests to the HTTP proxy at PROXY_PORT to the socket file ``outside``, at which the emulator connects them further.
-  An address such as ``localhost`` is the program's own if something listens there, otherwise the emulator's machine.
+- connections at the socket file `INSIDE` of the folder to the program's port. The file appears once it listens there.
+- requests to the HTTP proxy at PROXY_PORT to the socket file `OUTSIDE`, at which the emulator connects them further. An
+  address such as ``localhost`` is the program's own if something listens there, otherwise the emulator's machine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-INSIDE, OUTSIDE = "inside", "outside"  # the socket files
+WRITABLE = "program"  # the only part of the folder in which the program can change something
+INSIDE, OUTSIDE = WRITABLE + "/inside", "outside"
 _FOR_THE_PROXY = (b"connection:", b"proxy-", b"keep-alive:")
 
 
@@ -118,7 +119,7 @@ def _is_own(host: str, port: int) -> bool:
     return (host in ("localhost", "::1") or host.startswith("127.")) and _is_listening(port)
 
 
-def _proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+def proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
     """Return what serves a connection to the HTTP proxy."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -129,9 +130,9 @@ def _proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
             else:
                 server = await connect_outside(file, host, port)
         except (OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
-            text = f"the emulator's proxy: {error}\n".encode("utf-8", "replace")
-            answer = b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(text)
-            writer.write(answer + text)
+            # Most programs report the first line of an answer, and nothing else of it.
+            reason = " ".join(str(error).split())[:200].encode("ascii", "replace")
+            writer.write(b"HTTP/1.1 502 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % reason)
             writer.close()
             return
         if head:
@@ -145,7 +146,7 @@ def _proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
 
 async def main(folder: str, port: int, listener: socket.socket) -> None:
     """Serve until killed."""
-    await asyncio.start_server(_proxy(f"{folder}/{OUTSIDE}"), sock=listener)
+    await asyncio.start_server(proxy(f"{folder}/{OUTSIDE}"), sock=listener)
     await _serve_program(f"{folder}/{INSIDE}", port)
     await asyncio.Event().wait()
 

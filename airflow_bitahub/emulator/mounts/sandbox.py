@@ -111,8 +111,10 @@ class SandboxWorkdir(Workdir):
         start: tuple[str, ...] = ()
         if self._private_port is not None:
             network = network_in(self.path)
-            network.mkdir()
-            options += ["--bind", str(network), _NETWORK, "--ro-bind", relay.__file__, _RELAY]
+            writable = network / relay.WRITABLE
+            writable.mkdir(parents=True)
+            options += ["--ro-bind", str(network), _NETWORK, "--bind", str(writable), f"{_NETWORK}/{relay.WRITABLE}"]
+            options += ["--ro-bind", relay.__file__, _RELAY]
             # Neither the program's variables nor installed packages affect the relay.
             start = (f"{_BIN}/python", "-I", "-S", _RELAY, _NETWORK, str(self._private_port), str(self._proxy_port))
         base = _base_command(private_network=self._private_port is not None)

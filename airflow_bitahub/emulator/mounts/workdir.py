@@ -143,10 +143,7 @@ class Workdir(ABC):
 
 
 def network_in(workdir: Path) -> Path:
-    """Return the folder of the socket files of a program with a network of its own; it does not exist otherwise.
-
-    The program can write there.
-    """
+    """Return the folder of the socket files of a program with a network of its own; it does not exist otherwise."""
     return workdir / ".scratch" / "network"
 
 

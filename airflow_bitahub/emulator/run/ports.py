@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from airflow_bitahub.emulator.listener import LOOPBACK
@@ -32,21 +33,21 @@ def backend_in(workdir: Path) -> Backend | None:
     return None
 
 
-def backend_of(group: ProcessGroup, ports: Iterable[int]) -> Backend | None:
+def backend_of(group: ProcessGroup, ports: Sequence[int]) -> Backend | None:
     """Return how a program is reached that listens on one of these ports; None: it does not listen yet.
 
-    Another program may listen on the same port, so a socket only counts if a process of the group has it. Without
-    ``/proc``, only the first port counts, which must be one that was free.
+    Another program may listen on the same port, so a socket only counts if a process of the group has it. Where that
+    cannot be seen, only the first port counts, which must be one that was free.
     """
-    if not _TABLES[0].exists():
-        port = next(iter(ports))
-        return Backend(port=port) if _accepts(port) else None
-    port = next((port for port in ports if listens(group, port)), None)
-    return None if port is None else Backend(port=port)
+    if not _can_see_sockets():
+        found = [port for port in ports[:1] if _accepts(port)]
+    else:
+        found = [port for port in ports if listens(group, port)]
+    return next((Backend(port=port) for port in found), None)
 
 
 def listens(group: ProcessGroup, port: int) -> bool:
-    """Return whether a program listens on a port; False where there is no ``/proc``."""
+    """Return whether a program listens on a port; False where that cannot be seen."""
     sockets = _listening_sockets(port)
     return bool(sockets) and any(_has_file(process, sockets) for process in group.processes())
 
@@ -58,6 +59,13 @@ def is_taken(port: int) -> bool:
     except OSError:
         return True
     return False
+
+
+@functools.cache
+def _can_see_sockets() -> bool:
+    """Return whether ``/proc`` shows which process has which socket."""
+    with socket.create_server((LOOPBACK, 0)) as own:
+        return _has_file(Path("/proc/self"), _listening_sockets(own.getsockname()[1]))
 
 
 def _listening_sockets(port: int) -> set[str]:

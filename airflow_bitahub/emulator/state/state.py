@@ -203,7 +203,7 @@ class State:
         """Record that a replica's program listens."""
         self._change_replica(key, number, is_ready=True, message="")
 
-    def restart_replica(self, key: ServingKey, number: int, restarts: int, exit_code: int, message: str) -> None:
+    def restart_replica(self, key: ServingKey, number: int, restarts: int, exit_code: int | None, message: str) -> None:
         """Record that a replica's program has ended and will be restarted.
 
         :param restarts: how often it will then have been restarted

@@ -338,6 +338,17 @@ for port in ports:
     except OSError as error:
         print(port, type(error).__name__)
 '"""
+# The program of a serving that fetches an address of this machine, whose port is in its path.
+FETCH = TELL_PID.replace("str(os.getpid()).encode()", "fetch(self.path[1:])").replace(
+    "class",
+    """def fetch(port):
+    import urllib.request
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).read()
+    except OSError as error:
+        return str(error).encode()
+class""",
+)
 TELL_SECRET = TELL_PID.replace("str(os.getpid()).encode()", 'b"secret"')
 
 
@@ -355,6 +366,9 @@ def test_no_job_gets_round_the_token_of_a_serving(images_file: Path, tmp_path: P
             for serving in servings:
                 assert f"{httpx.URL(serving['hosts']).port} 401" in log
             assert "secret" not in log
+            fetching = api.wait_served(api.serve(FETCH))
+            way = f"{fetching['hosts']}/{httpx.URL(servings[0]['hosts']).port}"  # out of its own network
+            assert ask(way, fetching["token"]) == "HTTP Error 401: Unauthorized"
 
 
 @needs_bubblewrap

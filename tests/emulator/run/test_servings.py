@@ -283,8 +283,8 @@ def test_update_runs_another_program_at_the_same_address(api: Api, name: str) ->
 
     (api.emulator.storage / "models/u/dense/new").write_text("another")
     assert update(f"cd /model/u/dense; {SERVER}").status_code == 200
-    assert api.until(lambda: ask(before["hosts"] + "/new"), bool) == "another"
-    after = api.serving(name)
+    after = api.wait_served(name)
+    assert ask(before["hosts"] + "/new") == "another"
     for field in ("hosts", "token", "createdTime"):
         assert after[field] == before[field]
     assert after["replicas"] == 1

@@ -78,12 +78,12 @@ def answer(data, code: int = 0, message: str = "success"):
 
 
 def read_request() -> list:
-    """Return the content of each picture in the request: urls first, then files, then base64."""
-    urls, texts = request.form.getlist("urls"), request.form.getlist("base64")
+    """Return the content of each picture in the request: urls first, then files, then base64s (or base64)."""
+    urls, texts = request.form.getlist("urls"), request.form.getlist("base64s") + request.form.getlist("base64")
     files = request.files.getlist("files")
     count = len(urls) + len(files) + len(texts)
     if count == 0:
-        raise PictureError("Send pictures as urls, files or base64.")
+        raise PictureError("Send pictures as urls, files or base64s.")
     if count > MAX_PICTURES:
         raise PictureError(f"{count} pictures are too many; send at most {MAX_PICTURES}.")
     return [fetch(url) for url in urls] + [file.read() for file in files] + [decode(text) for text in texts]
@@ -128,7 +128,7 @@ def decode(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PictureError(f"base64 cannot be decoded: {error}") from error
+        raise PictureError(f"base64s cannot be decoded: {error}") from error
 
 
 def prepare(content: bytes) -> np.ndarray:

@@ -1,7 +1,7 @@
 """
 ### From pictures to a served model
 
-    train -> save_model -> infer -> evaluate -> gate -> newest_only -> deploy -> ask
+    train -> save_model -> infer -> evaluate -> gate -> deploy -> ask
 
 | task | what happens on BitaHub |
 |---|---|
@@ -9,28 +9,38 @@
 | `save_model` | copies the network to a new version of the model `dense-mnist-tf` |
 | `infer` | predicts the digits of the test pictures with this version |
 | `evaluate` | compares the predictions with the labels |
-| `gate` | skips the rest of the run unless the accuracy is high enough |
-| `newest_only` | skips the rest of a backfill or late scheduled run, so an old run cannot replace today's model |
-| `deploy` | serves this version, in place of the version of an earlier run |
+| `gate` | skips the rest of the run unless the accuracy is high enough, also compared with what serves now |
+| `deploy` | tries this version beside the one that serves, asks it about pictures, and only then gives it the name |
 | `ask` | sends a picture to the service and checks its answer |
 
-**Before the first run**, create the connection `bitahub_default`. On the platform, create the dataset `MNIST` with the
-four files in `mnist/`. Copy the programs from `workloads/dense-mnist-tf/` to the folder `code/dense-mnist-tf/` of their
-projects: `train.py` to `mnist-train-demo`, `predict.py` to `mnist-infer-demo`, `evaluate.py` to `mnist-eval-demo`.
+**Before the first run**, create the connection `bitahub_default`. Copy the programs from `workloads/dense-mnist-tf/` to
+the folder `code/dense-mnist-tf/` of their projects: `train.py` to `mnist-train-demo`, `predict.py` to
+`mnist-infer-demo`, `evaluate.py` to `mnist-eval-demo`. Create the dataset `MNIST` with the four files in `mnist/`, a
+picture `digit-7.png`, and in `sample/` some pictures of the test set with a file `labels.csv` (`file,label`). With
+`pip install 'airflow-bitahub[demo]'`, this makes the whole dataset in the folder `MNIST`:
+
+    python -c "from pathlib import Path; from airflow_bitahub.demo.dataset import prepare
+    prepare(Path('MNIST'), cache=Path('download'))"
+
 `airflow-bitahub demo` prepares all of this on an emulator.
 
 **Several runs at the same time** do not affect each other before `deploy`: each run saves its own model version and
-passes the path of this version to its later tasks.
+passes the path of this version to its later tasks. They deploy one after the other, and a run never replaces what a
+newer run has deployed: then its `deploy` is skipped. A run that you trigger is as new as the moment you do so.
+
+**A backfill** trains a model for each of its days. It deploys those that are newer than what serves: none of them, if
+you have deployed by hand today. If it is the first one, Airflow also starts today's scheduled run immediately.
 
 **If GPUs are scarce**, create a pool in Airflow (Admin, Pools) with one slot for each job that may run at the same
 time, tick *Include Deferred* (the task of a running job is deferred), and add `"pool": "its name"` to `default_args`.
+If there is none for a second service, set `strategy="recreate"` in `deploy`; the service is then away while the new
+version starts.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.providers.standard.operators.latest_only import LatestOnlyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
@@ -106,6 +116,13 @@ with DAG(
             description="A path on the platform's storage.",
         ),
         "label": Param(7, type="integer", minimum=0, maximum=9, title="Digit in the picture"),
+        "sample": Param(
+            "/datasets/{user_id}/MNIST/sample",
+            type="string",
+            pattern="^/(projects|datasets|models)/.+$",
+            title="Pictures to ask a new version about",
+            description="A folder on the platform's storage, with a file labels.csv.",
+        ),
     },
 ) as dag:
     # {user_id} and {user_name} are replaced by the connection's values when the task runs.
@@ -158,10 +175,9 @@ with DAG(
     gate = BitaHubMetricGateOperator(
         task_id="gate",
         metrics=evaluate.output["metrics"],
-        conditions="accuracy >= {{ params.threshold }}",
+        champion="{{ params.serving_name }}",  # while nothing serves, the second condition is true
+        conditions=["accuracy >= {{ params.threshold }}", "accuracy >= champion.accuracy - 0.005"],
     )
-
-    newest_only = LatestOnlyOperator(task_id="newest_only")
 
     deploy = BitaHubDeployServingOperator(
         task_id="deploy",
@@ -172,7 +188,12 @@ with DAG(
         envs={"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"},
         commands="cd /mnist-serving; python serving.py",
         readiness_path="/health",
-        max_active_tis_per_dag=1,  # deployments of the same name must not overlap
+        checks=[
+            {"image_file": "{{ params.picture }}", "expected": "{{ params.label }}"},
+            # The gate has judged the model. This finds a service that does not answer as the model does.
+            {"folder": "{{ params.sample }}", "labels": "labels.csv", "at_least": 0.7},
+        ],
+        metrics=evaluate.output["metrics"],  # what the gates of later runs compare with
     )
 
     ask = BitaHubInvokeServingOperator(
@@ -182,4 +203,4 @@ with DAG(
         expected_prediction="{{ params.label }}",
     )
 
-    train >> save_model >> infer >> evaluate >> gate >> newest_only >> deploy >> ask
+    train >> save_model >> infer >> evaluate >> gate >> deploy >> ask

@@ -1,4 +1,4 @@
-"""Airflow accepts the example DAG and each of its operators, mapped or not."""
+"""Airflow accepts the example DAGs and each operator, mapped or not."""
 
 from __future__ import annotations
 
@@ -12,19 +12,32 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 
+from airflow_bitahub.operators.delete import BitaHubDeleteServingOperator
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
 from airflow_bitahub.operators.infer import BitaHubInferOperator
 from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.model import BitaHubSaveModelOperator
+from airflow_bitahub.operators.rollback import BitaHubRollbackServingOperator
+from airflow_bitahub.operators.scale import BitaHubScaleServingOperator
 from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
+from airflow_bitahub.operators.start import BitaHubStartServingOperator
+from airflow_bitahub.operators.stop import BitaHubStopServingOperator
 from airflow_bitahub.operators.train import BitaHubTrainOperator
 from airflow_bitahub.sensors.job import BitaHubJobSensor
 from airflow_bitahub.sensors.serving import BitaHubServingSensor
 from tests.conftest import REPOSITORY
 
-dag: DAG = runpy.run_path(str(REPOSITORY / "dags" / "mnist_lifecycle.py"))["dag"]
+EXAMPLES: dict[str, DAG] = {
+    name: runpy.run_path(str(REPOSITORY / "dags" / f"{name}.py"))["dag"]
+    for name in ("mnist_lifecycle", "nightly_check")
+}
+dag = EXAMPLES["mnist_lifecycle"]
+ORDER = {
+    "mnist_lifecycle": ["train", "save_model", "infer", "evaluate", "gate", "deploy", "ask"],
+    "nightly_check": ["is_ready", "read_sample", "ask", "compare", "is_worse", "roll_back"],
+}
 
 # The required arguments of each operator, and one more argument to expand a mapped operator over.
 OPERATORS: list[tuple[type[Any], dict[str, Any], str]] = [
@@ -34,13 +47,18 @@ OPERATORS: list[tuple[type[Any], dict[str, Any], str]] = [
     (BitaHubEvaluateOperator, {"project": "demo", "predictions": "/projects/u/p/outputs/1"}, "command"),
     (BitaHubSaveModelOperator, {"source": "/projects/u/p/outputs/1", "source_folder": "dense"}, "model"),
     (BitaHubDeployServingOperator, {"model": "dense", "commands": "true"}, "serving_name"),
+    (BitaHubRollbackServingOperator, {}, "serving_name"),
+    (BitaHubStartServingOperator, {}, "serving_name"),
+    (BitaHubScaleServingOperator, {"replicas": 2}, "serving_name"),
+    (BitaHubStopServingOperator, {}, "serving_name"),
+    (BitaHubDeleteServingOperator, {}, "serving_name"),
     (BitaHubInvokeServingOperator, {"image_url": "u"}, "serving_name"),
     (BitaHubMetricGateOperator, {"conditions": "accuracy > 0.9"}, "metrics"),
     (BitaHubJobSensor, {}, "job_name"),
     (BitaHubServingSensor, {}, "serving_name"),
 ]
 NAMES = [operator.__name__ for operator, _, _ in OPERATORS]
-WITH_NAMED_OUTPUTS = OPERATORS[:6]
+WITH_NAMED_OUTPUTS = OPERATORS[:9]
 
 
 def serialized(dag: DAG) -> dict[str, Any]:
@@ -55,21 +73,25 @@ def stored_tasks(dag: DAG) -> dict[str, dict[str, Any]]:
     return {task["task_id"]: task for task in tasks}
 
 
-def test_example_can_be_stored_by_airflow() -> None:
-    assert serialized(dag)["dag"]["dag_id"] == "mnist_lifecycle"
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_can_be_stored_by_airflow(name: str) -> None:
+    assert serialized(EXAMPLES[name])["dag"]["dag_id"] == name
 
 
-def test_example_goes_from_pictures_to_a_served_model() -> None:
-    order = ["train", "save_model", "infer", "evaluate", "gate", "newest_only", "deploy", "ask"]
-    assert [task.task_id for task in dag.topological_sort()] == order
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_tasks_of_an_example_follow_each_other_as_its_documentation_says(name: str) -> None:
+    example, order = EXAMPLES[name], ORDER[name]
+    assert [task.task_id for task in example.topological_sort()] == order
     for task, following in pairwise(order):
-        assert following in dag.get_task(task).downstream_task_ids
-        assert task in (dag.doc_md or "")
+        assert following in example.get_task(task).downstream_task_ids
+    assert " -> ".join(order) in (example.doc_md or "")
+    assert all(f"| `{task}` |" in (example.doc_md or "") for task in order)
 
 
-def test_unpausing_the_example_starts_no_run() -> None:
-    assert dag.catchup is False
-    assert dag.start_date is None
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_unpausing_an_example_starts_no_run(name: str) -> None:
+    assert EXAMPLES[name].catchup is False
+    assert EXAMPLES[name].start_date is None
 
 
 def test_example_waits_in_the_triggerer() -> None:
@@ -108,6 +130,7 @@ def test_example_trains_by_the_documents_own_command(epochs: int | None, more: s
         ("label", 10),
         ("picture", None),
         ("picture", "/proc/self/environ"),
+        ("sample", "/tmp/sample"),
         ("picture", "http://127.0.0.1/datasets/u/7.png"),
     ],
 )
@@ -126,15 +149,16 @@ def test_example_takes_params_that_make_sense(param: str, value: Any) -> None:
     assert definition.resolve(value=value) == value
 
 
-def test_example_defaults_are_valid() -> None:
-    dag.params.validate()
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_defaults_are_valid(name: str) -> None:
+    EXAMPLES[name].params.validate()
 
 
-@pytest.mark.parametrize("task_id", dag.task_ids)
-def test_every_template_field_of_the_example_exists(task_id: str) -> None:
-    task: Any = dag.get_task(task_id)
-    for field in task.template_fields:
-        assert hasattr(task, field)
+def test_nightly_check_computes_the_share_of_right_answers() -> None:
+    compare: Any = EXAMPLES["nightly_check"].get_task("compare")
+    assert compare.python_callable({"predictions": [7, 1, 0, 2]}, ["7", "1", "0", "3"]) == {"accuracy": 0.75}
+    with pytest.raises(ValueError, match="zip"):
+        compare.python_callable({"predictions": [7]}, ["7", "1"])
 
 
 @pytest.mark.parametrize(("operator", "arguments", "mapped"), OPERATORS, ids=NAMES)

@@ -24,7 +24,10 @@ from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
-DAGS = ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again", "deployments", "short_deferrals")
+DAGS = (
+    *("mnist_lifecycle", "nightly_check", "one_job", "both_ways", "gates", "endings", "again"),
+    *("deployments", "short_deferrals"),
+)
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
 

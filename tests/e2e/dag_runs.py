@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_bitahub.demo.airflow import LocalAirflow
 
-LIFECYCLE = "mnist_lifecycle"
+LIFECYCLE, NIGHTLY_CHECK = "mnist_lifecycle", "nightly_check"
 
 
 @dataclass(frozen=True)

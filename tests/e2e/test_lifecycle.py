@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.e2e.conftest import SECONDS, wait_until
-from tests.e2e.dag_runs import LIFECYCLE
+from tests.e2e.dag_runs import LIFECYCLE, NIGHTLY_CHECK
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -29,7 +28,22 @@ def test_the_gate_opens_and_a_digit_is_recognised(world: World) -> None:
     assert world.airflow.xcom(dag, run_id, "ask")["predictions"] == [7]
     version = world.airflow.xcom(dag, run_id, "save_model")["version"]
     assert version in world.model_versions()
+    assert world.airflow.xcom(dag, run_id, "deploy")["model_path"].endswith(version)
     assert "opened" in world.servings()
+    assert "opened-next" not in world.servings()
+
+
+@pytest.mark.dag_runs("gate opens")
+def test_a_service_that_answers_rightly_is_not_rolled_back(world: World) -> None:
+    world.finish("gate opens")
+    run_id = world.airflow.trigger(NIGHTLY_CHECK, {"serving_name": "opened"})
+
+    assert world.airflow.wait(NIGHTLY_CHECK, run_id, seconds=SECONDS) == "success"
+    states = world.states(NIGHTLY_CHECK, run_id)
+    assert states.pop("roll_back") == "skipped"
+    assert set(states.values()) == {"success"}
+    assert world.airflow.xcom(NIGHTLY_CHECK, run_id, "compare")["accuracy"] >= 0.7
+    assert len(world.airflow.xcom(NIGHTLY_CHECK, run_id, "ask")["predictions"]) == 50
 
 
 @pytest.mark.dag_runs("gate closes")
@@ -39,13 +53,13 @@ def test_a_threshold_that_cannot_be_met_leaves_nothing_deployed(world: World) ->
     after = world.states(dag, run_id)
     assert state == "success", after
     assert after["gate"] == "success"
-    assert {after["newest_only"], after["deploy"], after["ask"]} == {"skipped"}
+    assert {after["deploy"], after["ask"]} == {"skipped"}
     assert world.airflow.xcom(dag, run_id, "gate")["open"] is False
     assert "closed" not in world.servings()
 
 
 @pytest.mark.dag_runs("three days")
-def test_a_backfill_runs_side_by_side_and_deploys_once_at_most(world: World) -> None:
+def test_a_backfill_runs_side_by_side_and_its_newest_day_serves(world: World) -> None:
     def runs() -> list[dict[str, Any]]:
         path = f"/dags/{LIFECYCLE}/dagRuns?run_type=backfill"
         found: list[dict[str, Any]] = world.airflow.call("GET", path)["dag_runs"]
@@ -59,9 +73,14 @@ def test_a_backfill_runs_side_by_side_and_deploys_once_at_most(world: World) -> 
     versions = {world.airflow.xcom(LIFECYCLE, run["dag_run_id"], "save_model")["version"] for run in finished}
     assert len(versions) == 3
     assert versions <= world.model_versions()
-    deployed = [run for run in finished if world.states(LIFECYCLE, run["dag_run_id"])["deploy"] == "success"]
-    today = datetime.now(timezone.utc).date().isoformat()
-    assert [run["logical_date"][:10] for run in deployed] in ([], [today])
+    deploys = {
+        run["logical_date"][:10]: world.airflow.tasks(LIFECYCLE, run["dag_run_id"])["deploy"] for run in finished
+    }
+    deployed = sorted((task["end_date"], day) for day, task in deploys.items() if task["state"] == "success")
+    days = [day for _, day in deployed]
+    assert days == sorted(days), "an older run replaced a newer one"
+    assert days[-1] == max(deploys)
+    assert "backfilled-next" not in world.servings()
 
 
 def test_a_retry_after_the_worker_was_killed_finds_its_job(world: World) -> None:

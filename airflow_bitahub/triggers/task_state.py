@@ -12,10 +12,21 @@ _ACTIVE_STATES = {"running", "deferred", "queued", "scheduled", "up_for_retry", 
 class TaskInstance(Protocol):
     """What this module reads of Airflow's task instances; those of workers and triggerers have it alike."""
 
-    dag_id: str
-    task_id: str
-    run_id: str
-    map_index: int | None
+    @property
+    def dag_id(self) -> str:
+        """The DAG's id."""
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+
+    @property
+    def map_index(self) -> int | None:
+        """The index of a mapped task instance; negative or None: it is not mapped."""
 
 
 def is_task_active(ti: TaskInstance, *, when_reset: bool) -> bool:

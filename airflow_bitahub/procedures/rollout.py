@@ -23,6 +23,7 @@ from airflow_bitahub.api.servings import Serving, ServingSpec, get_serving, get_
 from airflow_bitahub.exceptions import (
     APIError,
     BitaHubError,
+    ServingAliveError,
     ServingCheckError,
     ServingError,
     ServingFailedError,
@@ -425,7 +426,7 @@ def wait_for(waiting: Waiting, plan: Plan, clock: Callable[[], float] = time.tim
 
 def _concerns_the_version(error: BitaHubError) -> bool:
     """Return whether an error means that the version does not serve. Otherwise the next try goes on."""
-    if isinstance(error, ServingOvertakenError | ServingRefusedError):
+    if isinstance(error, ServingOvertakenError | ServingRefusedError | ServingAliveError):
         return False
     if isinstance(error, APIError):
         return retry.was_refused(error)

@@ -18,6 +18,7 @@ from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
     InvalidRequestError,
+    ServingAliveError,
     ServingCheckError,
     ServingError,
     ServingFailedError,
@@ -99,6 +100,7 @@ class Platform(Stage):
         self.lost: set[int] = set()  # numbers of changing requests whose answers are lost
         self.dropped: set[int] = set()  # likewise, which are lost themselves
         self.changes = 0
+        self.stuck: set[str] = set()  # names whose removal does not end
         self.death: tuple[int, bool] | None = None
         self.steps = 0
         self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
@@ -108,7 +110,7 @@ class Platform(Stage):
 
     def settle(self) -> None:
         for name, fake in list(self.servings.items()):
-            if fake.removed is not None and self.now >= fake.removed + START:
+            if fake.removed is not None and self.now >= fake.removed + START and name not in self.stuck:
                 del self.servings[name]
             elif fake.image.startswith(("good", "wrong")) and self.now >= fake.started + START:
                 fake.serves = fake.image
@@ -338,6 +340,17 @@ def test_candidate_without_a_place_fails_with_a_sentence() -> None:
     with pytest.raises(ServingFailedError, match="waits for a place for too long"):
         platform.deploy("silent", candidate_timeout=10, launch_timeout=1000)
     platform.assert_serves("good:1")
+
+
+def test_candidate_that_is_not_removed_in_time_does_not_cost_the_new_version() -> None:
+    platform = platform_with()
+    platform.stuck = {NEXT}
+    with pytest.raises(ServingAliveError, match="still there"):
+        platform.deploy("good:2")
+    assert platform.answering() == "good:2"
+    platform.stuck.clear()
+    platform.deploy("good:2")
+    platform.assert_serves("good:2")
 
 
 # Whose turn it is --------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ OPERATORS: list[tuple[type[Any], dict[str, Any], str]] = [
     (BitaHubServingSensor, {}, "serving_name"),
 ]
 NAMES = [operator.__name__ for operator, _, _ in OPERATORS]
-WITH_NAMED_OUTPUTS = OPERATORS[:9]
+WITH_NAMED_OUTPUTS = OPERATORS[:7]
 
 
 def serialized(dag: DAG) -> dict[str, Any]:

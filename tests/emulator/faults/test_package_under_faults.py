@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.identity import JobRecord, TaskIdentity
 from airflow_bitahub.procedures.jobs import wait_for_job
 from airflow_bitahub.procedures.retry import Retry
-from airflow_bitahub.procedures.rollout import ServingRecord, ensure_serving
+from airflow_bitahub.procedures.site import create
 from airflow_bitahub.procedures.submission import ensure_job
 from tests.emulator.conftest import JOBS, Api
 from tests.emulator.faults.conftest import (
@@ -177,9 +178,8 @@ def test_every_fault_that_lasts_is_an_error_of_ours(
 
 def test_a_serving_whose_creation_is_not_answered_is_created_once(api: Api, client: BitaHubClient, add: Add) -> None:
     spec = ServingSpec.model_validate(api.serving_body("serve", name="once"))
-    saved: list[ServingRecord] = []
     created = add(Match(method="POST", path="*/serving"), after="close")
-    client.run(ensure_serving(spec, load=lambda: saved[-1] if saved else None, save=saved.append))
+    assert client.run(create(spec, time.time(), time.time)) is not None
     assert created.applied == 1
     assert [serving.name for serving in client.send(list_servings())] == ["once"]
     client.send(delete_serving("once", "v1"))

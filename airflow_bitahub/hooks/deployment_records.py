@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Variable
 
+from airflow_bitahub.exceptions import StateUnknownError
 from airflow_bitahub.procedures.deployments import deployment_from_json, intent_from_json, to_json
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class VariableRecords:
 
     def load(self) -> Deployment | None:
         """Return the record; None: this Airflow deployed no such serving."""
-        stored = Variable.get(DEPLOYMENT_KEY + self._key, default=None, deserialize_json=True)
+        stored = self._get(DEPLOYMENT_KEY)
         return None if stored is None else deployment_from_json(stored)
 
     def save(self, record: Deployment) -> None:
@@ -36,12 +37,25 @@ class VariableRecords:
 
     def load_intent(self) -> Intent | None:
         """Return the creation that was last begun; None: there was none."""
-        stored = Variable.get(_INTENT_KEY + self._key, default=None, deserialize_json=True)
+        stored = self._get(_INTENT_KEY)
         return None if stored is None else intent_from_json(stored)
 
     def save_intent(self, intent: Intent) -> None:
         """Store that a creation begins."""
         self._set(_INTENT_KEY, intent, "How BitaHubDeployServingOperator recognizes a serving that it is creating")
+
+    def _get(self, prefix: str) -> Any:
+        """Return the value of a Variable; None: there is none.
+
+        To Airflow, a failed query of a Variable looks like a missing one, unlike a failed query of the keys. Our own
+        serving must not look like somebody else's because of that.
+        """
+        key = prefix + self._key
+        for _ in range(2):
+            stored = Variable.get(key, default=None, deserialize_json=True)
+            if stored is not None or key not in Variable.keys(prefix=key):
+                return stored
+        raise StateUnknownError(f"Airflow could not give the value of its Variable {key}.")
 
     def _set(self, prefix: str, record: Deployment | Intent, description: str) -> None:
         Variable.set(prefix + self._key, to_json(record), description=description, serialize_json=True)

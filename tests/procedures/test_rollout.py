@@ -152,7 +152,7 @@ class Platform(Stage):
             return None
         if operation == "get_serving":
             return self.view(request.names["name"], self.known(request))
-        if operation == "read_serving_log":
+        if operation == "get_serving_log":
             return "Traceback: it is broken"
         name = request.operation.partition("//")[2].partition("/")[0]
         image = self.answering(name)

@@ -64,7 +64,8 @@ class Plan:
     :param bake_seconds: how long the new version must serve well before the old one becomes history
     :param launch_timeout: seconds for the start of a serving, the candidate's and the one under the public name
     :param candidate_timeout: seconds for which the candidate may wait for a place
-    :param turn_deadline: until when to wait for other deployments of the same name, in seconds since the epoch
+    :param turn_deadline: until when to wait for what this task did not create: for other deployments of the same name,
+        and for a serving that has this version already. In seconds since the epoch
     :param poll_interval: seconds between two queries
     """
 
@@ -208,7 +209,8 @@ class Deployer:
     def _keep(self, found: Serving, current: Version) -> Procedure[Deployed]:
         """Return the serving, which has this version already, once it answers rightly."""
         self.site.log(f"The {self.plan.version} serves already")
-        deadline = self.clock() + self.plan.launch_timeout
+        # Not from now: a deferred task comes here again.
+        deadline = self.plan.turn_deadline or self.clock() + self.plan.launch_timeout
         serving = yield from self._wait(Waiting(found.name, found.created_at, deadline))
         yield from self._check(serving)
         dates = [date for date in (current.run_date, self.plan.version.run_date) if date is not None]
@@ -292,14 +294,23 @@ class Deployer:
             self.site.log(f"Restoring the {self._old}: {rollout.reason}")
             if rollout.placed != "old":
                 yield from self.site.put_back(self.plan.secrets)
-            yield from self._wait_for_public()
-            story += f"The {self._old} serves again; no version answered for {self.site.rollout.away_seconds:.1f} s."
+            story += yield from self._see_old()
         else:
             yield from self.site.clear()
             story += "It was removed. Nothing serves under this name, as before."
         yield from self.site.remove_candidate()
         self.site.save(replace(self.site.record, rollout=None))
         raise self._failure(story, is_final=rollout.is_final)
+
+    def _see_old(self) -> Procedure[str]:
+        """Wait until the old version serves again, and return in words whether it does."""
+        try:
+            yield from self._wait_for_public()
+        except BitaHubError as error:
+            if not _concerns_the_version(error):
+                raise
+            return f"The {self._old} was restored, but it does not serve: {error}"
+        return f"The {self._old} serves again; no version answered for {self.site.rollout.away_seconds:.1f} s."
 
     # Parts of the steps ----------------------------------------------------------------------------------------
 

@@ -47,12 +47,14 @@ class VariableRecords:
     def read(self, key: str) -> Any:
         """Return the JSON value of a Variable; None: there is none.
 
-        To Airflow, a failed query of a value looks like a missing Variable, but a failed query of keys is an error.
+        To Airflow, a failed query of a value looks like a missing Variable, but a failed query of keys is an error. Our
+        own serving must not look like someone else's because of that.
         """
-        stored = Variable.get(key, default=None, deserialize_json=True)
-        if stored is None and key in Variable.keys(prefix=key):
-            raise StateUnknownError(f"Airflow has the Variable {key!r}, but did not return its value. Try again.")
-        return stored
+        for _ in range(2):  # it may have been set between the two queries
+            stored = Variable.get(key, default=None, deserialize_json=True)
+            if stored is not None or key not in Variable.keys(prefix=key):
+                return stored
+        raise StateUnknownError(f"Airflow has the Variable {key!r}, but did not return its value. Try again.")
 
     def write(self, key: str, value: Any, description: str) -> None:
         """Set a Variable to a JSON value."""

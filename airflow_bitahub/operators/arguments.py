@@ -306,6 +306,14 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if is_list else value
 
 
+def as_metrics(name: str, value: Any) -> dict[str, Any]:
+    """Take a mapping that can be stored as JSON. A metric may be NaN."""
+    try:
+        return dict(json.loads(json.dumps(_plain(as_mapping(name, value)))))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{name} cannot be stored as JSON: {error}.") from None
+
+
 def as_extra_body(name: str, value: Any) -> dict[str, Any]:
     """Take fields of a job's submission other than its name."""
     fields = dict(as_mapping(name, value))

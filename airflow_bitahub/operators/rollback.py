@@ -52,8 +52,8 @@ class BitaHubRollbackServingOperator(RolloutOperator):
     template_fields: Sequence[str] = (
         "bitahub_conn_id",
         "serving_name",
-        "to",
         "version",
+        "to",
         "secret_envs",  # Airflow never shows an argument with such a name
         "checks",
         "readiness_path",

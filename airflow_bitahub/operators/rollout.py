@@ -101,7 +101,8 @@ class RolloutOperator(ResourceLifecycle):
 
     def on_kill(self) -> None:
         """End the deployment if the task was marked, cleared or deleted."""
-        if self._context is not None and self.cancel_on_kill and not self.nothing_to_stop():
+        # Whether there is anything to end is on record. Only the thread with its time limit may ask Airflow for that.
+        if self._context is not None and self.cancel_on_kill:
             # The creation itself may have been interrupted, and its serving may appear later.
             self.stop_if_abandoned(self._context, partial(self._abandon, KILL_BUDGET / 2, KILL_BUDGET))
 

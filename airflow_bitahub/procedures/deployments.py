@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -15,7 +16,7 @@ from airflow_bitahub.exceptions import ConfigurationError
 # A record keeps so many versions, the newest first.
 _VERSIONS = 5
 _CANDIDATE = "-next"
-_PLACE = "<secret {}>"  # of a secret value in a command on record
+_PLACE = "<secret {}>"  # of a secret value on record
 # The longest name of a serving that can have a candidate.
 LONGEST_DEPLOYED_NAME = LONGEST_SERVING_NAME - len(_CANDIDATE)
 # Seconds by which the platform's clock may be behind ours, and which a creation may take.
@@ -52,8 +53,8 @@ class Version:
     """One specification of a serving that was deployed.
 
     :param digest: a short text that differs for different specifications
-    :param spec: the body of its creation, without secret values: the environment lacks them, and commands name them
-    :param secrets: the names of these values
+    :param spec: the body of its creation, with the names of secret values in their place
+    :param secrets: these names
     :param metrics: what its model was deployed with, such as ``{"accuracy": 0.93}``
     :param run_date: the date of the DAG run that deployed it. All times are seconds since the epoch
     :param deployed_at: when it was seen to work
@@ -84,10 +85,14 @@ class Version:
         """
         body = spec.body()
         text = json.dumps(body, sort_keys=True)
-        found = {name for name, value in secrets.items() if value and any(value in line for line in spec.commands)}
-        body["envs"] = {name: value for name, value in spec.envs.items() if name not in secrets}
-        body["commands"] = [_replaced(line, secrets, found) for line in spec.commands]
-        names = sorted(found | (spec.envs.keys() & secrets.keys()))
+        by_value = {value: _PLACE.format(name) for name, value in secrets.items() if value}
+        body["envs"] = {
+            name: _PLACE.format(name) if value and value == secrets.get(name) else _replaced(value, by_value)
+            for name, value in spec.envs.items()
+        }
+        body["commands"] = [_replaced(line, by_value) for line in spec.commands]
+        kept = [*body["envs"].values(), *body["commands"]]
+        names = sorted(name for name in secrets if any(_PLACE.format(name) in text for text in kept))
         return cls(hashlib.sha256(text.encode()).hexdigest()[:16], body, names, **fields)
 
     def to_spec(self, secrets: Mapping[str, str]) -> ServingSpec:
@@ -101,21 +106,18 @@ class Version:
                 f"The {self} needs the secret values {', '.join(missing)}, which are kept nowhere. Give them in "
                 f"secret_envs, so that this version can be deployed again."
             )
-        commands = list(self.spec["commands"])
-        in_commands = [name for name in self.secrets if any(_PLACE.format(name) in line for line in commands)]
-        for name in in_commands:
-            commands = [line.replace(_PLACE.format(name), secrets[name]) for line in commands]
-        envs = {
-            **self.spec.get("envs", {}),
-            **{each: secrets[each] for each in self.secrets if each not in in_commands},
-        }
+        by_place = {_PLACE.format(name): secrets[name] for name in self.secrets}
+        envs = {name: _replaced(value, by_place) for name, value in self.spec["envs"].items()}
+        commands = [_replaced(line, by_place) for line in self.spec["commands"]]
         return ServingSpec.model_validate({**self.spec, "envs": envs, "commands": commands})
 
 
-def _replaced(line: str, secrets: Mapping[str, str], names: Iterable[str]) -> str:
-    for name in sorted(names, key=lambda name: -len(secrets[name])):
-        line = line.replace(secrets[name], _PLACE.format(name))
-    return line
+def _replaced(text: str, new_by_old: Mapping[str, str]) -> str:
+    """Return the text after all replacements, which are done at once: none is applied to what another one gave."""
+    longest_first = sorted(new_by_old, key=len, reverse=True)
+    if not longest_first:
+        return text
+    return re.sub("|".join(map(re.escape, longest_first)), lambda found: new_by_old[found[0]], text)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Rollout:
     step_at: float = 0
     ready_at: float | None = None
     away_since: float | None = None
-    away_seconds: float = 0
+    away_seconds: float = 0.0
     reason: str = ""
     is_final: bool = False
 

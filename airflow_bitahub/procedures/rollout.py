@@ -30,7 +30,6 @@ from airflow_bitahub.exceptions import (
     ServingOutdatedError,
     ServingOvertakenError,
     ServingRefusedError,
-    ServingTimeoutError,
     TransportError,
 )
 from airflow_bitahub.procedures import retry
@@ -42,14 +41,12 @@ from airflow_bitahub.procedures.deployments import (
     Version,
     candidate_name,
 )
-from airflow_bitahub.procedures.servings import end_serving, wait_for_serving
-from airflow_bitahub.procedures.site import LONGEST_CLAIM, Site
+from airflow_bitahub.procedures.servings import wait_for_serving
+from airflow_bitahub.procedures.site import Site
+from airflow_bitahub.procedures.turn import SETTLING, Turn
 
 Strategy = Literal["candidate", "in_place", "recreate"]
 
-# Seconds after which a note in the record, which no creation guards, has outlasted others that were written with it.
-_SETTLING = 2
-_TURN_INTERVAL = 5  # seconds between two looks whether it is this task's turn
 _LOG_LINES = 20
 
 
@@ -68,7 +65,8 @@ class Plan:
     :param bake_seconds: how long the new version must serve well before the old one becomes history
     :param launch_timeout: seconds for the start of a serving, the candidate's and the one under the public name
     :param candidate_timeout: seconds for which the candidate may wait for a place
-    :param turn_deadline: until when to wait for other deployments of the same name, in seconds since the epoch
+    :param turn_deadline: until when to wait for what this task did not create: for other deployments of the same name,
+        and for a serving that has this version already. In seconds since the epoch
     :param poll_interval: seconds between two queries
     """
 
@@ -134,69 +132,17 @@ class Deployer:
         :raises ServingError: it does not serve; the text says what serves instead
         :raises StateUnknownError: queries failed for too long; the next try goes on
         """
-        said = ""
+        turn = Turn(
+            self.site, self.is_active, self.plan.owner, self.plan.turn_deadline, self.plan.secrets, clock=self.clock
+        )
         while True:
-            record = self.site.load()
-            rollout = record.rollout
-            if rollout is not None and self._is_own(rollout):
+            left = yield from turn.wait()
+            if left is not None and (left.owner, left.version.digest) == (self.plan.owner, self.plan.version.digest):
                 return (yield from self._go_on())
-            if rollout is not None and rollout.owner != self.plan.owner and self._is_alive(rollout):
-                said = yield from self._wait_turn(said, f"{rollout.owner} is deploying it")
-            elif rollout is not None:
-                yield from self._repair(rollout)
-            elif (yield from self._meets_unclaimed()):
-                said = yield from self._wait_turn(said, "another task has just begun to deploy it")
+            if left is not None:
+                yield from turn.end(left)
             elif (deployed := (yield from self._begin())) is not None:
                 return deployed
-
-    # Whose turn it is ------------------------------------------------------------------------------------------
-
-    def _is_own(self, rollout: Rollout) -> bool:
-        return rollout.owner == self.plan.owner and rollout.version.digest == self.plan.version.digest
-
-    def _is_alive(self, rollout: Rollout) -> bool:
-        return self.clock() < rollout.until and self.is_active(rollout.owner)
-
-    def _wait_turn(self, said: str, reason: str) -> Procedure[str]:
-        """Wait a little, log the reason where it is new, and return it."""
-        deadline, now = self.plan.turn_deadline, self.clock()
-        if deadline is not None and now >= deadline:
-            raise ServingTimeoutError(
-                f"Serving {self.site.name!r} could not be deployed in time: {reason}.", self.site.name
-            )
-        if reason != said:
-            self.site.log(f"Waiting: {reason}")
-        yield Sleep(retry.sleep_seconds(_TURN_INTERVAL, now, deadline))
-        return reason
-
-    def _repair(self, rollout: Rollout) -> Procedure[None]:
-        try:
-            end = yield from self.site.repair(self.plan.secrets)
-        except ServingOvertakenError:  # another task does the same
-            yield Sleep(_SETTLING)
-        else:
-            self.site.log(f"Ended what {rollout.owner} had left of its deployment of the {rollout.version}: {end}")
-
-    def _meets_unclaimed(self) -> Procedure[bool]:
-        """Return whether there is a serving that a task has created and not yet recorded.
-
-        :raises ServingRefusedError: there is one that this Airflow did not create
-        """
-        for found in ((yield from self.site.find_candidate()), (yield from self.site.find())):
-            now = self.clock()
-            if found is None or (found.name == self.site.name and self.site.record.owns(found, now)):
-                continue
-            intent = self.site.records.load_intent()
-            if intent is None or not intent.explains(found, now):
-                raise self.site.refusal(found)
-            has_lost = self.site.lost_at is not None  # then the intent may be this task's, and the serving another's
-            is_left = intent.owner == self.plan.owner and not has_lost
-            started = max(intent.since, self.site.lost_at or 0)
-            if not is_left and now < started + LONGEST_CLAIM and self.is_active(intent.owner):
-                return True
-            self.site.log(f"Removing serving {found.name!r}, which {intent.owner} has begun to create and left")
-            yield from end_serving(found, self.site.version, timeout=self.site.timeout, clock=self.clock)
-        return False
 
     # Beginning -------------------------------------------------------------------------------------------------
 
@@ -236,7 +182,7 @@ class Deployer:
             with suppress(ServingOvertakenError):  # then another task was faster
                 self.site.save(replace(record, rollout=replace(rollout, phase="switch")))
                 self.site.log(f"The {current} serves. Replacing it by the {plan.version}")
-            yield Sleep(_SETTLING)
+            yield Sleep(SETTLING)
         return None
 
     def _claim(self, spec: ServingSpec, rollout: Rollout, record: Deployment) -> Procedure[None]:
@@ -264,7 +210,8 @@ class Deployer:
     def _keep(self, found: Serving, current: Version) -> Procedure[Deployed]:
         """Return the serving, which has this version already, once it answers rightly."""
         self.site.log(f"The {self.plan.version} serves already")
-        deadline = self.clock() + self.plan.launch_timeout
+        # Not from now: a deferred task comes here again.
+        deadline = self.plan.turn_deadline or self.clock() + self.plan.launch_timeout
         serving = yield from self._wait(Waiting(found.name, found.created_at, deadline))
         yield from self._check(serving)
         dates = [date for date in (current.run_date, self.plan.version.run_date) if date is not None]
@@ -348,14 +295,23 @@ class Deployer:
             self.site.log(f"Restoring the {self._old}: {rollout.reason}")
             if rollout.placed != "old":
                 yield from self.site.put_back(self.plan.secrets)
-            yield from self._wait_for_public()
-            story += f"The {self._old} serves again; no version answered for {self.site.rollout.away_seconds:.1f} s."
+            story += yield from self._see_old()
         else:
             yield from self.site.clear()
             story += "It was removed. Nothing serves under this name, as before."
         yield from self.site.remove_candidate()
         self.site.save(replace(self.site.record, rollout=None))
         raise self._failure(story, is_final=rollout.is_final)
+
+    def _see_old(self) -> Procedure[str]:
+        """Wait until the old version serves again, and return in words whether it does."""
+        try:
+            yield from self._wait_for_public()
+        except BitaHubError as error:
+            if not _concerns_the_version(error):
+                raise
+            return f"The {self._old} was restored, but it does not serve: {error}"
+        return f"The {self._old} serves again; no version answered for {self.site.rollout.away_seconds:.1f} s."
 
     # Parts of the steps ----------------------------------------------------------------------------------------
 

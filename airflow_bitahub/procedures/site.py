@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from airflow_bitahub.procedures.deployments import (
     Rollout,
     candidate_name,
     is_created_since,
+    to_json,
 )
 from airflow_bitahub.procedures.servings import end_serving
 
@@ -81,6 +83,11 @@ def create(spec: ServingSpec, since: float, clock: Callable[[], float]) -> Proce
     return serving if is_accepted or is_created_since(serving.created_at, since, clock()) else None
 
 
+def _as_text(record: Deployment) -> str:
+    """Return what is stored of a record. JSON has no tuples, and its NaN, which a metric may be, is equal to itself."""
+    return json.dumps(to_json(record))
+
+
 @dataclass
 class Site:
     """The public name of a serving, its candidate's name, and their record.
@@ -112,7 +119,8 @@ class Site:
         :raises ServingOvertakenError: another task has stored one since it was read
         """
         self.on_save()
-        if (self.records.load() or Deployment()) != self.record:
+        stored = self.records.load() or Deployment()
+        if stored != self.record and _as_text(stored) != _as_text(self.record):
             raise ServingOvertakenError(
                 f"Another task has taken over the deployment of serving {self.name!r}. The next try looks what it did.",
                 self.name,
@@ -178,6 +186,8 @@ class Site:
             is_expected = found is not None and self.record.is_successor(found, self.clock())
             if found is not None and is_expected and rollout.placing == placed:  # the creation's answer was lost
                 return self._has_placed(found, placed)
+            if found is not None and rollout.placed == placed and not found.status.is_ending:
+                return None
             is_untouched = placed == "old" and not rollout.placed and self.record.since is None
             if found is not None and not is_expected and rollout.in_place and not found.status.is_ending:
                 yield from update_serving(spec)

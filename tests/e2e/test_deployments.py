@@ -41,7 +41,7 @@ def asked_all_the_time(world: World) -> Iterator[list[Answer]]:
         with httpx.Client(trust_env=False, timeout=60) as client:
             while not has_ended.wait(0.2):
                 version = ""
-                with suppress(httpx.TransportError, LookupError):
+                with suppress(httpx.TransportError, LookupError, TypeError):  # such as no such serving yet
                     found = client.get(f"{world.emulator.url}{platform_path()}/{NAME}?version=v1").json()["data"]
                     answer = client.get(found["hosts"])
                     version = answer.text if answer.status_code == 200 else ""

@@ -168,7 +168,7 @@ def test_both_wait_in_the_triggerer(name: str, task_run: TaskRun) -> None:
     assert starting.cancel_on_kill
     [event] = events_of(restored(starting))
     assert start(name, deferrable=True).execute_complete(other.context(), event)["status"] == "RUNNING"
-    late = {**event, "outcome": "timeout", "message": "not ready"}
+    late: Any = {**event, "outcome": "timeout", "message": "not ready"}
     with pytest.raises(ServingTimeoutError, match="the serving was stopped"):
         start(name, deferrable=True).execute_complete(other.context(), late)
 

@@ -253,15 +253,15 @@ def test_removing_keeps_the_versions_on_record() -> None:
 def test_a_creation_that_takes_effect_late_is_removed_too() -> None:
     """The worker of a deployment was killed while it created the serving."""
     stage = Platform(records=MemoryRecords(None, Intent(OTHER, "mnist", since=995)))
-    procedure = delete_deployed(stage.turn())
+    answer = stage.answer
 
-    def appear() -> None:
+    def appearing(call: Call[Any]) -> Any:
         if stage.now >= 1010 and "delete_serving" not in stage.calls:
             stage.servings["mnist"] = running(created_at=1000.0)
+        return answer(call)
 
-    answer = stage.answer
-    stage.answer = lambda call: (appear(), answer(call))[1]  # type: ignore[method-assign]
-    stage.run(procedure)
+    stage.answer = appearing  # type: ignore[method-assign]
+    stage.run(delete_deployed(stage.turn()))
     assert not stage.servings
     assert stage.calls.count("delete_serving") == 1
 

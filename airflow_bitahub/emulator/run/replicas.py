@@ -154,6 +154,7 @@ class ReplicaRuns(Runs[ServingKey, None]):
             async with self._way_out(folder):
                 return await self._follow_program(key, replica, group, folder, replica.port)
         finally:
+            await group.end(self._context.grace)  # unless it has ended: the way out may have failed, or been cancelled
             Workdir.remove_recorded(trace)
 
     async def _follow_program(

@@ -23,9 +23,11 @@ from airflow_bitahub.exceptions import (
     UnexpectedResponseError,
 )
 from airflow_bitahub.identity import JobRecord, TaskIdentity
+from airflow_bitahub.procedures.deployments import Deployment, Intent, Owner, Version
 from airflow_bitahub.procedures.jobs import wait_for_job
 from airflow_bitahub.procedures.retry import Retry
-from airflow_bitahub.procedures.rollout import ServingRecord, ensure_serving
+from airflow_bitahub.procedures.rollout import Deployer, Plan
+from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.submission import ensure_job
 from tests.emulator.conftest import JOBS, Api
 from tests.emulator.faults.conftest import (
@@ -175,11 +177,32 @@ def test_every_fault_that_lasts_is_an_error_of_ours(
     client.close()
 
 
+class OneServing:
+    """The record of a serving, as Airflow keeps it."""
+
+    def __init__(self) -> None:
+        self.record: Deployment | None = None
+        self.intent: Intent | None = None
+
+    def load(self) -> Deployment | None:
+        return self.record
+
+    def save(self, record: Deployment) -> None:
+        self.record = record
+
+    def load_intent(self) -> Intent | None:
+        return self.intent
+
+    def save_intent(self, intent: Intent) -> None:
+        self.intent = intent
+
+
 def test_a_serving_whose_creation_is_not_answered_is_created_once(api: Api, client: BitaHubClient, add: Add) -> None:
     spec = ServingSpec.model_validate(api.serving_body("serve", name="once"))
-    saved: list[ServingRecord] = []
     created = add(Match(method="POST", path="*/serving"), after="close")
-    client.run(ensure_serving(spec, load=lambda: saved[-1] if saved else None, save=saved.append))
+    plan = Plan(spec, Version.of(spec, {}), Owner("dag", "task", "run"), poll_interval=0.05)
+    site = Site("once", "v1", OneServing(), lambda _: None)
+    deployed = client.run(Deployer(plan, site, lambda _: True).deploy())
     assert created.applied == 1
-    assert [serving.name for serving in client.send(list_servings())] == ["once"]
+    assert [serving.created_at for serving in client.send(list_servings())] == [deployed.serving.created_at]
     client.send(delete_serving("once", "v1"))

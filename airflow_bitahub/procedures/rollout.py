@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from airflow_bitahub.api.protocol import Procedure, Sleep
-from airflow_bitahub.api.servings import Serving, ServingSpec, get_serving_log
+from airflow_bitahub.api.servings import Serving, ServingSpec, get_serving, get_serving_log, probe_serving
 from airflow_bitahub.exceptions import (
     APIError,
     BitaHubError,
@@ -151,7 +151,7 @@ class Deployer:
         current = record.current
         if found is not None and current is not None and not found.status.is_ending:
             if current.digest == plan.version.digest:
-                return (yield from self._keep(found))
+                return (yield from self._keep(found, current))
             if plan.if_exists == "fail":
                 raise ServingRefusedError(
                     f"Serving {plan.spec.name!r} (version {plan.spec.version!r}) exists with another specification, "
@@ -205,12 +205,15 @@ class Deployer:
                 self.site.name,
             )
 
-    def _keep(self, found: Serving) -> Procedure[Deployed]:
+    def _keep(self, found: Serving, current: Version) -> Procedure[Deployed]:
         """Return the serving, which has this version already, once it answers rightly."""
         self.site.log(f"The {self.plan.version} serves already")
         deadline = self.clock() + self.plan.launch_timeout
         serving = yield from self._wait(Waiting(found.name, found.created_at, deadline))
         yield from self._check(serving)
+        dates = [date for date in (current.run_date, self.plan.version.run_date) if date is not None]
+        if dates and max(dates) != current.run_date:  # from now on, this run is the newest that has deployed it
+            self.site.save(self.site.record.with_version(replace(current, run_date=max(dates))))
         return Deployed(serving)
 
     # Going on --------------------------------------------------------------------------------------------------
@@ -262,6 +265,8 @@ class Deployer:
         plan = self.plan
         if self.site.rollout.placed != "new":
             yield from self.site.put(plan.spec, "new")
+            if self.site.rollout.in_place and not (yield from self._answers()):
+                self.site.note(away_since=self.clock())
         serving = yield from self._wait_for_public()
         if self.site.rollout.ready_at is None:
             yield from self._check(serving)
@@ -314,6 +319,14 @@ class Deployer:
             seconds = rollout.away_seconds + self.clock() - rollout.away_since
             self.site.note(away_since=None, away_seconds=round(seconds, 1))
         return serving
+
+    def _answers(self) -> Procedure[bool]:
+        """Return whether a program answers under the public name now."""
+        try:
+            serving = yield from get_serving(self.site.name, self.site.version)
+            return bool(serving.url) and (yield from probe_serving(serving, self.plan.readiness_path))
+        except BitaHubError:
+            return False
 
     def _check(self, serving: Serving) -> Procedure[None]:
         yield from check_serving(serving, self.plan.checks, say=self.site.log, clock=self.clock)

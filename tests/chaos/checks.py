@@ -88,6 +88,25 @@ def servings(outcomes: Mapping[Task, Outcome], states: Mapping[str, str], acts: 
             yield f"{task} failed, and its serving is {state}"
 
 
+def shared(
+    deployments: Mapping[str, Mapping[str, Any]], states: Mapping[str, str], answers: Mapping[str, str]
+) -> Iterator[str]:
+    """Return every serving deployed by several runs that does not serve as its record says.
+
+    :param deployments: the records, by name
+    :param states: the state of every serving that exists, by name
+    :param answers: what the program of each answers
+    """
+    yield from (f"the candidate {name} was left ({state})" for name, state in states.items() if name.endswith("-next"))
+    for name, record in deployments.items():
+        if record["rollout"] is not None:
+            yield f"{name}: its deployment has no end: {record['rollout']}"
+        elif record["exists"]:
+            version = record["versions"][0]["spec"]["envs"].get("VERSION")
+            if version is not None and answers.get(name) != version:
+                yield f"{name} is {states.get(name)} and answers {answers.get(name)!r}; on record is {version!r}"
+
+
 def _by_owner(jobs: Iterable[Job]) -> dict[str, list[Job]]:
     found: dict[str, list[Job]] = defaultdict(list)
     for job in sorted(jobs, key=lambda job: job.created):
@@ -122,11 +141,13 @@ def _result(task: Task, outcome: Outcome, jobs: Sequence[Job], acts: Sequence[Ac
             if not any(act.kind == "mark success" for act in marks):
                 yield "it has no result"
             return
-        if not task.serving:
+        if task.is_bad:
+            yield "it deployed a version that does not work"
+        elif task.submits:
             yield from _right_job(task, outcome, outcome.result, jobs, since)
     elif outcome.state in ("failed", "skipped"):
         stopped = bool(jobs) and jobs[-1].state == "STOPPED" and not jobs[-1].was_asked_to_stop
-        used_up = outcome.try_number > outcome.max_tries
+        used_up = outcome.try_number > outcome.max_tries or task.is_bad
         if not (marks or stopped or used_up):
             yield f"nobody failed it, on try {outcome.try_number} of {outcome.max_tries + 1}"
     elif outcome.state is not None:

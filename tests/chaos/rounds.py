@@ -17,6 +17,7 @@ from airflow_bitahub.demo.airflow import AirflowError
 from airflow_bitahub.demo.platform import server_folder
 from tests.chaos import checks
 from tests.chaos.checks import Orphan, Outcome
+from tests.chaos.clients import Clients
 from tests.chaos.plan import draw_round
 from tests.chaos.strikes import Act, Striker
 from tests.chaos.tasks import OVER, Job, Task, tasks_of
@@ -68,6 +69,8 @@ def play(world: World, seed: int, number: int, size: int, runs: int, pace: float
         world.call("POST", "/dagRuns", {"logical_date": None, "dag_run_id": run, "conf": {"pace": pace}}, run=run)
     until(world, "jobs are submitted", lambda: len(world.jobs(struck)) >= 5 * runs)
     striker = Striker(world, struck)
+    clients = Clients(world)
+    clients.start()
     striker.perform(draw_round(seed, number, size, pace))
     recover(world)
     calm_since = time.time()
@@ -80,7 +83,8 @@ def play(world: World, seed: int, number: int, size: int, runs: int, pace: float
     # Tasks that ended before their run was deleted are checked, too.
     deleted = {task: Outcome(None) for run in names for task in tasks_of(run)}
     report.outcomes = deleted | settled | _outcomes(world, names)
-    _check(world, names, report)
+    clients.stop()
+    _check(world, names, report, clients)
     report.violations += [f"{name} was reaped although a task waits for it" for name in reaped]
     world.remove_servings()
     return report
@@ -173,7 +177,7 @@ def _outcomes(world: World, runs: Sequence[str]) -> dict[Task, Outcome]:
     return {task: _outcome(world, task, ti) for run in runs for task, ti in world.look(run).items()}
 
 
-def _check(world: World, runs: Sequence[str], report: Report) -> None:
+def _check(world: World, runs: Sequence[str], report: Report, clients: Clients) -> None:
     # A job that is being stopped may take a moment; a forgotten one will still be alive.
     start = time.monotonic()
     while True:
@@ -190,6 +194,8 @@ def _check(world: World, runs: Sequence[str], report: Report) -> None:
     report.violations += [f"{job.name}: it is alive after the reaper ran" for job in world.jobs(runs) if job.is_alive]
     report.violations += checks.violations(report.outcomes, report.jobs, report.acts)
     report.violations += checks.servings(report.outcomes, world.servings(), report.acts)
+    report.violations += checks.shared(world.deployments(), world.servings(), world.answers())
+    report.violations += clients.complaints(report.acts)
     report.violations += world.leaks()
 
 
@@ -198,7 +204,7 @@ def _outcome(world: World, task: Task, ti: dict[str, Any]) -> Outcome:
     record = _value(world, task, f"{path}/state-store/bitahub_job?map_index={task.map_index}")
     result = _value(world, task, f"{path}/xcomEntries/return_value?deserialize=true&map_index={task.map_index}")
     content = None
-    if isinstance(result, dict) and not task.serving:
+    if isinstance(result, dict) and task.submits:
         file = server_folder(world.storage, result["output_path"]) / "result.txt"
         content = file.read_text() if file.exists() else None
     return Outcome(ti["state"], ti["try_number"], ti["max_tries"], record, result, content)

@@ -16,7 +16,9 @@ ENDLESS = ("we", "de", "wl", "dl")
 DEPLOYING = ("ws", "ds")
 OVER = ("success", "failed", "skipped")
 NAMES = (*(f"{way}{number}" for way in "wd" for number in "123f"), *ENDLESS, *DEPLOYING)
-MAPPED = (("wm", 2), ("dm", 3))
+MAPPED = (("wm", 2), ("dm", 3), ("wv", 3), ("dv", 3), ("wb", 2), ("db", 2))
+# The mapped tasks that deploy a version of a serving that other runs deploy, too: good versions, and bad ones.
+SHARED, SPOILING = ("wv", "dv"), ("wb", "db")
 _JOB_NAME = re.compile(r"(?P<owner>.+)-\d{8}-(?P<token>[a-z2-7]{12})-(?P<attempt>\d+)")
 
 
@@ -39,6 +41,16 @@ class Task(NamedTuple):
     def is_endless(self) -> bool:
         """Whether its job does not end by itself."""
         return self.name in ENDLESS
+
+    @property
+    def submits(self) -> bool:
+        """Whether it submits jobs."""
+        return self.name not in (*DEPLOYING, *SHARED, *SPOILING)
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the version that it deploys does not work."""
+        return self.name in SPOILING
 
     @property
     def serving(self) -> str:

@@ -5,6 +5,7 @@ Beside it, there may be a second Airflow with the same connection, which nobody 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -35,6 +36,7 @@ from tests.ports import free_port
 
 TRIGGERERS = ("triggerer", "triggerer-2")
 NEIGHBOUR = "n"  # the runs of the second Airflow begin with it
+SHARED_NAMES = ("shared-", "neighbour-")  # the servings that several runs deploy
 AIRFLOW = ("api-server", "scheduler", *TRIGGERERS, "dag-processor")
 _CONFIG = {
     "core.parallelism": "12",
@@ -227,9 +229,34 @@ class World:
         found = self.ask_emulator("GET", _SERVINGS)["items"]
         return {serving["name"]: serving["status"] for serving in found}
 
+    def addresses(self) -> dict[str, str]:
+        """Return the address of every serving that has one, by name."""
+        found = self.ask_emulator("GET", _SERVINGS)["items"]
+        return {serving["name"]: serving["hosts"] for serving in found if serving["hosts"]}
+
+    def answers(self) -> dict[str, str]:
+        """Return what the program of each serving answers; nothing for one that does not answer."""
+        found = {}
+        for name, url in self.addresses().items():
+            with suppress(httpx.HTTPError):
+                found[name] = self._http.get(url).text
+        return found
+
+    def deployments(self) -> dict[str, dict[str, Any]]:
+        """Return the records of the servings that several runs deploy, in every Airflow, by name."""
+        found = {}
+        for airflow in self.airflows:
+            for variable in airflow.call("GET", "/variables?limit=1000")["variables"]:
+                name = variable["key"].split(".")[2:3]
+                if variable["key"].startswith("bitahub_serving.") and name[0].startswith(SHARED_NAMES):
+                    found[name[0]] = json.loads(variable["value"])
+        return found
+
     def remove_servings(self) -> None:
         """Remove every serving."""
         for name in self.servings():
+            if name.startswith(SHARED_NAMES):
+                continue  # the next round deploys them again
             self.ask_emulator("DELETE", f"{_SERVINGS}/{name}")
 
     def leaks(self) -> list[str]:
@@ -260,10 +287,10 @@ class World:
         self.airflow.call("DELETE", f"/connections/{DEFAULT_CONN_ID}")
 
     def reap(self) -> None:
-        """Stop the jobs that no task waits for, with the command for administrators, in every Airflow."""
-        for airflow in self.airflows:
+        """End the jobs and deployments that no task waits for, by the command for administrators, in every Airflow."""
+        for airflow, what in itertools.product(self.airflows, ("jobs", "servings")):
             reaped = subprocess.run(
-                [sys.executable, "-m", "airflow_bitahub.cli", "jobs", "reap", "--no-dry-run"],
+                [sys.executable, "-m", "airflow_bitahub.cli", what, "reap", "--no-dry-run"],
                 env=airflow.environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

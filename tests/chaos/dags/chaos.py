@@ -20,6 +20,20 @@ FLAKY = f'case "$PAI_JOB_NAME" in *-1) sleep 2; exit 3;; esac; sleep 4; {RESULT}
 ENDLESS = "sleep 3000"
 SERVE = "sleep {{ 6 * dag_run.conf['pace'] }}; exec python3 -m http.server --bind 127.0.0.1 --directory /tmp $PORT"
 
+# The servings that all runs deploy, so that they get into each other's way; a neighbour's are its own.
+SHARED = "{{ 'neighbour' if run_id.startswith('n') else 'shared' }}"
+VERSIONED = (
+    "import http.server, os\n"
+    "class Handler(http.server.BaseHTTPRequestHandler):\n"
+    "    def do_GET(self):\n"
+    "        self.send_response(200)\n"
+    "        self.end_headers()\n"
+    "        self.wfile.write(os.environ['VERSION'].encode())\n"
+    "http.server.ThreadingHTTPServer(('127.0.0.1', int(os.environ['PORT'])), Handler).serve_forever()\n"
+)
+DEPLOY = f'exec python3 -c "{VERSIONED}"'
+CRASH = "sleep 2; exit 3"
+
 
 def lasting(seconds: int) -> str:
     """Return the command of a job that lasts so long."""
@@ -52,3 +66,10 @@ with DAG(dag_id="chaos", schedule=None, max_active_tasks=200, default_args=DEFAU
             command=[lasting(each) for each in seconds]
         )
         BitaHubDeployServingOperator(task_id=f"{prefix}s", commands=SERVE, **waiting)
+        # Some deploy at once, the others after a bad version.
+        shared = [{"serving_name": f"{SHARED}-{prefix}{number}", "commands": DEPLOY} for number in range(3)]
+        bad = [{**shared[number], "commands": CRASH} for number in range(2)]
+        arguments: dict[str, Any] = {"envs": {"VERSION": "{{ run_id }}"}, "only_newer": False, **waiting}
+        spoil = BitaHubDeployServingOperator.partial(task_id=f"{prefix}b", **{**arguments, "retries": 0})
+        deploy = BitaHubDeployServingOperator.partial(task_id=f"{prefix}v", trigger_rule="all_done", **arguments)
+        spoil.expand_kwargs(bad) >> deploy.expand_kwargs(shared)

@@ -14,19 +14,19 @@ class TaskInstance(Protocol):
 
     @property
     def dag_id(self) -> str:
-        """The DAG."""
+        """The DAG's id."""
 
     @property
     def task_id(self) -> str:
-        """The task."""
+        """The task's id."""
 
     @property
     def run_id(self) -> str:
-        """The DAG run."""
+        """The run's id."""
 
     @property
     def map_index(self) -> int | None:
-        """The index of a mapped task instance; None or negative for others."""
+        """The index of a mapped task instance; negative or None: it is not mapped."""
 
 
 def is_task_active(ti: TaskInstance, *, when_reset: bool) -> bool:

@@ -1,11 +1,12 @@
-"""Deploying a model as a service that answers, and asking it."""
+"""Deploying a model as a service that answers, without losing the one that works."""
 
 from __future__ import annotations
 
 import json
+import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -13,32 +14,31 @@ from typing import Any
 import pytest
 from airflow.sdk import Variable
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout, TaskDeferred
 
-from airflow_bitahub.api.servings import (
-    delete_serving,
-    stop_serving,
-)
+from airflow_bitahub.api.servings import delete_serving, stop_serving
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.emulator.state.records import ServingKey
-from airflow_bitahub.emulator.state.serving_records import StoredServing
 from airflow_bitahub.exceptions import (
-    BitaHubError,
+    ServingError,
     ServingFailedError,
     ServingTimeoutError,
+    StateUnknownError,
     TransportError,
 )
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
-from airflow_bitahub.triggers.events import serving_subject
-from airflow_bitahub.triggers.serving import BitaHubServingTrigger
+from airflow_bitahub.procedures.deployments import candidate_name
 from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
+from tests.operators.rollouts import Service, defer, deploy, finish, new_service, trigger_of
 from tests.operators.served_program import START, ask, foreign_serving, model_path, no_serving_ready, put_models
 
-_numbers = count(1)
+NOT_THERE = 404, {"status": {"code": 404, "msg": "there is no such serving"}, "data": None}
+PICTURE = "iVBORw0KGgo="
+RIGHT = {"image_base64": PICTURE, "expected": 7}
+WRONG = {"image_base64": PICTURE, "expected": 3}
+deploying = pytest.mark.usefixtures("connection", "variables", "shown_at_once")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,97 +47,166 @@ def _models(platform: Emulator) -> None:
 
 
 @pytest.fixture
-def name(client: BitaHubClient) -> Iterator[str]:
-    """A serving's name of the test's own; the serving is gone afterwards."""
-    name = f"serving-{next(_numbers)}"
-    yield name
-    with suppress(BitaHubError):
-        client.send(delete_serving(name))
+def service(platform: Emulator, client: BitaHubClient) -> Iterator[Service]:
+    with new_service(platform, client) as service:
+        yield service
 
 
 @pytest.fixture
-def record(platform: Emulator, name: str) -> Callable[[], StoredServing]:
-    """What the platform has of that serving."""
-    return lambda: platform.state.serving(ServingKey("inference", name, "v1"))
+def served(service: Service, request: pytest.FixtureRequest) -> Service:
+    """The name, under which the first model serves."""
+    for fixture in ("connection", "variables", "shown_at_once"):
+        request.getfixturevalue(fixture)
+    deploy(service).execute(TaskRun().context())
+    return service
 
 
-def deploy(name: str, **arguments: Any) -> BitaHubDeployServingOperator:
-    return BitaHubDeployServingOperator(
-        **{
-            "task_id": "task",
-            "serving_name": name,
-            "model": model_path("v1"),
-            "commands": START,
-            "poll_interval": 0.05,
-            "launch_timeout": 30,
-            "retries": 2,
-            **arguments,
-        }
-    )
+@pytest.fixture(autouse=True)
+def _deferred_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task is deferred without waiting on its worker first."""
+    monkeypatch.setattr("airflow_bitahub.operators.rollout._FIRST_WAIT", 0.0)
 
 
-def defer(operator: BitaHubDeployServingOperator, run: TaskRun) -> BitaHubServingTrigger:
-    with pytest.raises(TaskDeferred) as deferred, no_serving_ready():
-        operator.execute(run.context())
-    assert deferred.value.method_name == "execute_complete"
-    trigger = deferred.value.trigger
-    assert isinstance(trigger, BitaHubServingTrigger)
-    assert not deferred.value.kwargs, "dag.test() would drop them"
-    assert deferred.value.timeout is not None, "the scheduler's, for the case that there is no triggerer"
-    assert deferred.value.timeout.total_seconds() > (trigger.deadline or 0) - time.time() + 60
-    return trigger
-
-
-NOT_THERE = 404, {"status": {"code": 404, "msg": "there is no such serving"}, "data": None}
-
-
-# Deploying -----------------------------------------------------------------------------------------------------
-
-deploying = pytest.mark.usefixtures("connection", "variables")
+# One version after the other ---------------------------------------------------------------------------------------
 
 
 @deploying
-def test_deployed_model_answers_when_the_task_is_done(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
-) -> None:
-    result = deploy(name).execute(task_run.context())
+def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run: TaskRun) -> None:
+    result = deploy(service, checks=[RIGHT]).execute(task_run.context())
     assert result == {
-        "serving_name": name,
+        "serving_name": service.name,
         "version": "v1",
         "status": "RUNNING",
-        "url": record().url,
+        "url": service.record.url,
         "model_path": model_path("v1"),
+        "previous": None,
+        "away_seconds": 0.0,
     }
     assert ask(result["url"]) == "v1"
-    assert task_run.xcoms["bitahub_serving_url"].endswith(f"/namespaces/inference/serving/{name}")
+    assert task_run.xcoms["bitahub_serving_url"].endswith(f"/namespaces/inference/serving/{service.name}")
 
 
-def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_otherwise() -> None:
-    assert deploy("x").multiple_outputs is True
-    assert deploy("x", multiple_outputs=False).multiple_outputs is False
-    assert deploy("x").operator_extra_links == (BitaHubServingLink(),)
+def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_otherwise(service: Service) -> None:
+    assert deploy(service).multiple_outputs is True
+    assert deploy(service, multiple_outputs=False).multiple_outputs is False
+    assert deploy(service).operator_extra_links == (BitaHubServingLink(),)
 
 
-def test_nothing_that_airflow_keeps_holds_a_token(
-    name: str, task_run: TaskRun, connection: dict[str, Any], variables: dict[str, str], platform: Emulator,
-    record: Callable[[], StoredServing],
-) -> None:  # fmt: skip
-    trigger = defer(deploy(name, deferrable=True), task_run)
-    [event] = events_of(trigger)
-    result = deploy(name).execute_complete(task_run.context(), event)
-    kept = json.dumps([result, event, trigger.serialize(), task_run.xcoms, task_run.store, variables])
-    assert name in kept
-    assert record().token not in kept
-    assert connection["password"] == platform.token
-    assert platform.token not in kept
+@pytest.mark.parametrize("strategy", ["candidate", "in_place", "recreate"])
+def test_better_model_takes_over_and_the_log_tells_how(
+    strategy: str, served: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = served.record
+    with caplog.at_level(logging.INFO):
+        operator = deploy(served, "v2", strategy=strategy, checks=[RIGHT], bake_seconds=0.2)
+        result = operator.execute(TaskRun().context())
+    served.until_serves("v2")
+    assert (result["model_path"], result["previous"]) == (model_path("v2"), model_path("v1"))
+    if strategy == "recreate":
+        assert result["away_seconds"] > 0
+        assert served.record.created > old.created
+    else:  # the emulator's connection has the entry update_serving
+        assert result["away_seconds"] == 0
+        assert (served.record.created, served.record.url) == (old.created, old.url)
 
 
 @deploying
-def test_placeholders_are_filled_in_and_numbers_may_be_text(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
+def test_platform_without_updates_in_place_gets_a_new_serving(
+    service: Service, connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    connection["extra"].pop("endpoints")
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
+    deploy(service).execute(TaskRun().context())
+    created = service.record.created
+    result = deploy(service, "v2").execute(TaskRun().context())
+    service.until_serves("v2")
+    assert service.record.created > created
+    assert result["away_seconds"] > 0
+    with pytest.raises(AirflowFailException, match="needs the entry 'update_serving'"):
+        deploy(service, strategy="in_place").execute(TaskRun().context())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "says"),
+    [
+        ({"checks": [WRONG]}, AirflowFailException, "-> 7 .*3 was expected"),
+        ({"commands": "exit 3"}, ServingFailedError, "is FAILED"),
+        ({"model": "never-saved"}, AirflowFailException, "never-saved' does not exist"),
+        ({"readiness_path": "/sick", "launch_timeout": 0.5}, ServingFailedError, "was not ready in time"),
+    ],
+)
+def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
+    arguments: dict[str, Any], kind: type[Exception], says: str, served: Service
+) -> None:
+    untouched = served.record
+    with pytest.raises(kind, match=says) as caught:
+        operator = deploy(served, "v2", commands=["echo loading the model", START], **arguments) if (
+            "commands" not in arguments
+        ) else deploy(served, "v2", commands=["echo loading the model", arguments["commands"]])
+        operator.execute(TaskRun().context())
+    assert served.record == untouched
+    served.until_serves("v1")
+    if "model" not in arguments:  # which the platform refuses
+        for text in (model_path("v2"), f"({model_path('v1')}) serves as before", "loading the model"):
+            assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", ["in_place", "recreate"])
+@pytest.mark.parametrize("arguments", [{"checks": [WRONG]}, {"commands": "echo dear me; exit 3"}], ids=["wrong", "ends"])
+def test_version_that_fails_under_the_public_name_gives_it_back(
+    arguments: dict[str, Any], strategy: str, served: Service
+) -> None:
+    with pytest.raises((ServingFailedError, AirflowFailException), match="serves again; no version answered") as caught:
+        deploy(served, "v2", strategy=strategy, **arguments).execute(TaskRun().context())
+    served.until_serves("v1")
+    assert model_path("v2") in str(caught.value)
+    assert "commands" not in arguments or "dear me" in str(caught.value)
+    assert deploy(served).execute(TaskRun().context())["previous"] is None, "the old one is on record"
+
+
+@deploying
+def test_first_version_that_fails_is_removed(service: Service) -> None:
+    with pytest.raises(AirflowFailException, match="It was removed. Nothing serves under this name"):
+        deploy(service, checks=[WRONG]).execute(TaskRun().context())
+    assert not service.names
+    assert deploy(service, checks=[RIGHT]).execute(TaskRun().context())["previous"] is None
+
+
+@pytest.mark.parametrize("if_exists", ["replace", "fail"])
+def test_same_specification_again_leaves_the_serving_untouched(if_exists: str, served: Service) -> None:
+    untouched = served.record
+    result = deploy(served, if_exists=if_exists, deferrable=True, checks=[RIGHT]).execute(TaskRun().context())
+    assert (result["url"], result["previous"], result["away_seconds"]) == (untouched.url, None, 0)
+    assert served.record == untouched
+
+
+def test_another_model_is_refused_where_that_is_wished_for(served: Service) -> None:
+    untouched = served.record
+    with pytest.raises(AirflowFailException, match="another specification, and if_exists='fail'"):
+        deploy(served, "v2", if_exists="fail").execute(TaskRun().context())
+    assert served.record == untouched
+
+
+def test_older_run_is_skipped_unless_told_otherwise(served: Service) -> None:
+    def older() -> Any:
+        context = TaskRun(try_number=3).context()
+        context["dag_run"].run_after -= timedelta(days=1)
+        return context
+
+    with pytest.raises(AirflowSkipException, match="a newer run, so it is not replaced"):
+        deploy(served, "v2").execute(older())
+    served.until_serves("v1")
+    deploy(served, "v2", only_newer=False).execute(older())
+    served.until_serves("v2")
+
+
+# Arguments and secrets -----------------------------------------------------------------------------------------------
+
+
+@deploying
+def test_placeholders_are_filled_in_and_numbers_may_be_text(service: Service, task_run: TaskRun) -> None:
     deploy(
-        name,
+        service,
         model="/models/{user_id}/served/v1",
         envs={"MODEL_PATH": "/model/{user_name}/served", "WORKERS": 2},
         secret_envs={"LICENCE": "hush-hush"},
@@ -147,7 +216,7 @@ def test_placeholders_are_filled_in_and_numbers_may_be_text(
         memory_mb="512",
         replicas="1",
     ).execute(task_run.context())
-    spec = record().spec
+    spec = service.record.spec
     assert (spec.model.path, spec.model.mount_path) == (model_path("v1"), f"/model/{FOLDERS.user_name}/served")
     served = {"MODEL_PATH": f"/model/{FOLDERS.user_name}/served", "WORKERS": "2"}
     assert spec.envs == {**served, "LICENCE": "hush-hush"}
@@ -163,132 +232,128 @@ def test_placeholders_are_filled_in_and_numbers_may_be_text(
         ({"port": 0}, "port must be a whole number"),
         ({"model": "a b"}, "model 'a b' cannot be part of a path"),
         ({"model": "never-saved"}, "model .*never-saved' does not exist"),
+        ({"metrics": {"accuracy": {0.9}}}, "metrics cannot be stored as JSON"),
     ],
 )
 def test_wrong_argument_fails_at_once_and_creates_nothing(
-    arguments: dict[str, Any], says: str, name: str, task_run: TaskRun, platform: Emulator
+    arguments: dict[str, Any], says: str, service: Service, task_run: TaskRun, platform: Emulator
 ) -> None:
-    before = len(platform.state.servings())
-    operator = deploy(name)
+    operator = deploy(service)
     for argument, value in arguments.items():  # as templates may render them
         setattr(operator, argument, value)
     with pytest.raises(AirflowFailException, match=says):
         operator.execute(task_run.context())
-    assert len(platform.state.servings()) == before
+    assert not service.names
+
+
+def test_nothing_that_airflow_keeps_holds_a_secret(
+    served: Service, task_run: TaskRun, connection: dict[str, Any], variables: dict[str, str], platform: Emulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    secret = {"secret_envs": {"LICENCE": "hush-hush"}, "commands": f"echo; API_TOKEN=mum-mum; {START}"}
+    with caplog.at_level(logging.INFO, logger="airflow"):
+        operator = deploy(served, "v2", deferrable=True, **secret)
+        trigger = defer(operator, task_run)
+        [event] = events_of(trigger)
+        during = dict(variables)
+        result = finish(operator, task_run, trigger)
+    kept = json.dumps([result, event, trigger.serialize(), task_run.xcoms, task_run.store, during, variables])
+    assert served.name in kept
+    for value in ("hush-hush", "mum-mum", served.record.token, platform.token):
+        assert value not in kept
+        assert value not in caplog.text
+    assert connection["password"] == platform.token
+    with pytest.raises(AirflowFailException, match="needs the secret values API_TOKEN, LICENCE"):
+        deploy(served, "v1").execute(TaskRun().context())
+    served.until_serves("v2")
 
 
 @deploying
-@pytest.mark.parametrize("if_exists", ["replace", "fail"])
-def test_same_specification_again_leaves_the_serving_untouched(
-    if_exists: str, name: str, record: Callable[[], StoredServing]
-) -> None:
-    first = deploy(name).execute(TaskRun().context())
-    untouched = record()
-    assert deploy(name, if_exists=if_exists).execute(TaskRun().context()) == first
-    assert record() == untouched
+def test_metrics_are_kept_as_json_has_them(service: Service, variables: dict[str, str]) -> None:
+    deploy(service, metrics={"loss": float("nan"), "recall": (0.5, 1)}).execute(TaskRun().context())
+    [record] = [json.loads(value) for key, value in variables.items() if key.startswith("bitahub_serving.")]
+    assert record["versions"][0]["metrics"]["recall"] == [0.5, 1]
 
 
-@deploying
-def test_another_model_replaces_our_serving(name: str, record: Callable[[], StoredServing]) -> None:
-    deploy(name).execute(TaskRun().context())
-    old = record()
-    result = deploy(name, model=model_path("v2")).execute(TaskRun().context())
-    assert ask(result["url"]) == "v2"
-    assert result["model_path"] == model_path("v2")
-    assert record().created > old.created
-
-
-@deploying
-def test_another_model_is_refused_where_that_is_wished_for(name: str, record: Callable[[], StoredServing]) -> None:
-    deploy(name).execute(TaskRun().context())
-    untouched = record()
-    with pytest.raises(AirflowFailException, match="another specification, and if_exists='fail'"):
-        deploy(name, model=model_path("v2"), if_exists="fail").execute(TaskRun().context())
-    assert record() == untouched
+# Servings of others ------------------------------------------------------------------------------------------------
 
 
 @deploying
 @pytest.mark.parametrize("if_exists", ["replace", "fail"])
 def test_somebody_elses_serving_is_refused_and_left_alone(
-    if_exists: str, name: str, client: BitaHubClient, record: Callable[[], StoredServing]
+    if_exists: str, service: Service, client: BitaHubClient, task_state: Callable[[str | None], None]
 ) -> None:
-    foreign_serving(client, name)
-    until(lambda: record().status.value, lambda status: status == "RUNNING")
-    untouched = record()
-    for model in ("v1", "v2"):
-        with pytest.raises(AirflowFailException, match="this Airflow did not create"):
-            deploy(name, model=model_path(model), if_exists=if_exists).execute(TaskRun().context())
-    assert record() == untouched
-
-
-@deploying
-def test_serving_that_somebody_made_anew_under_our_name_is_somebody_elses(
-    name: str, client: BitaHubClient, record: Callable[[], StoredServing]
-) -> None:
-    deploy(name).execute(TaskRun().context())
-    client.send(delete_serving(name))
-    foreign_serving(client, name)
+    foreign_serving(client, service.name)
+    until(lambda: service.record.status.value, lambda status: status == "RUNNING")
+    untouched = service.record
+    operator = deploy(service, if_exists=if_exists)
     with pytest.raises(AirflowFailException, match="this Airflow did not create"):
-        deploy(name).execute(TaskRun().context())
-    assert not record().status.is_terminal
+        operator.execute(TaskRun().context())
+    task_state("failed")
+    operator.on_kill()
+    assert service.record == untouched
+
+
+def test_somebody_elses_serving_of_the_candidates_name_is_left_alone(served: Service, client: BitaHubClient) -> None:
+    foreign_serving(client, candidate_name(served.name))
+    with pytest.raises(AirflowFailException, match=f"named '{served.name}-next' .* this Airflow did not create"):
+        deploy(served, "v2").execute(TaskRun().context())
+    assert served.names == {served.name, candidate_name(served.name)}
+    assert ask(served.record.url) == "v1"
+
+
+def test_serving_that_somebody_made_anew_under_our_name_is_somebody_elses(
+    served: Service, client: BitaHubClient
+) -> None:
+    client.send(delete_serving(served.name))
+    until(lambda: served.names, lambda names: not names)
+    foreign_serving(client, served.name)
+    with pytest.raises(AirflowFailException, match="this Airflow did not create"):
+        deploy(served).execute(TaskRun().context())
+    assert not served.record.status.is_terminal
+
+
+def test_serving_that_somebody_stopped_is_made_anew(served: Service, client: BitaHubClient) -> None:
+    created = served.record.created
+    client.send(stop_serving(served.name))
+    until(lambda: served.record.status.value, lambda status: status == "STOPPED")
+    deploy(served).execute(TaskRun().context())
+    served.until_serves("v1")
+    assert served.record.created > created
 
 
 @deploying
-def test_serving_that_somebody_stopped_is_made_anew(
-    name: str, client: BitaHubClient, record: Callable[[], StoredServing]
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_serving_that_took_the_place_of_ours_is_left_alone(
+    deferrable: bool, service: Service, client: BitaHubClient, task_state: Callable[[str | None], None]
 ) -> None:
-    deploy(name).execute(TaskRun().context())
-    old = record()
-    client.send(stop_serving(name))
-    until(lambda: record().status.value, lambda status: status == "STOPPED")
-    deploy(name).execute(TaskRun().context())
-    assert record().created > old.created
+    run = TaskRun(try_number=3)
+    operator = deploy(service, deferrable=True)
+    trigger = defer(operator, run)
+    client.send(delete_serving(service.name))
+    until(lambda: service.names, lambda names: not names)
+    foreign_serving(client, service.name)
+    if deferrable:
+        [event] = events_of(trigger)
+        with pytest.raises(ServingError, match="was replaced by another deployment while it started"):
+            deploy(service).execute_complete(run.context(), event)
+    else:
+        task_state("failed")
+        operator.on_kill()
+    assert not service.record.status.is_terminal
 
 
-@pytest.mark.usefixtures("connection", "shown_at_once")
-@pytest.mark.parametrize("dies_at", [1, 2])
-@pytest.mark.parametrize("if_exists", ["replace", "fail"])
-def test_worker_killed_around_the_creation_leaves_one_serving(
-    dies_at: int, if_exists: str, name: str, task_run: TaskRun, variables: dict[str, str], platform: Emulator,
-    monkeypatch: pytest.MonkeyPatch, record: Callable[[], StoredServing],
-) -> None:  # fmt: skip
-    die_at_record(monkeypatch, dies_at)
-    with pytest.raises(WorkerDied):
-        deploy(name, if_exists=if_exists).execute(task_run.context())
-    [_] = variables.values()
-    created = [found.created for found in platform.state.servings() if found.key.name == name]
-    assert len(created) == dies_at - 1
-    task_run.retry()
-    result = deploy(name, if_exists=if_exists).execute(task_run.context())
-    assert ask(result["url"]) == "v1"
-    assert created in ([], [record().created]), "what was created is adopted"
+# Workers that are killed ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("connection", "shown_at_once")
-@pytest.mark.parametrize("dies_at", [1, 2])
-def test_worker_killed_around_a_replacement_leaves_the_new_model(
-    dies_at: int, name: str, task_run: TaskRun, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    deploy(name).execute(TaskRun().context())
-    with monkeypatch.context() as patch:
-        die_at_record(patch, dies_at)
-        with pytest.raises(WorkerDied):
-            deploy(name, model=model_path("v2")).execute(task_run.context())
-    assert len(variables) == 1
-    task_run.retry()
-    result = deploy(name, model=model_path("v2")).execute(task_run.context())
-    assert ask(result["url"]) == "v2"
-
-
-def die_at_record(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
-    """Let the worker be killed just after its first note is stored, or just before its second one is."""
+def die_at_record(monkeypatch: pytest.MonkeyPatch, nth: int, is_stored: bool) -> None:
+    """Let the worker be killed when it stores something for the nth time: just before, or just after that."""
     store, calls = Variable.set, count(1)
 
     def set_(*args: Any, **kwargs: Any) -> None:
         call = next(calls)
-        if call == nth == 2:
-            raise WorkerDied
-        store(*args, **kwargs)
+        if call != nth or is_stored:
+            store(*args, **kwargs)
         if call == nth:
             raise WorkerDied
 
@@ -296,45 +361,90 @@ def die_at_record(monkeypatch: pytest.MonkeyPatch, nth: int) -> None:
 
 
 @deploying
-def test_program_that_ends_fails_the_task_clearly_and_a_retry_makes_the_serving_anew(
-    name: str, task_run: TaskRun, platform: Emulator, record: Callable[[], StoredServing]
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_worker_may_be_killed_whenever_it_stores_something(
+    is_first: bool, is_stored: bool, platform: Emulator, client: BitaHubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mended = platform.storage / model_path("v1").lstrip("/") / f"mended-{name}"
-    commands = f"[ -e /model/{{user_name}}/served/mended-{name} ] || exit 3; {START}"
-    with pytest.raises(ServingFailedError, match=f"serving '{name}' is FAILED.* Its log on the platform shows why"):
-        deploy(name, commands=commands).execute(task_run.context())
-    old = record()
+    for nth in count(1):
+        with new_service(platform, client) as service:
+            if not is_first:
+                deploy(service).execute(TaskRun().context())
+            run = TaskRun()
+            with monkeypatch.context() as patch:
+                die_at_record(patch, nth, is_stored)
+                try:
+                    deploy(service, "v2").execute(run.context())
+                    break
+                except WorkerDied:
+                    assert is_first or ask(service.record.url) in ("v1", "v2")
+            run.retry()
+            deploy(service, "v2").execute(run.context())
+            service.until_serves("v2")
+    assert nth > 4
+
+
+@deploying
+def test_program_that_ends_fails_the_task_clearly_and_a_retry_makes_the_serving_anew(
+    service: Service, task_run: TaskRun, platform: Emulator
+) -> None:
+    mended = platform.storage / model_path("v1").lstrip("/") / f"mended-{service.name}"
+    commands = f"[ -e /model/{{user_name}}/served/mended-{service.name} ] || exit 3; {START}"
+    with pytest.raises(ServingFailedError, match=f"serving '{service.name}' is FAILED"):
+        deploy(service, commands=commands).execute(task_run.context())
     mended.touch()
     task_run.retry()
-    assert deploy(name, commands=commands).execute(task_run.context())["status"] == "RUNNING"
-    assert record().created > old.created
+    assert deploy(service, commands=commands).execute(task_run.context())["status"] == "RUNNING"
+
+
+@deploying
+@pytest.mark.parametrize("is_first", [True, False])
+def test_last_try_that_fails_early_ends_what_an_earlier_one_has_begun(
+    is_first: bool, service: Service, task_run: TaskRun
+) -> None:
+    if not is_first:
+        deploy(service).execute(TaskRun().context())
+    defer(deploy(service, "v2", deferrable=True), task_run)
+    task_run.retry()
+    task_run.retry()
+    operator = deploy(service)
+    operator.replicas = 0  # as a template may render it
+    with pytest.raises(AirflowFailException, match="replicas must be a whole number"):
+        operator.execute(task_run.context())
+    if is_first:
+        assert not service.names
+    else:
+        service.until_serves("v1")
+
+
+# Limits of time ------------------------------------------------------------------------------------------------------
 
 
 @deploying
 @pytest.mark.parametrize("launch_timeout", [timedelta(seconds=0.5), 0.5], ids=["timedelta", "seconds"])
-def test_serving_that_is_never_ready_is_stopped(
-    launch_timeout: timedelta | float, name: str, task_run: TaskRun, record: Callable[[], StoredServing]
-) -> None:
-    told = r"was not ready in time .*answering at '/sick'.* limit is launch_timeout=0:00:00.50* from .*was stopped"
-    with pytest.raises(ServingTimeoutError, match=told):
-        deploy(name, readiness_path="/sick", launch_timeout=launch_timeout).execute(task_run.context())
-    until(lambda: record().status.value, lambda status: status == "STOPPED")
+def test_first_version_that_is_never_ready_is_removed(launch_timeout: timedelta | float, service: Service) -> None:
+    with pytest.raises(ServingFailedError, match=r"was not ready in time .*answering at '/sick'(.|\n)*It was removed"):
+        deploy(service, readiness_path="/sick", launch_timeout=launch_timeout).execute(TaskRun().context())
+    assert not service.names
 
 
-@deploying
-def test_execution_timeout_stops_the_serving(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing], time_runs_out: Callable[..., object]
+@pytest.mark.parametrize("strategy", ["candidate", "recreate"])
+def test_execution_timeout_ends_the_deployment(
+    strategy: str, served: Service, task_run: TaskRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = task_run.context()
-    context["ti"].xcom_push = time_runs_out  # which is called between creating and waiting
-    with pytest.raises(ServingTimeoutError, match=r"execution_timeout=0:00:20 from the start of the try"):
-        deploy(name, readiness_path="/sick", execution_timeout=timedelta(seconds=20)).execute(context)
-    until(lambda: record().status.value, lambda status: status == "STOPPED")
+    def strike(*_: object) -> None:
+        raise AirflowTaskTimeout
+
+    with no_serving_ready():
+        monkeypatch.setattr("airflow_bitahub.procedures.rollout.wait_for_serving", strike)
+        with pytest.raises(ServingTimeoutError, match="execution_timeout=0:00:20 from the start of the try"):
+            deploy(served, "v2", strategy=strategy, execution_timeout=timedelta(seconds=20)).execute(task_run.context())
+    served.until_serves("v1")
 
 
 @pytest.mark.usefixtures("variables")
-def test_execution_timeout_before_it_is_known_whose_the_serving_is_stops_nothing(
-    name: str, task_run: TaskRun, gateway: Gateway, time_runs_out: Callable[..., object]
+def test_execution_timeout_before_anything_is_known_changes_nothing(
+    service: Service, task_run: TaskRun, gateway: Gateway, time_runs_out: Callable[..., object]
 ) -> None:
     def answer(_: Asked) -> tuple[int, Any]:
         time_runs_out()
@@ -342,121 +452,128 @@ def test_execution_timeout_before_it_is_known_whose_the_serving_is_stops_nothing
 
     gateway.answer = answer
     with pytest.raises(ServingTimeoutError):
-        deploy(name).execute(task_run.context())
+        deploy(service, execution_timeout=timedelta(seconds=20)).execute(task_run.context())
     assert {asked.method for asked in gateway.asked} == {"GET"}
 
 
-# Deploying, deferred -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_serving_that_was_there_before_is_kept_when_it_is_not_ready_in_time(deferrable: bool, served: Service) -> None:
+    sick: dict[str, Any] = {"readiness_path": "/sick", "launch_timeout": 0.5, "deferrable": deferrable}
+    run = TaskRun(try_number=3)  # the last one
+    context = run.context()
+    operator = deploy(served, **sick)
+    with pytest.raises((ServingTimeoutError, TaskDeferred)) as caught:
+        operator.execute(context)
+    if deferrable:
+        assert isinstance(caught.value, TaskDeferred)
+        [event] = events_of(trigger_of(caught.value))
+        with pytest.raises(ServingTimeoutError, match=r"launch_timeout=0:00:00.50*.* this task has changed nothing"):
+            operator.execute_complete(context, event)
+    served.until_serves("v1")
 
 
-@deploying
-def test_deferred_deployment_gives_the_same_result(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
-) -> None:
-    context = task_run.context()
-    with pytest.raises(TaskDeferred) as deferred, no_serving_ready():
-        deploy(name, deferrable=True, launch_timeout=20, readiness_path="/health", cancel_on_kill=False).execute(
-            context
-        )
-    trigger = deferred.value.trigger
+# Deferral ----------------------------------------------------------------------------------------------------------
+
+
+def test_deferred_task_goes_on_from_step_to_step(served: Service, task_run: TaskRun) -> None:
+    operator = deploy(
+        served, "v2", deferrable=True, readiness_path="/health", cancel_on_kill=False, checks=[RIGHT], bake_seconds=0.5
+    )
+    trigger = restored(defer(operator, task_run))
     _, arguments = trigger.serialize()
-    assert arguments["created_at"] == record().created / 1000
-    assert arguments["deadline"] == context["ti"].start_date.timestamp() + 20
+    assert (arguments["serving_name"], arguments["deployed_name"]) == (candidate_name(served.name), served.name)
     assert (arguments["readiness_path"], arguments["cancel_on_kill"]) == ("/health", False)
-    [event] = events_of(restored(trigger))
-    result = deploy(name).execute_complete(task_run.context(), json.loads(json.dumps(event)))
-    assert (result["serving_name"], result["status"], result["url"]) == (name, "RUNNING", record().url)
-    assert result["model_path"] == model_path("v1")
+    result = finish(operator, task_run, trigger)
+    served.until_serves("v2")
+    assert (result["model_path"], result["previous"]) == (model_path("v2"), model_path("v1"))
 
 
+@pytest.mark.parametrize("is_first", [True, False])
 @deploying
-def test_deferred_program_that_ends_fails_the_task(name: str, task_run: TaskRun, platform: Emulator) -> None:
-    lets_go = platform.storage / model_path("v1").lstrip("/") / f"lets-{name}-go"
-    commands = f"until [ -e /model/{{user_name}}/served/{lets_go.name} ]; do sleep 0.02; done; exit 3"
-    trigger = defer(deploy(name, commands=commands, deferrable=True), task_run)
-    lets_go.touch()
-    [event] = events_of(trigger)
-    with pytest.raises(ServingFailedError, match=f"serving '{name}' is FAILED"):
-        deploy(name).execute_complete(task_run.context(), event)
-
-
-@deploying
-def test_deferred_serving_that_is_never_ready_is_stopped(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
+def test_deferred_program_that_ends_fails_the_task(
+    is_first: bool, service: Service, task_run: TaskRun, platform: Emulator
 ) -> None:
-    limits: dict[str, Any] = {"launch_timeout": timedelta(seconds=0.5), "execution_timeout": timedelta(hours=1)}
-    operator = deploy(name, readiness_path="/sick", deferrable=True, **limits)
-    [event] = events_of(defer(operator, task_run))
-    assert event["outcome"] == "timeout"
-    with pytest.raises(ServingTimeoutError, match=r"was not ready in time .*launch_timeout=0:00:00.50*"):
-        deploy(name, **limits).execute_complete(task_run.context(), event)
-    until(lambda: record().status.value, lambda status: status == "STOPPED")
+    if not is_first:
+        deploy(service).execute(TaskRun().context())
+    commands = START.replace("exec python", "exit 3; exec python")
+    operator = deploy(service, "v2", commands=commands, deferrable=True)
+    with pytest.raises(ServingFailedError, match="is FAILED"):
+        finish(operator, task_run, defer(operator, task_run))
+    if is_first:
+        assert not service.names
+    else:
+        service.until_serves("v1")
 
 
-@deploying
-def test_last_try_that_fails_early_stops_what_an_earlier_one_has_created(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
-) -> None:
-    defer(deploy(name, readiness_path="/sick", deferrable=True), task_run)
-    task_run.retry()
-    task_run.retry()
-    operator = deploy(name)
-    operator.replicas = 0  # as a template may render it
-    with pytest.raises(AirflowFailException, match="replicas must be a whole number"):
-        operator.execute(task_run.context())
-    until(lambda: record().status.value, lambda status: status == "STOPPED")
+@pytest.mark.parametrize("outcome", ["ready", "failed", "timeout"])
+def test_event_is_only_a_reason_to_look(outcome: Any, served: Service, task_run: TaskRun) -> None:
+    operator = deploy(served, "v2", deferrable=True)
+    defer(operator, task_run)
+    event = {"outcome": outcome, "message": "it is about another serving", "subject": "serving x"}
+    with no_serving_ready(), pytest.raises(TaskDeferred) as deferred:
+        operator.execute_complete(task_run.context(), event)  # type: ignore[arg-type]
+    finish(operator, task_run, trigger_of(deferred.value))
+    served.until_serves("v2")
 
 
-@deploying
-def test_report_about_an_earlier_serving_of_the_same_name_is_not_taken_for_ones_own(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
-) -> None:
-    stale = {
-        "outcome": "ready",
-        "serving": {"name": name, "status": "RUNNING", "url": "http://127.0.0.1:1", "created_at": 1.0},
-        "subject": serving_subject(name, "v1", 1.0),
-    }
-    defer(deploy(name, deferrable=True), task_run)
-    result = deploy(name).execute_complete(task_run.context(), stale)  # type: ignore[arg-type]
-    assert result["url"] == record().url
+def test_deferred_version_that_is_never_ready_is_given_up(served: Service, task_run: TaskRun) -> None:
+    operator = deploy(served, "v2", readiness_path="/sick", deferrable=True, launch_timeout=0.5)
+    with pytest.raises(ServingFailedError, match="was not ready in time"):
+        finish(operator, task_run, defer(operator, task_run))
+    served.until_serves("v1")
 
 
-@deploying
-def test_execution_timeout_counts_while_the_task_is_deferred(name: str, task_run: TaskRun) -> None:
+def test_execution_timeout_counts_while_the_task_is_deferred(served: Service, task_run: TaskRun) -> None:
     context = task_run.context()
-    limits: dict[str, Any] = {"launch_timeout": 30, "execution_timeout": timedelta(seconds=10)}
-    with pytest.raises(TaskDeferred) as deferred:
-        deploy(name, readiness_path="/sick", deferrable=True, **limits).execute(context)
-    trigger: Any = deferred.value.trigger
+    operator = deploy(served, "v2", deferrable=True, execution_timeout=timedelta(seconds=10))
+    with pytest.raises(TaskDeferred) as deferred, no_serving_ready():
+        operator.execute(context)
+    trigger = trigger_of(deferred.value)
     assert trigger.deadline == context["ti"].start_date.timestamp() + 10
+    context["ti"].start_date -= timedelta(seconds=20)
+    with pytest.raises(ServingTimeoutError, match="execution_timeout=0:00:10 from the start of the try"):
+        operator.execute_complete(context, {"outcome": "timeout", "message": ""})
+    served.until_serves("v1")
 
 
-@deploying
 @pytest.mark.parametrize(
-    ("reason", "is_last", "kind"),
+    ("reason", "kind"),
     [
-        (TriggerFailureReason.TRIGGER_TIMEOUT, False, ServingTimeoutError),
-        (TriggerFailureReason.TRIGGER_FAILURE, False, TransportError),
-        (TriggerFailureReason.TRIGGER_FAILURE, True, TransportError),
+        (TriggerFailureReason.TRIGGER_TIMEOUT, ServingTimeoutError),
+        (TriggerFailureReason.TRIGGER_FAILURE, TransportError),
     ],
 )
 def test_trigger_that_fails_is_trouble_like_any_other(
-    reason: TriggerFailureReason, is_last: bool, kind: type[Exception], name: str, record: Callable[[], StoredServing]
+    reason: TriggerFailureReason, kind: type[Exception], served: Service
 ) -> None:
-    run = TaskRun(try_number=3 if is_last else 1)
-    defer(deploy(name, readiness_path="/sick", deferrable=True), run)
+    run = TaskRun(try_number=3)
+    operator = deploy(served, "v2", deferrable=True)
+    defer(operator, run)
     with pytest.raises(kind):
-        deploy(name).resume_execution(TRIGGER_FAIL_REPR, {"error": reason}, run.context())
+        operator.resume_execution(TRIGGER_FAIL_REPR, {"error": reason}, run.context())
     if kind is ServingTimeoutError:
-        until(lambda: record().status.value, lambda status: status == "STOPPED")
-    else:
-        assert record().status.value == "RUNNING"
+        served.until_serves("v1")
+    else:  # it is not known how it is, so it is left alone
+        assert served.names == {served.name, candidate_name(served.name)}
+
+
+@pytest.mark.parametrize("event", [{"outcome": "error", "message": "no route"}, None])
+def test_trouble_while_waiting_leaves_the_deployment_to_the_next_try(
+    event: Any, served: Service, task_run: TaskRun
+) -> None:
+    operator = deploy(served, "v2", deferrable=True)
+    defer(operator, task_run)
+    with pytest.raises(TransportError, match=f"The state of serving '{served.name}'"):
+        operator.execute_complete(task_run.context(), event)
+    task_run.retry()
+    deploy(served, "v2").execute(task_run.context())
+    served.until_serves("v2")
 
 
 @deploying
 @pytest.mark.parametrize("deferrable", [False, True])
 def test_serving_that_starts_is_not_given_up_for_odd_answers(
-    deferrable: bool, name: str, task_run: TaskRun, record: Callable[[], StoredServing], platform: Emulator
+    deferrable: bool, service: Service, task_run: TaskRun, platform: Emulator
 ) -> None:
     odd = [
         Answer(status=403, body={"status": {"code": 403, "msg": "odd"}}),
@@ -464,143 +581,94 @@ def test_serving_that_starts_is_not_given_up_for_odd_answers(
         Answer(status=401),
         Answer(body={"status": {"code": 4711, "msg": "odd"}}),
     ]
-    # The first query finds no serving, and the next one shows the new one.
-    skip = 2
+    operator = deploy(service, deferrable=deferrable)
     armed = []
-    if deferrable:
-        trigger = defer(deploy(name, deferrable=True), task_run)
-        skip = 0
+    trigger = defer(operator, task_run) if deferrable else None
+    # The first queries find no serving, and the next one shows the new one.
+    skip = 0 if deferrable else 3
     for answer in odd:
-        match = Match(method="GET", path=f"*/serving/{name}", skip=skip, times=1)
+        match = Match(method="GET", path=f"*/serving/{service.name}", skip=skip, times=1)
         armed.append(platform.faults.add(Fault(match=match, effect=Effect(before=answer))))
-    if deferrable:
-        [event] = events_of(trigger)
-        assert deploy(name).execute_complete(task_run.context(), event)
+    if trigger is not None:
+        finish(operator, task_run, trigger)
     else:
-        assert deploy(name).execute(task_run.context())
+        operator.execute(task_run.context())
     assert [fault.applied for fault in armed] == [1, 1, 1, 1]
-    assert record().status.value == "RUNNING"
+    service.until_serves("v1")
 
 
-@deploying
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_serving_that_was_there_before_is_not_stopped_when_it_is_not_ready_in_time(
-    deferrable: bool, name: str, record: Callable[[], StoredServing]
+def test_record_that_airflow_fails_to_give_is_no_reason_to_refuse(
+    served: Service, task_run: TaskRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sick = {"readiness_path": "/sick", "launch_timeout": 0.5}
-    deploy(name).execute(TaskRun().context())
-    run = TaskRun(try_number=3)  # the last one
-    if deferrable:
-        [event] = events_of(defer(deploy(name, deferrable=True, **sick), run))
-        with pytest.raises(ServingTimeoutError):
-            deploy(name).execute_complete(run.context(), event)
-    else:
-        with pytest.raises(ServingTimeoutError):
-            deploy(name, **sick).execute(run.context())
-    assert record().status.value == "RUNNING"
-
-
-@deploying
-@pytest.mark.parametrize("deferrable", [False, True])
-def test_serving_that_took_the_place_of_ours_is_not_stopped(
-    deferrable: bool, name: str, record: Callable[[], StoredServing], task_state: Callable[[str | None], None]
-) -> None:
-    run = TaskRun(try_number=3)
-    operator = deploy(name, readiness_path="/sick", deferrable=True)
-    trigger = defer(operator, run)
-    deploy(name, model=model_path("v2")).execute(TaskRun().context())
-    if deferrable:
-        [event] = events_of(trigger)
-        with pytest.raises(ServingFailedError, match="was replaced by another deployment while it started"):
-            deploy(name).execute_complete(run.context(), event)
-    else:
-        task_state("failed")
-        operator.on_kill()
-    assert record().status.value == "RUNNING"
-    assert ask(record().url) == "v2"
-
-
-@deploying
-def test_serving_an_earlier_try_created_is_stopped_when_it_never_gets_ready(
-    name: str, task_run: TaskRun, record: Callable[[], StoredServing]
-) -> None:
-    defer(deploy(name, readiness_path="/sick", deferrable=True), task_run)
-    created = record().created
-    task_run.retry()  # whose worker, or triggerer, died while it waited
-    with pytest.raises(ServingTimeoutError):
-        deploy(name, readiness_path="/sick", launch_timeout=0.5).execute(task_run.context())
-    until(lambda: record().status.value, lambda status: status == "STOPPED")
-    assert record().created == created
-
-
-@deploying
-def test_ready_serving_is_known_again_although_another_task_has_spoilt_the_note(
-    name: str, task_run: TaskRun, variables: dict[str, str], record: Callable[[], StoredServing]
-) -> None:
-    [event] = events_of(defer(deploy(name, deferrable=True), task_run))
-    [key] = variables
-    variables[key] = json.dumps({"digest": ""})
-    deploy(name).execute_complete(task_run.context(), event)
-    created = record().created
-    deploy(name).execute(TaskRun().context())
-    assert record().created == created
-
-
-@deploying
-def test_serving_that_answers_already_is_not_deferred_for(name: str) -> None:
-    first = deploy(name).execute(TaskRun().context())
-    assert deploy(name, deferrable=True).execute(TaskRun().context()) == first
-
-
-@deploying
-@pytest.mark.parametrize("event", [{"outcome": "error", "message": "no route"}, None])
-def test_trouble_while_waiting_leaves_the_serving_to_the_next_try(
-    event: Any, name: str, task_run: TaskRun, record: Callable[[], StoredServing]
-) -> None:
-    defer(deploy(name, deferrable=True), task_run)
-    created = record().created
-    with pytest.raises(TransportError, match=f"The state of serving '{name}'"):
-        deploy(name).execute_complete(task_run.context(), event)
+    """Airflow says of a Variable that it could not query that there is none."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Variable, "get", staticmethod(lambda *_, **__: None))
+        with pytest.raises(StateUnknownError, match="could not give the value of its Variable bitahub_serving"):
+            deploy(served, "v2").execute(task_run.context())
     task_run.retry()
-    deploy(name).execute(task_run.context())
-    assert record().created == created
+    deploy(served, "v2").execute(task_run.context())
+    served.until_serves("v2")
 
 
-@deploying
+# Tasks that are marked, cleared or deleted -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["candidate", "in_place", "recreate"])
 @pytest.mark.parametrize("state", ["failed", "restarting", None])
-def test_killed_deployment_that_airflow_no_longer_wants_stops_its_serving(
-    state: str | None, name: str, task_run: TaskRun, record: Callable[[], StoredServing],
-    task_state: Callable[[str | None], None],
-) -> None:  # fmt: skip
-    operator = deploy(name, deferrable=True)
+def test_killed_deployment_that_airflow_no_longer_wants_is_ended(
+    state: str | None, strategy: str, served: Service, task_run: TaskRun, task_state: Callable[[str | None], None]
+) -> None:
+    operator = deploy(served, "v2", deferrable=True, strategy=strategy)
     defer(operator, task_run)
     task_state(state)
     operator.on_kill()
-    until(lambda: record().status.value, lambda status: status == "STOPPED")
+    served.until_serves("v1")
+    deploy(served, "v2").execute(TaskRun().context())
+    served.until_serves("v2")
 
 
-@deploying
 @pytest.mark.parametrize(
     ("state", "cancel_on_kill"), [("running", True), ("up_for_retry", True), ("no answer", True), ("failed", False)]
 )
-def test_killed_deployment_leaves_its_serving_where_it_is_still_wanted(
-    state: str, cancel_on_kill: bool, name: str, task_run: TaskRun, record: Callable[[], StoredServing],
-    task_state: Callable[[str | None], None],
-) -> None:  # fmt: skip
-    operator = deploy(name, deferrable=True, cancel_on_kill=cancel_on_kill)
-    defer(operator, task_run)
+def test_killed_deployment_goes_on_where_it_is_still_wanted(
+    state: str, cancel_on_kill: bool, served: Service, task_run: TaskRun, task_state: Callable[[str | None], None]
+) -> None:
+    operator = deploy(served, "v2", deferrable=True, cancel_on_kill=cancel_on_kill)
+    trigger = defer(operator, task_run)
     if state != "no answer":
         task_state(state)
     operator.on_kill()
-    assert record().status.value in ("WAITING", "RUNNING")
+    assert served.names == {served.name, candidate_name(served.name)}
+    finish(deploy(served, "v2"), task_run, trigger)
+    served.until_serves("v2")
 
 
-@pytest.mark.usefixtures("variables")
-def test_deployment_killed_while_it_creates_stops_what_it_created_and_starts_nothing_new(
-    name: str, task_run: TaskRun, gateway: Gateway, task_state: Callable[[str | None], None]
+def test_signal_handler_asks_airflow_for_nothing_itself(
+    served: Service, task_run: TaskRun, task_state: Callable[[str | None], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The code that it interrupts may hold the lock of the channel to Airflow."""
+    operator = deploy(served, "v2", deferrable=True)
+    defer(operator, task_run)
+    task_state("failed")
+    threads: set[int] = set()
+    get = Variable.get
+
+    def get_(*args: Any, **kwargs: Any) -> Any:
+        threads.add(threading.get_ident())
+        return get(*args, **kwargs)
+
+    monkeypatch.setattr(Variable, "get", staticmethod(get_))
+    operator.on_kill()
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+@pytest.mark.usefixtures("variables", "shown_at_once")
+def test_deployment_killed_while_it_creates_removes_what_it_created_and_starts_nothing_new(
+    service: Service, task_run: TaskRun, gateway: Gateway, task_state: Callable[[str | None], None]
 ) -> None:
     task_state("failed")
-    operator = deploy(name)
+    operator = deploy(service)
     created: list[float] = []
 
     def answer(asked: Asked) -> tuple[int, Any]:
@@ -608,25 +676,14 @@ def test_deployment_killed_while_it_creates_stops_what_it_created_and_starts_not
             created.append(time.time())
             operator.on_kill()
             return 503, {}
-        status = "STOPPING" if any(earlier.method == "PUT" for earlier in gateway.asked) else "WAITING"
-        serving = {"name": name, "status": status, "createdTime": int(created[0] * 1000)} if created else None
-        return (200, {"status": {"code": 0}, "data": serving}) if serving else NOT_THERE
+        if any(earlier.method == "DELETE" for earlier in gateway.asked) or not created:
+            return NOT_THERE
+        if not asked.path.endswith(service.name):
+            return NOT_THERE
+        serving = {"name": service.name, "status": "WAITING", "createdTime": int(created[0] * 1000)}
+        return 200, {"status": {"code": 0}, "data": serving}
 
     gateway.answer = answer
-    with pytest.raises(AirflowFailException, match="starts nothing new"):
+    with pytest.raises((AirflowFailException, ServingError)):
         operator.execute(task_run.context())
-    assert [asked.method for asked in gateway.asked if asked.method != "GET"] == ["POST", "PUT"]
-
-
-@deploying
-def test_killed_deployment_that_was_refused_leaves_somebody_elses_serving_alone(
-    name: str, client: BitaHubClient, task_run: TaskRun, record: Callable[[], StoredServing],
-    task_state: Callable[[str | None], None],
-) -> None:  # fmt: skip
-    foreign_serving(client, name)
-    operator = deploy(name)
-    with pytest.raises(AirflowFailException):
-        operator.execute(task_run.context())
-    task_state("failed")
-    operator.on_kill()
-    assert record().status.value in ("WAITING", "RUNNING")
+    assert [asked.method for asked in gateway.asked if asked.method != "GET"] == ["POST", "DELETE"]

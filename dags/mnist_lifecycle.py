@@ -106,7 +106,7 @@ with DAG(
             "mnist-serving-demo",
             type="string",
             pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
-            maxLength=49,
+            maxLength=44,
             title="Name of the service",
         ),
         "picture": Param(

@@ -116,8 +116,14 @@ class Serving(BaseModel):
     message: str = ""
     pods: tuple[Pod, ...] = ()
 
+    @property
+    def busy_pods(self) -> tuple[Pod, ...]:
+        """The replicas that do not simply run: they start, end, or have failed."""
+        return tuple(pod for pod in self.pods if pod.message or pod.raw_state.upper() != "RUNNING")
+
     def __str__(self) -> str:
-        message = f": {self.message}" if self.message else ""
+        said = [self.message, *(str(pod) for pod in self.busy_pods[:3])]
+        message = f": {'; '.join(filter(None, said))}" if any(said) else ""
         return f"serving {self.name!r} is {self.raw_state or self.status.value}{message}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from typing import Any
 
 # A value in a shell line: `TOKEN=value`, `--token=value` or `--token value`. A variable such as $TOKEN is no secret.
@@ -33,12 +34,16 @@ def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def secrets_by_name(envs: Mapping[str, str], secret_envs: Mapping[str, str], commands: Iterable[str]) -> dict[str, str]:
-    """Return the secret values among a program's environment and commands, by name."""
+    """Return the secret values among a program's environment and commands, by name. Equal names are numbered."""
     from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
 
+    found = dict(secret_envs)
     assigned = (pair for line in commands for pair in _assignments(line))
-    named = {name: value for name, value in (*assigned, *envs.items()) if should_hide_value_for_key(name)}
-    return {**named, **secret_envs}
+    for name, value in (*envs.items(), *assigned):
+        if should_hide_value_for_key(name) and value not in found.values():
+            number = next(each for each in count(1) if f"{name}#{each}" not in found) if name in found else 0
+            found[f"{name}#{number}" if number else name] = value
+    return found
 
 
 def _collect(value: Any, found: list[str], is_secret: bool, *, is_environment: bool) -> Any:

@@ -136,6 +136,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
             candidate_timeout=self.candidate_timeout,
             turn_deadline=self.turn_deadline(),
             poll_interval=self.poll_interval,
+            withdraws=True,
         )
 
     def known_secrets(self) -> Mapping[str, str]:
@@ -151,9 +152,13 @@ class BitaHubRollbackServingOperator(RolloutOperator):
             return current  # an earlier try has gone back
         known = ", ".join(str(version) for version in record.versions) or "none"
         if self.to is None:
-            if len(record.versions) < 2:
-                raise ConfigurationError(f"Serving {self.serving_name!r} has no version before; on record: {known}.")
-            return record.versions[1]
+            earlier = [each for each in record.versions[1:] if not each.is_withdrawn]
+            if not earlier:
+                raise ConfigurationError(
+                    f"Serving {self.serving_name!r} has no version before, from which nobody went back. On record: "
+                    f"{known}."
+                )
+            return earlier[0]
         wanted = self.hook.folders.fill(self.to)
         found = [each for each in record.versions if each.model_path == wanted or each.digest.startswith(wanted)]
         if not found:

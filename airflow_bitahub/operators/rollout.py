@@ -7,12 +7,14 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
-from airflow_bitahub.exceptions import ServingOutdatedError, ServingTimeoutError, StateUnknownError
+from airflow_bitahub.api.protocol import Sleep
+from airflow_bitahub.exceptions import ConfigurationError, ServingOutdatedError, ServingTimeoutError, StateUnknownError
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
@@ -32,6 +34,12 @@ if TYPE_CHECKING:
 
 # Seconds for which a task waits on its worker for the new version under the public name, before it is deferred.
 _FIRST_WAIT = 20.0
+# How long a task that waits for its turn is deferred. It is longer than Airflow takes to record a deferral.
+_TURN_PAUSE = timedelta(seconds=30)
+
+
+class _Pause(Exception):
+    """The task is to be deferred until it may be its turn."""
 
 
 class _Deferral(Exception):
@@ -85,6 +93,13 @@ class RolloutOperator(ResourceLifecycle):
             self.read_arguments()
             return self._deploy(context)
 
+    def execute_again(self, context: Context, event: Any = None) -> dict[str, Any]:  # noqa: ARG002
+        """Go on after a pause in which another task deployed."""
+        with self.settling(context):
+            self.read_arguments()
+            self._raise_if_late()
+            return self._deploy(context, is_resumed=True)
+
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
         """Go on after the deferral. What is on the platform counts, and not what the trigger saw."""
         with self.settling(context):
@@ -93,11 +108,15 @@ class RolloutOperator(ResourceLifecycle):
             if not event or event.get("outcome") == "error":
                 message = (event or {}).get("message", "")
                 raise StateUnknownError(f"The state of {self.subject} is unknown: {message}")
-            if self.execution_timeout is not None:
-                limit = self.deadline(self.execution_timeout.total_seconds())
-                if limit is not None and limit <= time.time():
-                    raise AirflowTaskTimeout
-            return self._deploy(context)
+            self._raise_if_late()
+            return self._deploy(context, is_resumed=True)
+
+    def _raise_if_late(self) -> None:
+        """Raise AirflowTaskTimeout if `execution_timeout` has passed, which Airflow itself counts anew in each part."""
+        if self.execution_timeout is not None:
+            limit = self.deadline(self.execution_timeout.total_seconds())
+            if limit is not None and limit <= time.time():
+                raise AirflowTaskTimeout
 
     def on_kill(self) -> None:
         """End the deployment if the task was marked, cleared or deleted."""
@@ -147,20 +166,26 @@ class RolloutOperator(ResourceLifecycle):
 
     # Steps -----------------------------------------------------------------------------------------------------
 
-    def _deploy(self, context: Context) -> dict[str, Any]:
+    def _deploy(self, context: Context, *, is_resumed: bool = False) -> dict[str, Any]:
         from airflow_bitahub.procedures.rollout import Deployer
+        from airflow_bitahub.procedures.turn import Turn
 
         site = self._site or self._new_site()
-        plan = self.plan(context, site.record)
+        self.plan(context, site.record)  # a wrong argument fails before anything is waited for
+        turn = Turn(site, self._is_active, self._owner, self.turn_deadline(), self.known_secrets())
+        if self.deferrable:
+            turn.pause = self._pause
         context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
         try:
-            deployer = Deployer(plan, site, self._is_active, partial(self._wait, plan))
+            deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed)
             deployed = self.hook.run(deployer.deploy())
         except _Deferral as deferral:
             self._defer(context, deferral.waiting)
+        except _Pause:
+            self._defer_for_a_while()
         except ServingOutdatedError as error:
             raise AirflowSkipException(str(error)) from None
-        return self._result(plan, deployed)
+        return self._result(deployer.plan, deployed)
 
     def _result(self, plan: Plan, deployed: Deployed) -> dict[str, Any]:
         return {
@@ -188,6 +213,17 @@ class RolloutOperator(ResourceLifecycle):
             return (yield from wait_for(waiting, plan))
         raise _Deferral(waiting)
 
+    @staticmethod
+    def _pause(seconds: float) -> Procedure[None]:
+        """Wait a little on the worker, and then in the triggerer: there may be no worker left for the other task."""
+        yield Sleep(seconds)
+        raise _Pause
+
+    def _defer_for_a_while(self) -> None:
+        from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
+
+        self.defer(trigger=TimeDeltaTrigger(_TURN_PAUSE), method_name="execute_again")
+
     def _defer(self, context: Context, waiting: Waiting) -> None:
         from airflow_bitahub.triggers.rollout import BitaHubRolloutTrigger
 
@@ -206,6 +242,7 @@ class RolloutOperator(ResourceLifecycle):
                 pending_deadline=waiting.pending_deadline,
                 until=waiting.until,
                 is_update=waiting.is_update,
+                unseen_until=waiting.unseen_until,
                 deadline=min(ends),
                 cancel_on_kill=self.cancel_on_kill,
                 earliest_report=earliest_report(context["ti"].start_date),
@@ -224,7 +261,12 @@ class RolloutOperator(ResourceLifecycle):
         if self._site is None or self._owner is None:
             return "it is not known what serves"
         site.timeout, site.lost_at = timeout, self._site.lost_at
-        end = self.hook.new_client().run(site.abandon(self._owner, self.known_secrets(), grace))
+        site.may_recreate = timeout > KILL_BUDGET  # otherwise Airflow would end this process in the middle
+        try:
+            secrets = self.known_secrets()
+        except ConfigurationError:  # an argument was not rendered
+            secrets = {}
+        end = self.hook.new_client().run(site.abandon(self._owner, secrets, grace))
         self._site.record = site.record
         return end
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.configuration import conf
 
-from airflow_bitahub.api.names import LONGEST_SERVING_NAME
+from airflow_bitahub.api.names import LONGEST_DEPLOYED_NAME
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.servings import ServingSpec
     from airflow_bitahub.procedures.deployments import Deployment
     from airflow_bitahub.procedures.rollout import Plan
-
-# Room for the candidate's "-next".
-_LONGEST_NAME = LONGEST_SERVING_NAME - 5
 
 
 class BitaHubDeployServingOperator(RolloutOperator):
@@ -82,7 +79,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
     In model, environment and commands, ``{user_id}`` and ``{user_name}`` stand for the connection's. A limit of time is
     a ``timedelta`` or a number of seconds.
 
-    :param serving_name: at most 49 characters, DNS-1123
+    :param serving_name: at most 44 characters, DNS-1123
     :param model: the model's name, or the server path of one of its versions; mounted at
         ``/model/{user_name}/{model}``
     :param image: the container image; default: the connection's ``default_image``
@@ -147,7 +144,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
     }
     argument_checks: ClassVar[Mapping[str, Check]] = {
         "bitahub_conn_id": as_text,
-        "serving_name": as_dns_label(_LONGEST_NAME),
+        "serving_name": as_dns_label(LONGEST_DEPLOYED_NAME),
         "version": as_text,
         "model": as_model_path,
         "image": optional(as_text),

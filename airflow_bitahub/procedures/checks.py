@@ -20,10 +20,12 @@ from airflow_bitahub.api.servings import Serving
 from airflow_bitahub.exceptions import (
     InvokeError,
     ServingCheckError,
+    ServingFailedError,
     ServingUnavailableError,
     TransportError,
     UnexpectedResponseError,
 )
+from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.questions import (
     REQUEST_TIMEOUT,
     Answer,
@@ -123,6 +125,7 @@ def check_serving(
     :param timeout: seconds to wait for one answer
     :param say: called with a sentence about each check, and when there is no answer yet
     :raises ServingCheckError: a check failed
+    :raises ServingFailedError: the program did not answer
     """
     asking = partial(ask, serving, warmup=WarmUp(warmup_timeout), timeout=timeout, say=say, clock=clock)
     results = []
@@ -134,8 +137,11 @@ def check_serving(
             else:
                 outcome = yield from _ask_question(check, asking)
         except (InvokeError, TransportError) as error:
-            is_answer = isinstance(error, InvokeError) and not isinstance(error, ServingUnavailableError)
-            outcome = "refused" if is_answer else "no answer", clock() - start, False, str(error)
+            if retry.may_still_start(error):  # which may pass by itself
+                result = CheckResult(number, str(check), "no answer", clock() - start, False, str(error))
+                raise ServingFailedError(f"Serving {serving.name!r} failed {result}", serving.name) from error
+            answer = "refused" if isinstance(error, InvokeError) else "no answer"
+            outcome = answer, clock() - start, False, str(error)
         result = CheckResult(number, str(check), *outcome)
         if not result.passed:
             raise ServingCheckError(f"Serving {serving.name!r} failed {result}", serving.name)

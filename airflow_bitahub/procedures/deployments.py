@@ -9,29 +9,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from airflow_bitahub.api.names import LONGEST_SERVING_NAME
+from airflow_bitahub.api.names import CANDIDATE_SUFFIX
 from airflow_bitahub.api.servings import Serving, ServingSpec
 from airflow_bitahub.exceptions import ConfigurationError
 
+# Seconds between the creation of a serving and its entry in the record: the creation, and all queries about it.
+LONGEST_CLAIM = 300
 # A record keeps so many versions, the newest first.
 _VERSIONS = 5
-_CANDIDATE = "-next"
 _PLACE = "<secret {}>"  # of a secret value on record
-# The longest name of a serving that can have a candidate.
-LONGEST_DEPLOYED_NAME = LONGEST_SERVING_NAME - len(_CANDIDATE)
 # Seconds by which the platform's clock may be behind ours, and which a creation may take.
 _CLOCK_SKEW, _LONGEST_CREATION = 60, 600
 # Seconds after the begin of a creation in which a serving that appears is ours, whatever the platform's clock says:
 # long enough for the next try after a worker was lost.
 _NEXT_TRY = 3600
 
-Phase = Literal["candidate", "switch", "restore"]
+Phase = Literal["candidate", "switch", "restore", "tidy"]
 Placed = Literal["", "new", "old"]
 
 
 def candidate_name(name: str) -> str:
     """Return the name under which a new version of a serving is tried."""
-    return name + _CANDIDATE
+    return name + CANDIDATE_SUFFIX
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,22 @@ class Version:
 
     :param digest: a short text that differs for different specifications
     :param spec: the body of its creation, with the names of secret values in their place
-    :param secrets: these names
+    :param withheld: these names
     :param metrics: what its model was deployed with, such as ``{"accuracy": 0.93}``
     :param run_date: the date of the DAG run that deployed it. All times are seconds since the epoch
     :param deployed_at: when it was seen to work
     :param deployed_by: the task instance in words
+    :param is_withdrawn: it was rolled back from, so that a rollback does not lead to it
     """
 
     digest: str
     spec: dict[str, Any]
-    secrets: list[str] = field(default_factory=list)
+    withheld: list[str] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
     run_date: float | None = None
     deployed_at: float | None = None
     deployed_by: str = ""
+    is_withdrawn: bool = False
 
     @property
     def model_path(self) -> str:
@@ -101,12 +102,12 @@ class Version:
         :param secrets: the secret values by name; others are ignored
         :raises ConfigurationError: a value is missing
         """
-        if missing := [each for each in self.secrets if each not in secrets]:
+        if missing := [each for each in self.withheld if each not in secrets]:
             raise ConfigurationError(
                 f"The {self} needs the secret values {', '.join(missing)}, which are kept nowhere. Give them in "
                 f"secret_envs, so that this version can be deployed again."
             )
-        by_place = {_PLACE.format(name): secrets[name] for name in self.secrets}
+        by_place = {_PLACE.format(name): secrets[name] for name in self.withheld}
         envs = {name: _replaced(value, by_place) for name, value in self.spec["envs"].items()}
         commands = [_replaced(line, by_place) for line in self.spec["commands"]]
         return ServingSpec.model_validate({**self.spec, "envs": envs, "commands": commands})
@@ -128,17 +129,20 @@ class Rollout:
     :param until: when it has certainly ended, in case Airflow does not say how its owner is
     :param version: the new version
     :param phase: ``candidate``: the new version is tried beside the old one; ``switch``: it gets the public name;
-        ``restore``: the old version gets the public name back
+        ``restore``: the old version gets the public name back; ``tidy``: only the candidate is left to remove
     :param candidate_created_at: the platform's time of creation of the candidate
     :param has_candidate: there is a candidate, and it is to be removed at the end
     :param replaces: there was a serving before, which can be restored
     :param in_place: the platform replaces the specification of the serving that exists
+    :param was_updated: the specification was replaced in place in this replacement
+    :param can_restore: the secret values of the old version are known
     :param placing: which version is being created under the public name
     :param placed: which version has certainly got the public name in this replacement; "": none yet
     :param step_at: when the version that is awaited was created
     :param ready_at: when the new version was first seen to answer under the public name
     :param away_since: since when the public name does not answer; None: it answers
     :param away_seconds: for how long it did not answer before
+    :param previous: the version that served before, once the new one serves
     :param reason: why the old version is restored
     :param is_final: another try would end in the same way
     """
@@ -151,12 +155,15 @@ class Rollout:
     has_candidate: bool = False
     replaces: bool = False
     in_place: bool = False
+    was_updated: bool = False
+    can_restore: bool = True
     placing: Placed = ""
     placed: Placed = ""
     step_at: float = 0
     ready_at: float | None = None
     away_since: float | None = None
     away_seconds: float = 0.0
+    previous: Version | None = None
     reason: str = ""
     is_final: bool = False
 
@@ -185,13 +192,16 @@ class Deployment:
 
     def owns(self, found: Serving, now: float) -> bool:
         """Return whether the serving found now is ours."""
-        return (self.exists and found.created_at == self.created_at) or self.is_successor(found, now)
+        return self._is_current(found) or self.is_successor(found, now)
 
     def is_successor(self, found: Serving, now: float) -> bool:
         """Return whether the serving found now is the one that is being created."""
-        if self.since is None or (self.exists and found.created_at == self.created_at):
+        if self.since is None or self._is_current(found):
             return False
         return is_created_since(found.created_at, self.since, now)
+
+    def _is_current(self, found: Serving) -> bool:
+        return self.exists and is_same_time(found.created_at, self.created_at)
 
     def with_version(self, version: Version) -> Deployment:
         """Return the record after a version was seen to work."""
@@ -213,7 +223,11 @@ class Intent:
 
     def explains(self, found: Serving, now: float) -> bool:
         """Return whether this is how the serving found now came to be."""
-        return found.name == self.name and is_created_since(found.created_at, self.since, now)
+        if found.name != self.name:
+            return False
+        if now - self.since <= LONGEST_CLAIM:
+            return True
+        return found.created_at is not None and -_CLOCK_SKEW <= found.created_at - self.since <= LONGEST_CLAIM
 
 
 class Records(Protocol):
@@ -244,6 +258,11 @@ def is_created_since(created_at: float | None, since: float, now: float) -> bool
     return -_CLOCK_SKEW <= created_at - since <= _LONGEST_CREATION
 
 
+def is_same_time(one: float | None, other: float | None) -> bool:
+    """Return whether two times of creation may be the same. A platform may report none, or only after a while."""
+    return one is None or other is None or one == other
+
+
 def to_json(record: Deployment | Intent) -> dict[str, Any]:
     """Return the JSON value of a record."""
     return asdict(record)
@@ -261,11 +280,16 @@ def deployment_from_json(value: Any) -> Deployment:
             value["since"],
             value["exists"],
             [Version(**version) for version in value["versions"]],
-            rollout
-            and Rollout(**{**rollout, "owner": Owner(**rollout["owner"]), "version": Version(**rollout["version"])}),
+            rollout and _rollout_from_json(rollout),
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise _unreadable(value, error) from error
+
+
+def _rollout_from_json(value: Any) -> Rollout:
+    previous = value["previous"] and Version(**value["previous"])
+    parts = {"owner": Owner(**value["owner"]), "version": Version(**value["version"]), "previous": previous}
+    return Rollout(**{**value, **parts})
 
 
 def intent_from_json(value: Any) -> Intent:

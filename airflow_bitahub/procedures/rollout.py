@@ -22,7 +22,10 @@ from airflow_bitahub.api.protocol import Procedure, Sleep
 from airflow_bitahub.api.servings import Serving, ServingSpec, get_serving, get_serving_log, probe_serving
 from airflow_bitahub.exceptions import (
     APIError,
+    AuthenticationError,
     BitaHubError,
+    ConfigurationError,
+    RateLimitError,
     ServingAliveError,
     ServingCheckError,
     ServingError,
@@ -41,13 +44,15 @@ from airflow_bitahub.procedures.deployments import (
     Version,
     candidate_name,
 )
-from airflow_bitahub.procedures.servings import wait_for_serving
+from airflow_bitahub.procedures.servings import LONGEST_SILENCE, wait_for_serving
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.turn import SETTLING, Turn
 
 Strategy = Literal["candidate", "in_place", "recreate"]
 
 _LOG_LINES = 20
+# Seconds after which an update in place counts as complete where the platform does not list replicas.
+_LONGEST_UNSEEN_UPDATE = 60
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Plan:
     :param turn_deadline: until when to wait for what this task did not create: for other deployments of the same name,
         and for a serving that has this version already. In seconds since the epoch
     :param poll_interval: seconds between two queries
+    :param withdraws: this goes back to an older version, so that the version that serves now counts as bad
     """
 
     spec: ServingSpec
@@ -85,6 +91,7 @@ class Plan:
     candidate_timeout: float = 600
     turn_deadline: float | None = None
     poll_interval: float = 5
+    withdraws: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ class Waiting:
     pending_deadline: float | None = None
     until: float | None = None
     is_update: bool = False
+    unseen_until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,15 +124,18 @@ class Deployed:
 class Deployer:
     """Deploys one version under one name.
 
-    :param is_active: returns whether a task instance will go on with its deployment
-    :param wait: waits for a serving. It may raise something to be called again later, with the same plan
+    :param plan_for: returns the plan, by the record of the serving when it is this task's turn
+    :param wait: waits for a serving. It may raise something, to be called again later with the same plan
+    :param is_resumed: this task has deployed before in the same try
     """
 
-    plan: Plan
+    plan_for: Callable[[Deployment], Plan]
     site: Site
-    is_active: Callable[[Owner], bool]
-    wait: Callable[[Waiting], Procedure[Serving]] | None = None
+    turn: Turn
+    wait: Callable[[Plan, Waiting], Procedure[Serving]] | None = None
+    is_resumed: bool = False
     clock: Callable[[], float] = time.time
+    plan: Plan = field(init=False)
 
     def deploy(self) -> Procedure[Deployed]:
         """Deploy the version, and return how it serves.
@@ -132,15 +143,19 @@ class Deployer:
         :raises ServingError: it does not serve; the text says what serves instead
         :raises StateUnknownError: queries failed for too long; the next try goes on
         """
-        turn = Turn(
-            self.site, self.is_active, self.plan.owner, self.plan.turn_deadline, self.plan.secrets, clock=self.clock
-        )
         while True:
-            left = yield from turn.wait()
-            if left is not None and (left.owner, left.version.digest) == (self.plan.owner, self.plan.version.digest):
-                return (yield from self._go_on())
+            left = yield from self.turn.wait()
+            self.plan = self.plan_for(self.site.record)
+            if left is not None and left.owner == self.plan.owner:
+                if left.version.digest == self.plan.version.digest:
+                    return (yield from self._go_on())
+                if self.is_resumed:
+                    raise ConfigurationError(
+                        f"The arguments of the deployment of {self.site.name!r} are rendered differently each time the "
+                        f"task resumes. Use no template that depends on the current time."
+                    )
             if left is not None:
-                yield from turn.end(left)
+                yield from self.turn.end(left)
             elif (deployed := (yield from self._begin())) is not None:
                 return deployed
 
@@ -160,16 +175,22 @@ class Deployer:
                     f"and if_exists='fail'. Remove it, choose another serving_name, or set if_exists='replace'.",
                     plan.spec.name,
                 )
-        if found is not None and current is not None and not found.status.is_ending:
+        can_restore = True
+        if current is not None:
             self._raise_if_outdated(current)
-        if found is not None and current is not None:
-            current.to_spec(plan.secrets)  # it could not be restored otherwise
+            if missing := [name for name in current.withheld if name not in plan.secrets]:
+                can_restore = False
+                self.site.log(
+                    f"The {current} needs the secret values {', '.join(missing)}, which this task does not know: it "
+                    f"could not be created again, should the new version fail"
+                )
         rollout = Rollout(
             plan.owner,
             self.clock() + 4 * plan.launch_timeout + plan.candidate_timeout + plan.bake_seconds,
             plan.version,
             replaces=found is not None and current is not None,
             in_place=plan.strategy != "recreate" and plan.can_update,
+            can_restore=can_restore,
         )
         if found is None:
             self.site.log(f"Nothing serves as {self.site.name!r} yet. Creating the {plan.version}")
@@ -187,7 +208,13 @@ class Deployer:
 
     def _claim(self, spec: ServingSpec, rollout: Rollout, record: Deployment) -> Procedure[None]:
         """Create a serving, and with it take the turn."""
-        created = yield from self.site.claim(spec, self.plan.owner)
+        try:
+            created = yield from self.site.claim(spec, self.plan.owner)
+        except APIError as error:
+            if rollout.has_candidate and retry.was_refused(error):
+                text = f"{error} Nothing was changed: the {self._old} is still in its place."
+                raise type(error)(error.status, error.code, text, error.request, error.retry_after) from error
+            raise
         if created is None:
             return
         rollout = replace(rollout, step_at=self.clock())
@@ -225,17 +252,21 @@ class Deployer:
         """Take the steps that are left."""
         if self.site.rollout.phase == "candidate":
             yield from self._try_candidate()
-        if self.site.rollout.phase == "switch":
-            try:
-                return (yield from self._switch())
-            except BitaHubError as error:
-                if not _concerns_the_version(error):
-                    raise
-                lines = yield from self._last_lines(self.site.name)
-                self.site.note(
-                    phase="restore", reason=f"{error}{lines}", is_final=retry.is_final(error), placing="", ready_at=None
-                )
-        return (yield from self._restore())
+        try:
+            if self.site.rollout.phase == "switch":
+                try:
+                    yield from self._switch()
+                except BitaHubError as error:
+                    if not _concerns_the_version(error):
+                        raise
+                    yield from self._begin_to_restore(error)
+            if self.site.rollout.phase == "restore":
+                raise (yield from self._restore())
+        except ServingRefusedError:  # someone else has taken the name
+            yield from self.site.remove_candidate()
+            self.site.save(replace(self.site.record, exists=False, since=None, rollout=None))
+            raise
+        return (yield from self._tidy())
 
     def _try_candidate(self) -> Procedure[None]:
         rollout, plan = self.site.rollout, self.plan
@@ -256,7 +287,7 @@ class Deployer:
             self.site.save(replace(self.site.record, rollout=None))
             raise self._failure(
                 f"The {plan.version} was not deployed. Its candidate failed: {error}{lines}\nThe candidate was "
-                f"removed. The {self._old} serves as before.",
+                f"removed. The {self._old} was not touched.",
                 is_final=retry.is_final(error),
             ) from error
         self.site.log(
@@ -264,34 +295,57 @@ class Deployer:
         )
         self.site.note(phase="switch", step_at=self.clock())
 
-    def _switch(self) -> Procedure[Deployed]:
+    def _switch(self) -> Procedure[None]:
+        """Give the public name to the new version, and see that it serves well there."""
         plan = self.plan
         if self.site.rollout.placed != "new":
-            yield from self.site.put(plan.spec, "new")
-            if self.site.rollout.in_place and not (yield from self._answers()):
+            yield from self.site.put(lambda: plan.spec, "new")
+            if self.site.rollout.was_updated and not (yield from self._answers()):
                 self.site.note(away_since=self.clock())
-        serving = yield from self._wait_for_public()
         if self.site.rollout.ready_at is None:
-            yield from self._check(serving)
+            yield from self._check((yield from self._wait_for_public()))
             self.site.note(ready_at=self.clock())
         if plan.bake_seconds:
             until = (self.site.rollout.ready_at or self.clock()) + plan.bake_seconds
-            serving = yield from self._wait_for_public(until)
-            yield from self._check(serving)
-        yield from self.site.remove_candidate()
-        away, previous = self.site.rollout.away_seconds, self._old if self.site.rollout.replaces else None
-        self.site.save(self.site.record.with_version(replace(plan.version, deployed_at=self.clock())))
-        self.site.log(
-            f"The {plan.version} serves as {serving.name!r}"
-            + (f"; no version answered for {away:.1f} s" if previous is not None else "")
-        )
-        return Deployed(serving, previous, away)
+            yield from self._check((yield from self._wait_for_public(until)))
+        record, old = self.site.record, self._old if self.site.rollout.replaces else None
+        if old is not None and plan.withdraws:
+            record = replace(record, versions=[replace(old, is_withdrawn=True), *record.versions[1:]])
+        record = record.with_version(replace(plan.version, deployed_at=self.clock(), is_withdrawn=False))
+        self.site.save(replace(record, rollout=replace(self.site.rollout, phase="tidy", previous=old)))
 
-    def _restore(self) -> Procedure[Deployed]:
-        """Bring back what was there before, and raise the error that is the reason."""
+    def _tidy(self) -> Procedure[Deployed]:
+        """Remove the candidate of a deployment that has succeeded."""
+        yield from self.site.remove_candidate()
+        rollout = self.site.rollout
+        serving = yield from get_serving(self.site.name, self.site.version)
+        self.site.save(replace(self.site.record, rollout=None))
+        away = f"; no version answered for {rollout.away_seconds:.1f} s" if rollout.previous else ""
+        self.site.log(f"The {self.plan.version} serves as {serving.name!r}{away}")
+        return Deployed(serving, rollout.previous, rollout.away_seconds)
+
+    def _begin_to_restore(self, error: BitaHubError) -> Procedure[None]:
+        """Record why the old version is to be restored."""
+        lines = yield from self._last_lines(self.site.name)
+        away = self.site.rollout.away_since
+        if away is None and not (yield from self._answers()):
+            away = self.clock()
+        self.site.note(
+            phase="restore",
+            reason=self._without_secrets(f"{error}{lines}"),
+            is_final=retry.is_final(error),
+            placing="",
+            ready_at=None,
+            away_since=away,
+        )
+
+    def _restore(self) -> Procedure[ServingError]:
+        """Bring back what was there before, and return the error that is the reason."""
         rollout = self.site.rollout
         story = f"The {rollout.version} was not deployed: {rollout.reason}\n"
-        if rollout.replaces:
+        if rollout.replaces and not rollout.can_restore and rollout.placed == "new":
+            story += f"It was left under the name: the {self._old} needs secret values that this task does not know."
+        elif rollout.replaces:
             self.site.log(f"Restoring the {self._old}: {rollout.reason}")
             if rollout.placed != "old":
                 yield from self.site.put_back(self.plan.secrets)
@@ -301,7 +355,7 @@ class Deployer:
             story += "It was removed. Nothing serves under this name, as before."
         yield from self.site.remove_candidate()
         self.site.save(replace(self.site.record, rollout=None))
-        raise self._failure(story, is_final=rollout.is_final)
+        return self._failure(story, is_final=rollout.is_final)
 
     def _see_old(self) -> Procedure[str]:
         """Wait until the old version serves again, and return in words whether it does."""
@@ -317,16 +371,19 @@ class Deployer:
 
     def _wait(self, waiting: Waiting) -> Procedure[Serving]:
         if self.wait is not None:
-            return (yield from self.wait(waiting))
+            return (yield from self.wait(self.plan, waiting))
         return (yield from wait_for(waiting, self.plan, self.clock))
 
     def _wait_for_public(self, until: float | None = None) -> Procedure[Serving]:
         """Wait until the public name answers, and record for how long it did not."""
         rollout, created_at = self.site.rollout, self.site.record.created_at
-        deadline = (until or rollout.step_at) + self.plan.launch_timeout
-        serving = yield from self._wait(
-            Waiting(self.site.name, created_at, deadline, until=until, is_update=rollout.in_place)
-        )
+        deadline = rollout.step_at + self.plan.launch_timeout if until is None else until + LONGEST_SILENCE
+        waiting = Waiting(self.site.name, created_at, deadline, until=until)
+        if rollout.was_updated and rollout.ready_at is None:
+            waiting = replace(waiting, is_update=True, unseen_until=rollout.step_at + _LONGEST_UNSEEN_UPDATE)
+        serving = yield from self._wait(waiting)
+        if self.site.record.created_at is None and serving.created_at is not None:
+            self.site.save(replace(self.site.record, created_at=serving.created_at))
         if rollout.away_since is not None:
             seconds = rollout.away_seconds + self.clock() - rollout.away_since
             self.site.note(away_since=None, away_seconds=round(seconds, 1))
@@ -349,7 +406,13 @@ class Deployer:
             log = yield from get_serving_log(name, self.site.version, tail_lines=_LOG_LINES)
         except BitaHubError:
             return ""
-        return f"\nThe last lines of its log:\n{log.rstrip()}" if log.strip() else ""
+        return self._without_secrets(f"\nThe last lines of its log:\n{log.rstrip()}") if log.strip() else ""
+
+    def _without_secrets(self, text: str) -> str:
+        """Return a text in which a program may have printed secret values, with stars in their place."""
+        for value in sorted(filter(None, self.plan.secrets.values()), key=len, reverse=True):
+            text = text.replace(value, "***")
+        return text
 
     def _failure(self, text: str, *, is_final: bool) -> ServingError:
         return (ServingCheckError if is_final else ServingFailedError)(text, self.site.name)
@@ -375,6 +438,7 @@ def wait_for(waiting: Waiting, plan: Plan, clock: Callable[[], float] = time.tim
         pending_deadline=waiting.pending_deadline,
         until=waiting.until,
         is_update=waiting.is_update,
+        unseen_until=waiting.unseen_until,
         is_known=True,
         clock=clock,
     )
@@ -385,5 +449,5 @@ def _concerns_the_version(error: BitaHubError) -> bool:
     if isinstance(error, ServingOvertakenError | ServingRefusedError | ServingAliveError):
         return False
     if isinstance(error, APIError):
-        return retry.was_refused(error)
+        return retry.was_refused(error) and not isinstance(error, RateLimitError | AuthenticationError)
     return isinstance(error, ServingError) and not isinstance(error, TransportError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.protocol import Procedure, Sleep
@@ -18,6 +19,10 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.procedures import retry
+from airflow_bitahub.procedures.deployments import is_same_time
+
+# Seconds for which a serving that is watched may leave its readiness path unanswered.
+LONGEST_SILENCE = 60.0
 
 
 def wait_for_serving(
@@ -31,6 +36,7 @@ def wait_for_serving(
     pending_deadline: float | None = None,
     until: float | None = None,
     is_update: bool = False,
+    unseen_until: float | None = None,
     grace: float | None = retry.GRACE_PERIOD,
     is_known: bool = False,
     on_change: Callable[[Serving], None] | None = None,
@@ -45,9 +51,12 @@ def wait_for_serving(
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param deadline: when to stop waiting, in seconds since the epoch; None: no limit
     :param pending_deadline: likewise, for a serving that has not started yet, because it waits for a place
-    :param until: when to return at the earliest. Until then, only a serving that fails ends the waiting
-    :param is_update: the specification was replaced in place. Then wait until no replica of the old one is left, and
-        until none of the new ones is still on its way (assumed: `podstatuses` lists these)
+    :param until: when to return at the earliest. Until then, only a serving that fails, or that is silent for
+        `LONGEST_SILENCE`, ends the waiting
+    :param is_update: the specification, or the number of replicas, was changed in place. Then wait until the platform
+        lists no replica any more that starts or ends (assumed: `podstatuses` lists these)
+    :param unseen_until: until when an update does not count as complete unless such a replica was seen: where the
+        platform never lists one, the old program may still be the one that answers
     :param grace: seconds for which "not found" counts as a delay; None: always
     :param is_known: the serving is known to exist: the platform's refusal of the first query says nothing either
     :param on_change: called with the serving whenever its raw state has changed
@@ -59,6 +68,7 @@ def wait_for_serving(
     raw_state: str | None = None
     outage = retry.Outage(grace, is_known=is_known)
     last_seen, is_pending = "never", False
+    progress = _Progress(is_update, unseen_until or 0, clock())
     while True:
         try:
             serving = yield from get_serving(name, version)
@@ -70,16 +80,17 @@ def wait_for_serving(
                 raw_state, last_seen = serving.raw_state, str(serving)
                 if on_change is not None:
                     on_change(serving)
-            if created_at is not None and serving.created_at != created_at:
+            if not is_same_time(serving.created_at, created_at):
                 raise ServingFailedError(f"Serving {name!r} was replaced by another deployment while it started.", name)
             if serving.status.is_terminal:
                 raise ServingFailedError(f"The {serving}. Its log on the platform shows why.", name)
-            if is_update and (failed := next((pod for pod in serving.pods if pod.has_failed), None)):
-                raise ServingFailedError(f"The update of serving {name!r} failed: {failed}.", name)
-            is_complete = serving.status is ServingStatus.RUNNING and not (is_update and serving.pods)
             is_pending = serving.status is ServingStatus.WAITING
-            if is_complete and (yield from _answers(serving, readiness_path)) and clock() >= (until or 0):
-                return serving
+            if progress.is_complete(serving, clock()) and (yield from _answers(serving, readiness_path)):
+                if clock() >= (until or 0):
+                    return serving
+                progress.answered_at = clock()
+            elif until is not None:
+                progress.raise_if_silent(name, readiness_path, clock())
         now = clock()
         if pending_deadline is not None and is_pending and now >= pending_deadline:
             raise ServingTimeoutError(
@@ -92,6 +103,33 @@ def wait_for_serving(
                 name,
             )
         yield Sleep(retry.sleep_seconds(poll_interval, now, deadline, until))
+
+
+@dataclass
+class _Progress:
+    """What was seen of a serving that is waited for. The parameters are those of `wait_for_serving`."""
+
+    is_update: bool
+    unseen_until: float
+    answered_at: float
+    was_busy: bool = False
+
+    def is_complete(self, serving: Serving, now: float) -> bool:
+        """Return whether the program that answers is the one that is waited for."""
+        if not self.is_update:
+            return serving.status is ServingStatus.RUNNING
+        if failed := next((pod for pod in serving.pods if pod.has_failed), None):
+            raise ServingFailedError(f"The update of serving {serving.name!r} failed: {failed}.", serving.name)
+        self.was_busy = self.was_busy or bool(serving.busy_pods)
+        was_seen = self.was_busy or now >= self.unseen_until
+        return serving.status is ServingStatus.RUNNING and was_seen and not serving.busy_pods
+
+    def raise_if_silent(self, name: str, path: str, now: float) -> None:
+        """Raise ServingFailedError if the program has not answered for too long."""
+        if now - self.answered_at >= LONGEST_SILENCE:
+            raise ServingFailedError(
+                f"Serving {name!r} has not answered at {path!r} for {now - self.answered_at:.0f} s.", name
+            )
 
 
 def stop_own_serving(
@@ -143,7 +181,7 @@ def end_serving(
     while True:
         try:
             found = yield from get_serving(name, version)
-            if found.created_at != serving.created_at:
+            if not is_same_time(found.created_at, serving.created_at):
                 return
             if not is_removed:
                 yield from delete_serving(name, version)

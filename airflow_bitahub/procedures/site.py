@@ -8,11 +8,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.protocol import Procedure
-from airflow_bitahub.api.servings import Serving, ServingSpec, create_serving, get_serving, update_serving
+from airflow_bitahub.api.servings import (
+    Serving,
+    ServingSpec,
+    create_serving,
+    get_serving,
+    probe_serving,
+    update_serving,
+)
 from airflow_bitahub.exceptions import (
     APIError,
+    BitaHubError,
     ConflictError,
+    ServingAliveError,
     ServingFailedError,
     ServingOvertakenError,
     ServingRefusedError,
@@ -20,6 +30,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.deployments import (
+    LONGEST_CLAIM,
     Deployment,
     Intent,
     Owner,
@@ -27,12 +38,11 @@ from airflow_bitahub.procedures.deployments import (
     Rollout,
     candidate_name,
     is_created_since,
+    is_same_time,
     to_json,
 )
 from airflow_bitahub.procedures.servings import end_serving
 
-# Seconds between the creation of a serving and its entry in the record: the creation, and all queries about it.
-LONGEST_CLAIM = 300
 # How often another serving may take the name before this gives up.
 _ATTEMPTS = 3
 
@@ -93,6 +103,7 @@ class Site:
     """The public name of a serving, its candidate's name, and their record.
 
     :param timeout: seconds for which a removal may take
+    :param may_recreate: False: there is no time to create a serving again after its removal, so none is removed for it
     :param on_save: called before anything is stored, which is before anything is sent
     :ivar record: the record as last read or stored
     :ivar lost_at: when another task created a serving of the name that this one wanted to create
@@ -104,6 +115,7 @@ class Site:
     log: Callable[[str], None]
     clock: Callable[[], float] = time.time
     timeout: float = 120
+    may_recreate: bool = True
     on_save: Callable[[], None] = lambda: None
     record: Deployment = field(default_factory=Deployment)
     lost_at: float | None = None
@@ -119,14 +131,21 @@ class Site:
         :raises ServingOvertakenError: another task has stored one since it was read
         """
         self.on_save()
-        stored = self.records.load() or Deployment()
-        if stored != self.record and _as_text(stored) != _as_text(self.record):
-            raise ServingOvertakenError(
-                f"Another task has taken over the deployment of serving {self.name!r}. The next try looks what it did.",
-                self.name,
-            )
+        if not self.is_current():
+            raise self._overtaken()
         self.records.save(record)
         self.record = record
+
+    def _overtaken(self) -> ServingOvertakenError:
+        return ServingOvertakenError(
+            f"Another task has taken over the deployment of serving {self.name!r}. The next try queries what it did.",
+            self.name,
+        )
+
+    def is_current(self) -> bool:
+        """Return whether nobody has stored another record since it was read."""
+        stored = self.records.load() or Deployment()
+        return stored == self.record or _as_text(stored) == _as_text(self.record)
 
     def note(self, **changes: Any) -> None:
         """Change entries of the replacement that is under way."""
@@ -154,7 +173,7 @@ class Site:
         if rollout is None or not rollout.has_candidate:
             return
         found = yield from self.find_candidate()
-        if found is not None and found.created_at == rollout.candidate_created_at:
+        if found is not None and is_same_time(found.created_at, rollout.candidate_created_at):
             yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
 
     def claim(self, spec: ServingSpec, owner: Owner) -> Procedure[Serving | None]:
@@ -162,46 +181,91 @@ class Site:
         self.on_save()
         since = self.clock()
         self.records.save_intent(Intent(owner, spec.name, since))
-        created = yield from create(spec, since, self.clock)
-        self.lost_at = self.clock() if created is None else None
+        try:
+            created = yield from create(spec, since, self.clock)
+        except BitaHubError as error:
+            if not retry.may_have_taken_effect(error):
+                self._creates_nothing(owner)
+            raise
+        if created is None:
+            self.lost_at = self.clock()
+            self._creates_nothing(owner)
         return created
 
     def has_claimed(self, owner: Owner, record: Deployment) -> None:
         """Store the record of what `claim` has created. Nothing is being created any more."""
         self.save(record)
+        self._creates_nothing(owner)
+
+    def _creates_nothing(self, owner: Owner) -> None:
         intent = self.records.load_intent()
         if intent is not None and intent.owner == owner:
             self.records.save_intent(replace(intent, name=""))
 
-    def put(self, spec: ServingSpec, placed: Literal["new", "old"]) -> Procedure[None]:
+    def put(self, spec: Callable[[], ServingSpec], placed: Literal["new", "old"]) -> Procedure[None]:
         """Give the public name to a specification: in place where the replacement says so, else by a new serving.
 
+        :param spec: returns the specification, where it is needed
         :param placed: which version of the replacement it is
         :raises ServingRefusedError: a serving has the name that is not ours
         """
         for _ in range(_ATTEMPTS):
-            rollout, found = self.rollout, (yield from self.find())
-            if found is not None and not self.record.owns(found, self.clock()):
+            rollout, found, now = self.rollout, (yield from self.find()), self.clock()
+            if found is not None and not self.record.owns(found, now):
                 raise self.refusal(found)
-            is_expected = found is not None and self.record.is_successor(found, self.clock())
-            if found is not None and is_expected and rollout.placing == placed:  # the creation's answer was lost
-                return self._has_placed(found, placed)
-            if found is not None and rollout.placed == placed and not found.status.is_ending:
-                return None
-            is_untouched = placed == "old" and not rollout.placed and self.record.since is None
-            if found is not None and not is_expected and rollout.in_place and not found.status.is_ending:
-                yield from update_serving(spec)
-                return self._has_placed(found, placed)
-            if found is not None and is_untouched and not found.status.is_ending:
-                return self._has_placed(found, placed)
-            since = self.clock()
-            away = since if rollout.away_since is None and rollout.replaces else rollout.away_since
-            self.save(replace(self.record, since=since, rollout=replace(rollout, placing=placed, away_since=away)))
+            is_successor = found is not None and self.record.is_successor(found, now)
+            if found is not None and not found.status.is_ending:
+                is_there = rollout.placing == placed if is_successor else rollout.placed == placed
+                is_untouched = not (is_successor or rollout.placed or self.record.since is not None)
+                is_updated = rollout.in_place and not is_successor
+                if is_there or (placed == "old" and is_untouched and not is_updated):
+                    return self._has_placed(found, placed)
+                if is_updated and (yield from self._update(spec(), is_untouched=placed == "old" and is_untouched)):
+                    return self._has_placed(found, placed, was_updated=True)
+            if found is not None and not self.may_recreate:
+                raise ServingAliveError(f"There is no time to create serving {self.name!r} again.", self.name)
+            wanted, earlier = spec(), self.record.since
+            self.save(
+                replace(
+                    self.record,
+                    since=now,
+                    rollout=replace(
+                        self.rollout,
+                        placing=placed,
+                        away_since=rollout.away_since or (now if rollout.replaces else None),
+                    ),
+                )
+            )
             if found is not None:
                 yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
-            if (created := (yield from create(spec, since, self.clock))) is not None:
+            if (created := (yield from create(wanted, now, self.clock))) is not None:
                 return self._has_placed(created, placed)
+            # Another creation took the name: an earlier one of ours, whose answer was lost, or a stranger's.
+            other = yield from self.find()
+            if other is not None and (earlier is None or not is_created_since(other.created_at, earlier, self.clock())):
+                raise self.refusal(other)
+            self.note(placing=rollout.placing)
         raise ServingOvertakenError(f"The name of serving {self.name!r} is taken again and again.", self.name)
+
+    def _update(self, spec: ServingSpec, *, is_untouched: bool) -> Procedure[bool]:
+        """Replace the specification in place, and return whether that is done; False: it has to be created again.
+
+        :param is_untouched: the serving has this specification already, unless an update was lost
+        """
+        if not self.is_current():
+            raise self._overtaken()
+        try:
+            yield from update_serving(spec)
+        except APIError as error:
+            if not retry.was_refused(error):
+                raise
+            if is_untouched:
+                return True
+            if self.rollout.placed != "new":
+                raise
+            self.note(in_place=False)
+            return False
+        return True
 
     def abandon(self, owner: Owner, secrets: Mapping[str, str], grace: float = 0) -> Procedure[str]:
         """End what a task instance has under way, see `repair`; also a creation that is not yet on record.
@@ -232,37 +296,49 @@ class Site:
     def repair(self, secrets: Mapping[str, str]) -> Procedure[str]:
         """End a replacement whose task has ended, and return in words what became of it.
 
-        A new version that was checked as a candidate keeps the public name. Otherwise the old version gets it back. In
-        any case the candidate is removed. Whether the serving answers is not waited for.
+        The candidate is removed. A new version that was checked, and that answers under the public name, stays.
+        Otherwise the old version gets the name back; whether it answers is not waited for.
 
-        :param secrets: values of secret environment variables, in case the old version must be created again
-        :raises ConfigurationError: a value of them is missing
+        :param secrets: the secret values, in case the old version must be created again
+        :raises ConfigurationError: one of them is missing
         """
         rollout = self.record.rollout
         if rollout is None:
             return "there was nothing to end"
-        end = "nothing was changed"
-        record = self.record
-        if rollout.phase != "candidate":
+        yield from self.remove_candidate()
+        end, record = "nothing was changed", self.record
+        if rollout.phase not in ("candidate", "tidy"):
             found = yield from self.find()
-            is_new = found is not None and rollout.placed == "new" and not found.status.is_ending
-            if is_new and rollout.phase == "switch" and rollout.has_candidate:
+            if found is not None and not self.record.owns(found, self.clock()):
+                end, record = "someone else has taken the name", replace(self.record, exists=False, since=None)
+            elif found is not None and (yield from self._has_proved_itself(found)):
+                end = f"the {rollout.version} was checked and serves"
                 record = record.with_version(replace(rollout.version, deployed_at=self.clock()))
-                end = f"the {rollout.version}, which was checked, serves now"
             elif rollout.replaces:
                 end = yield from self.put_back(secrets)
                 record = self.record
             else:
                 end = yield from self.clear()
                 record = self.record
-        yield from self.remove_candidate()
         self.save(replace(record, rollout=None))
         return f"{end}, and the candidate was removed" if rollout.has_candidate else end
+
+    def _has_proved_itself(self, found: Serving) -> Procedure[bool]:
+        """Return whether the new version was checked, here or as a candidate, and answers under the public name."""
+        rollout = self.rollout
+        if rollout.phase != "switch" or rollout.placed != "new":
+            return False
+        if rollout.ready_at is None and (not rollout.has_candidate or found.busy_pods):
+            return False
+        try:
+            return found.status is ServingStatus.RUNNING and (yield from probe_serving(found))
+        except BitaHubError:
+            return False
 
     def put_back(self, secrets: Mapping[str, str]) -> Procedure[str]:
         """Give the public name back to the version on record, and return in words what was done."""
         old = self.record.versions[0]
-        yield from self.put(old.to_spec(secrets), "old")
+        yield from self.put(lambda: old.to_spec(secrets), "old")
         return f"the {old} has the name again"
 
     def clear(self) -> Procedure[str]:
@@ -275,13 +351,20 @@ class Site:
 
     def refusal(self, found: Serving) -> ServingRefusedError:
         """Return the error for a serving that is not ours."""
+        if found.name != self.name:
+            return ServingRefusedError(
+                f"A serving named {found.name!r} (version {self.version!r}) exists, so it is left alone. The name is "
+                f"needed to try a new version of {self.name!r}. Remove the serving, or choose another serving_name.",
+                found.name,
+            )
         return ServingRefusedError(
             f"A serving named {found.name!r} (version {self.version!r}) exists that this Airflow did not create, so it "
             f"is left alone. Choose another serving_name, or remove it on the platform.",
             found.name,
         )
 
-    def _has_placed(self, found: Serving, placed: Literal["new", "old"]) -> None:
+    def _has_placed(self, found: Serving, placed: Literal["new", "old"], *, was_updated: bool = False) -> None:
         """Record which version has the public name now."""
-        rollout = replace(self.rollout, placed=placed, placing="", step_at=self.clock(), ready_at=None)
+        changes = {"placed": placed, "placing": "", "was_updated": was_updated}
+        rollout = replace(self.rollout, **changes, step_at=self.clock(), ready_at=None)
         self.save(replace(self.record, created_at=found.created_at, since=None, exists=True, rollout=rollout))

@@ -13,12 +13,13 @@ from airflow_bitahub.exceptions import (
     ConfigurationError,
     ServingFailedError,
     ServingOvertakenError,
+    ServingRefusedError,
     ServingTimeoutError,
 )
 from airflow_bitahub.procedures import retry
-from airflow_bitahub.procedures.deployments import Owner, Rollout
+from airflow_bitahub.procedures.deployments import LONGEST_CLAIM, Owner, Rollout
 from airflow_bitahub.procedures.servings import end_serving
-from airflow_bitahub.procedures.site import LONGEST_CLAIM, Site
+from airflow_bitahub.procedures.site import Site
 
 # Seconds after which a note in the record, which no creation guards, has outlasted others that were written with it.
 SETTLING = 2
@@ -37,6 +38,10 @@ class Unrecorded(NamedTuple):
     is_left: bool
 
 
+def _sleep(seconds: float) -> Procedure[None]:
+    yield Sleep(seconds)
+
+
 @dataclass
 class Turn:
     """One task's turn to change a serving.
@@ -44,6 +49,7 @@ class Turn:
     :param is_active: returns whether a task instance will go on with its deployment
     :param owner: the task instance that deploys; None: this task does not deploy, so it owns no deployment
     :param deadline: until when to wait, in seconds since the epoch; None: no limit
+    :param pause: sleeps for so many seconds. It may raise something to wait again later
     """
 
     site: Site
@@ -52,6 +58,7 @@ class Turn:
     deadline: float | None = None
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     clock: Callable[[], float] = time.time
+    pause: Callable[[float], Procedure[None]] = _sleep
 
     def wait(self) -> Procedure[Rollout | None]:
         """Wait until no other task deploys the serving, and return a deployment that was left; None: there is none.
@@ -69,12 +76,18 @@ class Turn:
                 return rollout
             if rollout is not None:
                 reason = f"{rollout.owner} is deploying it"
-            elif (unrecorded := (yield from self.find_unrecorded())) is None:
-                return None
-            elif unrecorded.is_left:
-                yield from self.remove(unrecorded)
-                continue
             else:
+                try:
+                    unrecorded = yield from self.find_unrecorded()
+                except ServingRefusedError:
+                    if self.site.is_current():
+                        raise
+                    continue  # it was put on record meanwhile
+                if unrecorded is None:
+                    return None
+                if unrecorded.is_left:
+                    yield from self.remove(unrecorded)
+                    continue
                 reason = f"{unrecorded.creator} has just begun to deploy it"
             now = self.clock()
             if self.deadline is not None and now >= self.deadline:
@@ -82,7 +95,7 @@ class Turn:
             if reason != said:
                 self.site.log(f"Waiting: {reason}")
                 said = reason
-            yield Sleep(retry.sleep_seconds(_INTERVAL, now, self.deadline))
+            yield from self.pause(retry.sleep_seconds(_INTERVAL, now, self.deadline))
 
     def end(self, left: Rollout) -> Procedure[None]:
         """End a deployment that was left, see `Site.repair`.

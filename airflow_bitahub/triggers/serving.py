@@ -26,7 +26,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param pending_deadline: when to stop waiting for a serving that has not started, in seconds since the epoch
     :param until: when to report at the earliest that it is ready, likewise
-    :param is_update: its specification was replaced in place; see `wait_for_serving`
+    :param is_update: it was changed in place; see `wait_for_serving`, likewise for `unseen_until`
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
         pending_deadline: float | None = None,
         until: float | None = None,
         is_update: bool = False,
+        unseen_until: float | None = None,
         deadline: float | None = None,
         grace: float | None = GRACE_PERIOD,
         cancel_on_kill: bool = True,
@@ -53,6 +54,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
         self.pending_deadline = pending_deadline
         self.until = until
         self.is_update = is_update
+        self.unseen_until = unseen_until
 
     @property
     def description(self) -> str:
@@ -76,6 +78,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
             "pending_deadline": self.pending_deadline,
             "until": self.until,
             "is_update": self.is_update,
+            "unseen_until": self.unseen_until,
         }
 
     async def wait(self, watcher: Watcher, journal: Journal) -> ServingEvent:
@@ -92,6 +95,7 @@ class BitaHubServingTrigger(BitaHubTrigger):
             pending_deadline=self.pending_deadline,
             until=self.until,
             is_update=self.is_update,
+            unseen_until=self.unseen_until,
             grace=self.grace,
             is_known=self.grace is not None,
         )

@@ -140,9 +140,11 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
 ) -> None:
     untouched = served.record
     with pytest.raises(kind, match=says) as caught:
-        operator = deploy(served, "v2", commands=["echo loading the model", START], **arguments) if (
-            "commands" not in arguments
-        ) else deploy(served, "v2", commands=["echo loading the model", arguments["commands"]])
+        operator = (
+            deploy(served, "v2", commands=["echo loading the model", START], **arguments)
+            if ("commands" not in arguments)
+            else deploy(served, "v2", commands=["echo loading the model", arguments["commands"]])
+        )
         operator.execute(TaskRun().context())
     assert served.record == untouched
     served.until_serves("v1")
@@ -152,7 +154,9 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
 
 
 @pytest.mark.parametrize("strategy", ["in_place", "recreate"])
-@pytest.mark.parametrize("arguments", [{"checks": [WRONG]}, {"commands": "echo dear me; exit 3"}], ids=["wrong", "ends"])
+@pytest.mark.parametrize(
+    "arguments", [{"checks": [WRONG]}, {"commands": "echo dear me; exit 3"}], ids=["wrong", "ends"]
+)
 def test_version_that_fails_under_the_public_name_gives_it_back(
     arguments: dict[str, Any], strategy: str, served: Service
 ) -> None:

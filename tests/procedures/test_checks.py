@@ -16,6 +16,7 @@ from airflow_bitahub.exceptions import (
     ConfigurationError,
     InvokeError,
     ServingCheckError,
+    ServingFailedError,
     ServingUnavailableError,
     UnexpectedResponseError,
 )
@@ -124,7 +125,7 @@ def test_a_program_that_warms_up_is_asked_again(error: BitaHubError) -> None:
 @pytest.mark.parametrize("limit", [0, 10, 60])
 def test_a_program_that_never_answers_fails_after_the_limit(error: BitaHubError, limit: float) -> None:
     program = Program(takes=[0.125], fails=[error] * 1000)
-    with pytest.raises(ServingCheckError, match=rf"'mnist' failed check 1: 7\.png -> no answer in .* s; {error}"):
+    with pytest.raises(ServingFailedError, match=rf"'mnist' failed check 1: 7\.png -> no answer in .* s; {error}"):
         program.check(AnswerCheck(question(), 7), warmup_timeout=limit)
     assert limit <= program.now - 1000 <= limit + 1
     assert len(program.requests) == 1 if limit == 0 else len(program.requests) > 5
@@ -134,7 +135,7 @@ def test_the_limit_is_for_all_checks_together_and_an_answer_costs_nothing_of_it(
     program = Program(takes=[1], fails=[TIMEOUT] * 3)
     program.check(*[AnswerCheck(question(), 7)] * 30, warmup_timeout=5)
     program.fails = [TIMEOUT] * 4
-    with pytest.raises(ServingCheckError):
+    with pytest.raises(ServingFailedError):
         program.check(AnswerCheck(question(), 7), warmup_timeout=5)
 
 
@@ -279,7 +280,7 @@ def test_a_program_that_ends_during_a_sample_fails_the_check() -> None:
         return pictures[:1]
 
     program.answers = end
-    with pytest.raises(ServingCheckError, match=r"no answer in .*; connection refused"):
+    with pytest.raises(ServingFailedError, match=r"no answer in .*; connection refused"):
         program.check(sample(10, 0.1), warmup_timeout=5)
 
 

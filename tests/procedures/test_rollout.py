@@ -18,7 +18,6 @@ from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
     InvalidRequestError,
-    ServingAliveError,
     ServingCheckError,
     ServingError,
     ServingFailedError,
@@ -38,6 +37,7 @@ from airflow_bitahub.procedures.deployments import (
 from airflow_bitahub.procedures.questions import Picture, Question
 from airflow_bitahub.procedures.rollout import Deployed, Deployer, Plan
 from airflow_bitahub.procedures.site import Site
+from airflow_bitahub.procedures.turn import Turn
 from tests.procedures.stage import CONFLICT, INVALID, MISSING, TIMEOUT, Died, Stage, every_death, fresh, serving
 
 NAME, NEXT = "mnist", "mnist-next"
@@ -100,9 +100,13 @@ class Platform(Stage):
         self.lost: set[int] = set()  # numbers of changing requests whose answers are lost
         self.dropped: set[int] = set()  # likewise, which are lost themselves
         self.changes = 0
-        self.stuck: set[str] = set()  # names whose removal does not end
         self.death: tuple[int, bool] | None = None
         self.steps = 0
+        self.intruder: Fake | None = None  # takes the public name as soon as it is free
+        self.refuses_updates = False
+        self.holds_public = False
+        self.hangs_at: float | None = None  # when the program of `good:2` stops answering
+        self.keeps = ""  # the name of a serving that cannot be removed
         self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
         self.story: list[str] = []
 
@@ -110,15 +114,27 @@ class Platform(Stage):
 
     def settle(self) -> None:
         for name, fake in list(self.servings.items()):
-            if fake.removed is not None and self.now >= fake.removed + START and name not in self.stuck:
+            if fake.removed is not None and self.now >= fake.removed + START and name != self.keeps:
                 del self.servings[name]
+            elif name == NAME and self.holds_public and fake.image == "good:2":
+                continue
             elif fake.image.startswith(("good", "wrong")) and self.now >= fake.started + START:
                 fake.serves = fake.image
+        if self.intruder is not None and NAME not in self.servings:
+            self.servings[NAME] = self.intruder
 
     def answering(self, name: str = NAME) -> str:
         """Return the image whose program answers at a name; "": none."""
         self.settle()
         fake = self.servings.get(name)
+        if (
+            name == NAME
+            and fake
+            and fake.serves == "good:2"
+            and self.hangs_at is not None
+            and self.now >= self.hangs_at
+        ):
+            return ""
         return fake.serves if fake and fake.removed is None else ""
 
     def view(self, name: str, fake: Fake) -> Serving:
@@ -180,6 +196,8 @@ class Platform(Stage):
         fake = self.known(request)
         assert fake.is_ours, "a stranger's serving is changed"
         if operation == "update_serving":
+            if self.refuses_updates:
+                raise fresh(INVALID)
             assert fake.removed is None
             fake.image, fake.started = body["image"], self.now
         elif fake.removed is None:
@@ -205,7 +223,12 @@ class Platform(Stage):
         spec, secrets = changes.pop("spec", spec_of(image)), changes.pop("secrets", {})
         version = Version.of(spec, secrets, run_date=changes.pop("run_date", None), deployed_by=str(owner))
         plan = Plan(spec, version, owner, secrets, **{"checks": (SEVEN,), "launch_timeout": 60, **changes})
-        return Deployer(plan, self.site(), lambda owner: owner not in self.airflow.dead, clock=self.clock).deploy()
+        site = self.site()
+        turn = Turn(site, self.is_active, owner, plan.turn_deadline, secrets, clock=self.clock)
+        return Deployer(lambda _: plan, site, turn, clock=self.clock).deploy()
+
+    def is_active(self, owner: Owner) -> bool:
+        return owner not in self.airflow.dead
 
     def deploy(self, image: str, task: str = "a", **changes: Any) -> Deployed:
         return self.run(self.deployment(image, task, **changes))
@@ -296,7 +319,7 @@ def test_error_says_what_failed_what_the_program_printed_and_what_serves() -> No
         "seven.png -> 3",
         "7 was expected",
         "it is broken",
-        "/models/u/good:1) serves as b",
+        "/models/u/good:1) was not touched",
     ):
         assert text in str(caught.value)
     with pytest.raises(ServingFailedError, match=r"candidate failed: The serving 'mnist-next' is FAILED"):
@@ -342,17 +365,6 @@ def test_candidate_without_a_place_fails_with_a_sentence() -> None:
     platform.assert_serves("good:1")
 
 
-def test_candidate_that_is_not_removed_in_time_does_not_cost_the_new_version() -> None:
-    platform = platform_with()
-    platform.stuck = {NEXT}
-    with pytest.raises(ServingAliveError, match="still there"):
-        platform.deploy("good:2")
-    assert platform.answering() == "good:2"
-    platform.stuck.clear()
-    platform.deploy("good:2")
-    platform.assert_serves("good:2")
-
-
 # Whose turn it is --------------------------------------------------------------------------------------------------
 
 
@@ -369,7 +381,7 @@ def test_older_run_never_replaces_what_a_newer_one_deployed() -> None:
 def test_strangers_serving_is_left_alone(name: str) -> None:
     platform = platform_with() if name == NEXT else Platform()
     stranger = platform.servings[name] = Fake(platform.now - 9, "good:9", is_ours=False)
-    with pytest.raises(ServingRefusedError, match=f"A serving named '{name}' .* did not create"):
+    with pytest.raises(ServingRefusedError, match=f"A serving named '{name}' .* is left alone"):
         platform.deploy("good:2")
     assert platform.servings[name] is stranger
 
@@ -512,6 +524,79 @@ def test_any_answer_may_be_lost(kind: str, image: str, serves: str, way: dict[st
             break
 
 
+@pytest.mark.parametrize("name", [NAME, NEXT])
+def test_strangers_serving_is_left_alone_also_after_a_refused_creation(name: str) -> None:
+    platform = platform_with()
+    with pytest.raises(InvalidRequestError):
+        platform.deploy("unknown")
+    if name == NAME:
+        platform.servings.clear()
+    platform.now += 900
+    stranger = platform.servings[name] = Fake(platform.now, "good:9", is_ours=False)
+    with pytest.raises(ServingRefusedError):
+        platform.deploy("good:2")
+    assert platform.servings[name] is stranger
+
+
+def test_stranger_who_takes_the_name_in_the_gap_is_left_alone() -> None:
+    platform = platform_with()
+    platform.intruder = Fake(0, "good:9", "good:9", is_ours=False)
+    with pytest.raises(ServingRefusedError):
+        platform.deploy("good:2")
+    assert platform.servings == {NAME: platform.intruder}
+    record = platform.airflow.load()
+    assert record is not None
+    assert (record.exists, record.rollout) == (False, None)
+
+
+@pytest.mark.parametrize("strategy", ["candidate", "in_place"])
+def test_update_that_the_platform_refuses_changes_nothing_and_blocks_nothing(strategy: str) -> None:
+    platform = platform_with()
+    platform.refuses_updates = True
+    with pytest.raises(BitaHubError):
+        platform.deploy("good:2", strategy=strategy, can_update=True)
+    platform.assert_serves("good:1")
+    platform.refuses_updates = False
+    platform.deploy("good:2", "b", strategy=strategy, can_update=True)
+    platform.assert_serves("good:2")
+
+
+def test_new_version_that_does_not_answer_is_not_kept_by_the_clean_up() -> None:
+    platform = platform_with()
+    platform.holds_public = True  # its program does not start under the public name
+    procedure = platform.deployment("good:2")
+    step = next(procedure)
+    while platform.servings[NAME].image != "good:2" if NAME in platform.servings else True:
+        try:
+            step = procedure.send(platform.perform(step))
+        except BitaHubError as error:
+            step = procedure.throw(error)
+    procedure.close()
+    platform.holds_public = False
+    platform.run(platform.site().abandon(Owner("dag", "a", "run"), {}))
+    platform.assert_serves("good:1")
+
+
+def test_candidate_that_cannot_be_removed_costs_no_version_that_serves() -> None:
+    platform = platform_with()
+    platform.keeps = NEXT
+    with pytest.raises(ServingError, match="still there"):
+        platform.deploy("good:2", can_update=True)
+    assert platform.answering() == "good:2"
+    platform.keeps = ""
+    platform.deploy("good:2", can_update=True)
+    platform.assert_serves("good:2")
+
+
+def test_program_that_hangs_while_it_is_watched_is_replaced_soon() -> None:
+    platform = platform_with()
+    platform.hangs_at = platform.now + 60
+    with pytest.raises(ServingFailedError, match="has not answered"):
+        platform.deploy("good:2", bake_seconds=3000, launch_timeout=3000)
+    assert platform.now < 1500
+    platform.assert_serves("good:1")
+
+
 # What is on record ---------------------------------------------------------------------------------------------------
 
 
@@ -530,9 +615,28 @@ def test_no_secret_is_on_record() -> None:
     assert deployment_from_json(json.loads(stored)) == record
     assert record.versions[0].to_spec(secrets) == spec
     with pytest.raises(ConfigurationError, match=r"needs the secret values API_TOKEN, KEY, which are kept nowhere"):
-        platform.deploy("good:2")
-    platform.deploy("good:2", secrets=secrets)
+        record.versions[0].to_spec({})
+
+
+def test_version_without_the_secrets_of_the_one_before_is_deployed_with_a_warning() -> None:
+    platform = Platform()
+    platform.deploy("good:1", spec=spec_of("good:1", envs={"KEY": "mum"}), secrets={"KEY": "mum"})
+    with pytest.raises(ServingCheckError, match="was not touched"):
+        platform.deploy("wrong")
+    platform.assert_serves("good:1")
+    platform.deploy("good:2", "b")
     platform.assert_serves("good:2")
+    assert any("needs the secret values KEY, which this task does not know" in line for line in platform.story)
+
+
+def test_secret_that_the_program_printed_is_not_in_the_error_or_on_record() -> None:
+    platform = platform_with()
+    secrets = {"KEY": "it is broken"}
+    with pytest.raises(ServingError) as caught:
+        platform.deploy(
+            "wrong", strategy="recreate", spec=spec_of("wrong", envs={"KEY": "it is broken"}), secrets=secrets
+        )
+    assert "Traceback: ***" in str(caught.value)
 
 
 def test_versions_are_kept_newest_first_and_once() -> None:

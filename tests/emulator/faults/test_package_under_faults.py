@@ -29,6 +29,7 @@ from airflow_bitahub.procedures.retry import Retry
 from airflow_bitahub.procedures.rollout import Deployer, Plan
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.submission import ensure_job
+from airflow_bitahub.procedures.turn import Turn
 from tests.emulator.conftest import JOBS, Api
 from tests.emulator.faults.conftest import (
     BUSY,
@@ -202,7 +203,7 @@ def test_a_serving_whose_creation_is_not_answered_is_created_once(api: Api, clie
     created = add(Match(method="POST", path="*/serving"), after="close")
     plan = Plan(spec, Version.of(spec, {}), Owner("dag", "task", "run"), poll_interval=0.05)
     site = Site("once", "v1", OneServing(), lambda _: None)
-    deployed = client.run(Deployer(plan, site, lambda _: True).deploy())
+    deployed = client.run(Deployer(lambda _: plan, site, Turn(site, lambda _: True, plan.owner)).deploy())
     assert created.applied == 1
     assert [serving.created_at for serving in client.send(list_servings())] == [deployed.serving.created_at]
     client.send(delete_serving("once", "v1"))

@@ -49,16 +49,20 @@ def find_serving(
     return (yield from retry.find(query, grace, clock, is_known=is_ours, may_exist=is_ours))
 
 
-def create(spec: ServingSpec, since: float, clock: Callable[[], float]) -> Procedure[Serving | None]:
+def create(
+    spec: ServingSpec, since: float, clock: Callable[[], float], on_send: Callable[[], None]
+) -> Procedure[Serving | None]:
     """Create a serving, and return it; None where another one has taken the name.
 
     Query it where the outcome is unknown.
 
     :param since: when the creation was recorded
+    :param on_send: called before each request to create it
     """
     query = get_serving(spec.name, spec.version)
     may_exist, is_accepted, serving = False, False, None
     for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
+        on_send()
         try:
             yield from create_serving(spec)
             is_accepted = True
@@ -93,7 +97,7 @@ class Site:
     """The public name of a serving, its candidate's name, and their record.
 
     :param timeout: seconds for which a removal may take
-    :param on_save: called before anything is stored, which is before anything is sent
+    :param on_save: called before anything is stored and before anything is created
     :ivar record: the record as last read or stored
     :ivar lost_at: when another task created a serving of the name that this one wanted to create
     """
@@ -162,7 +166,7 @@ class Site:
         self.on_save()
         since = self.clock()
         self.records.save_intent(Intent(owner, spec.name, since))
-        created = yield from create(spec, since, self.clock)
+        created = yield from create(spec, since, self.clock, self.on_save)
         self.lost_at = self.clock() if created is None else None
         return created
 
@@ -199,7 +203,7 @@ class Site:
             self.save(replace(self.record, since=since, rollout=replace(rollout, placing=placed, away_since=away)))
             if found is not None:
                 yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
-            if (created := (yield from create(spec, since, self.clock))) is not None:
+            if (created := (yield from create(spec, since, self.clock, self.on_save))) is not None:
                 return self._has_placed(created, placed)
         raise ServingOvertakenError(f"The name of serving {self.name!r} is taken again and again.", self.name)
 

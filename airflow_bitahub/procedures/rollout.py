@@ -373,9 +373,8 @@ class Deployer:
         """Wait until the public name answers, and record for how long it did not."""
         rollout, created_at = self.site.rollout, self.site.record.created_at
         deadline = (until or rollout.step_at) + self.plan.launch_timeout
-        serving = yield from self._wait(
-            Waiting(self.site.name, created_at, deadline, until=until, is_update=rollout.in_place)
-        )
+        is_update = rollout.in_place and rollout.replaces
+        serving = yield from self._wait(Waiting(self.site.name, created_at, deadline, until=until, is_update=is_update))
         if rollout.away_since is not None:
             seconds = rollout.away_seconds + self.clock() - rollout.away_since
             self.site.note(away_since=None, away_seconds=round(seconds, 1))

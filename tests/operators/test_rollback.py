@@ -40,14 +40,18 @@ def test_version_before_comes_back_once_however_often_the_task_runs(
     for model in ("v1", "v2"):
         deploy(service, model).execute(TaskRun().context())
     operator = roll_back(service, deferrable=deferrable)
-    result = finish(operator, task_run, defer(operator, task_run)) if deferrable else operator.execute(task_run.context())
+    result = (
+        finish(operator, task_run, defer(operator, task_run)) if deferrable else operator.execute(task_run.context())
+    )
     service.until_serves("v1")
     assert (result["model_path"], result["previous"]) == (model_path("v1"), model_path("v2"))
     task_run.clear()
     again = roll_back(service).execute(task_run.context())
     assert (again["model_path"], again["previous"]) == (model_path("v1"), None)
     service.until_serves("v1")
-    assert roll_back(service).execute(TaskRun().context())["model_path"] == model_path("v2"), "another run goes back too"
+    assert roll_back(service).execute(TaskRun().context())["model_path"] == model_path("v2"), (
+        "another run goes back too"
+    )
 
 
 def test_named_version_comes_back(service: Service, variables: dict[str, str]) -> None:

@@ -136,7 +136,9 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
 ) -> None:
     untouched = served.record
     with pytest.raises(kind, match=says) as caught:
-        deploy(served, "v2", **{"commands": ["echo loading the model", START], **arguments}).execute(TaskRun().context())
+        deploy(served, "v2", **{"commands": ["echo loading the model", START], **arguments}).execute(
+            TaskRun().context()
+        )
     assert served.record == untouched
     served.until_serves("v1")
     if "model" not in arguments:  # which the platform refuses
@@ -145,7 +147,9 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
 
 
 @pytest.mark.parametrize("strategy", ["in_place", "recreate"])
-@pytest.mark.parametrize("arguments", [{"checks": [WRONG]}, {"commands": "echo dear me; exit 3"}], ids=["wrong", "ends"])
+@pytest.mark.parametrize(
+    "arguments", [{"checks": [WRONG]}, {"commands": "echo dear me; exit 3"}], ids=["wrong", "ends"]
+)
 def test_version_that_fails_under_the_public_name_gives_it_back(
     arguments: dict[str, Any], strategy: str, served: Service
 ) -> None:

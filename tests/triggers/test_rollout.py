@@ -69,7 +69,8 @@ def test_trigger_survives_storage() -> None:
 
 @pytest.mark.usefixtures("connection", "variables", "shown_at_once", "quick")
 @pytest.mark.parametrize(
-    ("state", "strategy"), [("failed", "candidate"), (None, "recreate"), ("success", "in_place"), ("deferred", "candidate")]
+    ("state", "strategy"),
+    [("failed", "candidate"), (None, "recreate"), ("success", "in_place"), ("deferred", "candidate")],
 )
 def test_killed_trigger_ends_the_deployment_of_an_inactive_task(
     state: str | None, strategy: str, service: Service, task_run: TaskRun,

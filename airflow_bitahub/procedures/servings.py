@@ -68,7 +68,7 @@ def wait_for_serving(
     raw_state: str | None = None
     outage = retry.Outage(grace, is_known=is_known)
     last_seen, is_pending = "never", False
-    progress = _Progress(is_update, unseen_until or 0, clock())
+    progress = _Progress(is_update, unseen_until or 0, None if until is None else clock())
     while True:
         try:
             serving = yield from get_serving(name, version)
@@ -88,9 +88,8 @@ def wait_for_serving(
             if progress.is_complete(serving, clock()) and (yield from _answers(serving, readiness_path)):
                 if clock() >= (until or 0):
                     return serving
-                progress.answered_at = clock()
-            elif until is not None:
-                progress.raise_if_silent(name, readiness_path, clock())
+                progress.has_answered(clock())
+            progress.raise_if_silent(name, readiness_path, clock())
         now = clock()
         if pending_deadline is not None and is_pending and now >= pending_deadline:
             raise ServingTimeoutError(
@@ -111,7 +110,7 @@ class _Progress:
 
     is_update: bool
     unseen_until: float
-    answered_at: float
+    answered_at: float | None  # None: it does not matter, since the program need not have started yet
     was_busy: bool = False
 
     def is_complete(self, serving: Serving, now: float) -> bool:
@@ -124,9 +123,13 @@ class _Progress:
         was_seen = self.was_busy or now >= self.unseen_until
         return serving.status is ServingStatus.RUNNING and was_seen and not serving.busy_pods
 
+    def has_answered(self, now: float) -> None:
+        """Record that the program has answered."""
+        self.answered_at = None if self.answered_at is None else now
+
     def raise_if_silent(self, name: str, path: str, now: float) -> None:
         """Raise ServingFailedError if the program has not answered for too long."""
-        if now - self.answered_at >= LONGEST_SILENCE:
+        if self.answered_at is not None and now - self.answered_at >= LONGEST_SILENCE:
             raise ServingFailedError(
                 f"Serving {name!r} has not answered at {path!r} for {now - self.answered_at:.0f} s.", name
             )

@@ -59,16 +59,20 @@ def find_serving(
     return (yield from retry.find(query, grace, clock, is_known=is_ours, may_exist=is_ours))
 
 
-def create(spec: ServingSpec, since: float, clock: Callable[[], float]) -> Procedure[Serving | None]:
+def create(
+    spec: ServingSpec, since: float, clock: Callable[[], float], on_send: Callable[[], None]
+) -> Procedure[Serving | None]:
     """Create a serving, and return it; None where another one has taken the name.
 
     Query it where the outcome is unknown.
 
     :param since: when the creation was recorded
+    :param on_send: called before each request to create it
     """
     query = get_serving(spec.name, spec.version)
     may_exist, is_accepted, serving = False, False, None
     for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
+        on_send()
         try:
             yield from create_serving(spec)
             is_accepted = True
@@ -104,7 +108,7 @@ class Site:
 
     :param timeout: seconds for which a removal may take
     :param may_recreate: False: there is no time to create a serving again after its removal, so none is removed for it
-    :param on_save: called before anything is stored, which is before anything is sent
+    :param on_save: called before anything is stored and before anything is created
     :ivar record: the record as last read or stored
     :ivar lost_at: when another task created a serving of the name that this one wanted to create
     """
@@ -182,7 +186,7 @@ class Site:
         since = self.clock()
         self.records.save_intent(Intent(owner, spec.name, since))
         try:
-            created = yield from create(spec, since, self.clock)
+            created = yield from create(spec, since, self.clock, self.on_save)
         except BitaHubError as error:
             if not retry.may_have_taken_effect(error):
                 self._creates_nothing(owner)
@@ -238,7 +242,7 @@ class Site:
             )
             if found is not None:
                 yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
-            if (created := (yield from create(wanted, now, self.clock))) is not None:
+            if (created := (yield from create(wanted, now, self.clock, self.on_save))) is not None:
                 return self._has_placed(created, placed)
             # Another creation took the name: an earlier one of ours, whose answer was lost, or a stranger's.
             other = yield from self.find()

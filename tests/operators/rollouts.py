@@ -65,13 +65,13 @@ def new_service(platform: Emulator, client: BitaHubClient) -> Iterator[Service]:
             client.send(delete_serving(name))
 
 
-def deploy(service: Service, model: str = "v1", **arguments: Any) -> BitaHubDeployServingOperator:
+def deploy(service: Service, saved: str = "v1", /, **arguments: Any) -> BitaHubDeployServingOperator:
     """Return the operator that deploys one of the two models."""
     return BitaHubDeployServingOperator(
         **{
             "task_id": "task",
             "serving_name": service.name,
-            "model": model_path(model),
+            "model": model_path(saved),
             "commands": START,
             "poll_interval": 0.05,
             "launch_timeout": 30,
@@ -79,6 +79,14 @@ def deploy(service: Service, model: str = "v1", **arguments: Any) -> BitaHubDepl
             **arguments,
         }
     )
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Procedures do not wait for long, and a task is deferred without waiting on its worker first."""
+    sleep = time.sleep
+    monkeypatch.setattr("airflow_bitahub.client.time.sleep", lambda seconds: sleep(min(seconds, 0.05)))
+    monkeypatch.setattr("airflow_bitahub.operators.rollout._FIRST_WAIT", 0.0)
 
 
 def defer(operator: RolloutOperator, run: TaskRun) -> BitaHubRolloutTrigger:

@@ -31,14 +31,16 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.procedures.deployments import candidate_name
 from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
-from tests.operators.rollouts import Service, defer, deploy, finish, new_service, trigger_of
+from tests.operators.rollouts import Service, defer, deploy, finish, new_service, quick, trigger_of
 from tests.operators.served_program import START, ask, foreign_serving, model_path, no_serving_ready, put_models
 
 NOT_THERE = 404, {"status": {"code": 404, "msg": "there is no such serving"}, "data": None}
 PICTURE = "iVBORw0KGgo="
 RIGHT = {"image_base64": PICTURE, "expected": 7}
 WRONG = {"image_base64": PICTURE, "expected": 3}
-deploying = pytest.mark.usefixtures("connection", "variables", "shown_at_once")
+deploying = pytest.mark.usefixtures("connection", "variables", "shown_at_once", "quick")
+
+__all__ = ["quick"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,16 +57,10 @@ def service(platform: Emulator, client: BitaHubClient) -> Iterator[Service]:
 @pytest.fixture
 def served(service: Service, request: pytest.FixtureRequest) -> Service:
     """The name, under which the first model serves."""
-    for fixture in ("connection", "variables", "shown_at_once"):
+    for fixture in ("connection", "variables", "shown_at_once", "quick"):
         request.getfixturevalue(fixture)
     deploy(service).execute(TaskRun().context())
     return service
-
-
-@pytest.fixture(autouse=True)
-def _deferred_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task is deferred without waiting on its worker first."""
-    monkeypatch.setattr("airflow_bitahub.operators.rollout._FIRST_WAIT", 0.0)
 
 
 # One version after the other ---------------------------------------------------------------------------------------
@@ -130,7 +126,7 @@ def test_platform_without_updates_in_place_gets_a_new_serving(
     ("arguments", "kind", "says"),
     [
         ({"checks": [WRONG]}, AirflowFailException, "-> 7 .*3 was expected"),
-        ({"commands": "exit 3"}, ServingFailedError, "is FAILED"),
+        ({"commands": "echo loading the model; exit 3"}, ServingFailedError, "is FAILED"),
         ({"model": "never-saved"}, AirflowFailException, "never-saved' does not exist"),
         ({"readiness_path": "/sick", "launch_timeout": 0.5}, ServingFailedError, "was not ready in time"),
     ],
@@ -140,12 +136,9 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
 ) -> None:
     untouched = served.record
     with pytest.raises(kind, match=says) as caught:
-        operator = (
-            deploy(served, "v2", commands=["echo loading the model", START], **arguments)
-            if ("commands" not in arguments)
-            else deploy(served, "v2", commands=["echo loading the model", arguments["commands"]])
+        deploy(served, "v2", **{"commands": ["echo loading the model", START], **arguments}).execute(
+            TaskRun().context()
         )
-        operator.execute(TaskRun().context())
     assert served.record == untouched
     served.until_serves("v1")
     if "model" not in arguments:  # which the platform refuses
@@ -436,7 +429,7 @@ def test_first_version_that_is_never_ready_is_removed(launch_timeout: timedelta 
 def test_execution_timeout_ends_the_deployment(
     strategy: str, served: Service, task_run: TaskRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def strike(*_: object) -> None:
+    def strike(*_: object, **__: object) -> None:
         raise AirflowTaskTimeout
 
     with no_serving_ready():
@@ -617,8 +610,10 @@ def test_record_that_airflow_fails_to_give_is_no_reason_to_refuse(
 # Tasks that are marked, cleared or deleted -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["candidate", "in_place", "recreate"])
-@pytest.mark.parametrize("state", ["failed", "restarting", None])
+@pytest.mark.parametrize(
+    ("state", "strategy"),
+    [("restarting", "candidate"), (None, "candidate"), ("failed", "in_place"), ("failed", "recreate")],
+)
 def test_killed_deployment_that_airflow_no_longer_wants_is_ended(
     state: str | None, strategy: str, served: Service, task_run: TaskRun, task_state: Callable[[str | None], None]
 ) -> None:
@@ -667,7 +662,7 @@ def test_signal_handler_asks_airflow_for_nothing_itself(
     assert threading.get_ident() not in threads
 
 
-@pytest.mark.usefixtures("variables", "shown_at_once")
+@pytest.mark.usefixtures("variables", "shown_at_once", "quick")
 def test_deployment_killed_while_it_creates_removes_what_it_created_and_starts_nothing_new(
     service: Service, task_run: TaskRun, gateway: Gateway, task_state: Callable[[str | None], None]
 ) -> None:
@@ -688,6 +683,6 @@ def test_deployment_killed_while_it_creates_removes_what_it_created_and_starts_n
         return 200, {"status": {"code": 0}, "data": serving}
 
     gateway.answer = answer
-    with pytest.raises((AirflowFailException, ServingError)):
+    with pytest.raises(AirflowFailException, match="starts nothing new"):
         operator.execute(task_run.context())
     assert [asked.method for asked in gateway.asked if asked.method != "GET"] == ["POST", "DELETE"]

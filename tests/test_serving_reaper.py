@@ -131,7 +131,7 @@ def test_what_cannot_be_ended_says_why(
     name: str, hook: BitaHubHook, client: BitaHubClient, active: set[Owner], capsys: Any
 ) -> None:
     assert not active
-    serves = replace(Version.of(spec(name), {}), secrets=["LICENCE"])
+    serves = replace(Version.of(spec(name), {}), withheld=["LICENCE"])
     new = Version("fedcba", serves.spec)
     rollout = Rollout(OWNER, time.time() + 900, new, phase="restore", placed="new", replaces=True)
     records = VariableRecords(hook, name, "v1")

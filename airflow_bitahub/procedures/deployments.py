@@ -135,6 +135,7 @@ class Rollout:
     :param replaces: there was a serving before, which can be restored
     :param in_place: the platform replaces the specification of the serving that exists
     :param was_updated: the specification was replaced in place in this replacement
+    :param was_update_seen: the platform has listed replicas that change since then
     :param can_restore: the secret values of the old version are known
     :param placing: which version is being created under the public name
     :param placed: which version has certainly got the public name in this replacement; "": none yet
@@ -156,6 +157,7 @@ class Rollout:
     replaces: bool = False
     in_place: bool = False
     was_updated: bool = False
+    was_update_seen: bool = False
     can_restore: bool = True
     placing: Placed = ""
     placed: Placed = ""

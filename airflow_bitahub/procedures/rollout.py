@@ -380,7 +380,8 @@ class Deployer:
         deadline = rollout.step_at + self.plan.launch_timeout if until is None else until + LONGEST_SILENCE
         waiting = Waiting(self.site.name, created_at, deadline, until=until)
         if rollout.was_updated and rollout.ready_at is None:
-            waiting = replace(waiting, is_update=True, unseen_until=rollout.step_at + _LONGEST_UNSEEN_UPDATE)
+            unseen = 0 if rollout.was_update_seen else min(_LONGEST_UNSEEN_UPDATE, self.plan.launch_timeout / 2)
+            waiting = replace(waiting, is_update=True, unseen_until=rollout.step_at + unseen)
         serving = yield from self._wait(waiting)
         if self.site.record.created_at is None and serving.created_at is not None:
             self.site.save(replace(self.site.record, created_at=serving.created_at))

@@ -225,7 +225,9 @@ class Site:
                 if is_there or (placed == "old" and is_untouched and not is_updated):
                     return self._has_placed(found, placed)
                 if is_updated and (yield from self._update(spec(), is_untouched=placed == "old" and is_untouched)):
-                    return self._has_placed(found, placed, was_updated=True)
+                    changing = yield from self.find()
+                    was_seen = changing is not None and bool(changing.busy_pods)
+                    return self._has_placed(found, placed, was_updated=True, was_update_seen=was_seen)
             if found is not None and not self.may_recreate:
                 raise ServingAliveError(f"There is no time to create serving {self.name!r} again.", self.name)
             wanted, earlier = spec(), self.record.since
@@ -367,8 +369,22 @@ class Site:
             found.name,
         )
 
-    def _has_placed(self, found: Serving, placed: Literal["new", "old"], *, was_updated: bool = False) -> None:
+    def _has_placed(
+        self,
+        found: Serving,
+        placed: Literal["new", "old"],
+        *,
+        was_updated: bool = False,
+        was_update_seen: bool = False,
+    ) -> None:
         """Record which version has the public name now."""
-        changes = {"placed": placed, "placing": "", "was_updated": was_updated}
-        rollout = replace(self.rollout, **changes, step_at=self.clock(), ready_at=None)
+        rollout = replace(
+            self.rollout,
+            placed=placed,
+            placing="",
+            was_updated=was_updated,
+            was_update_seen=was_update_seen,
+            step_at=self.clock(),
+            ready_at=None,
+        )
         self.save(replace(self.record, created_at=found.created_at, since=None, exists=True, rollout=rollout))

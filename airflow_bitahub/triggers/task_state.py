@@ -12,10 +12,21 @@ _ACTIVE_STATES = {"running", "deferred", "queued", "scheduled", "up_for_retry", 
 class TaskInstance(Protocol):
     """What this module reads of Airflow's task instances; those of workers and triggerers have it alike."""
 
-    dag_id: str
-    task_id: str
-    run_id: str
-    map_index: int | None
+    @property
+    def dag_id(self) -> str:
+        """The DAG."""
+
+    @property
+    def task_id(self) -> str:
+        """The task in it."""
+
+    @property
+    def run_id(self) -> str:
+        """The DAG run."""
+
+    @property
+    def map_index(self) -> int | None:
+        """Which of a mapped task's instances it is; -1 or None: it is not mapped."""
 
 
 def is_task_active(ti: TaskInstance, *, when_reset: bool) -> bool:

@@ -14,19 +14,19 @@ class TaskInstance(Protocol):
 
     @property
     def dag_id(self) -> str:
-        """The DAG's id."""
+        """The DAG."""
 
     @property
     def task_id(self) -> str:
-        """The task's id."""
+        """The task in it."""
 
     @property
     def run_id(self) -> str:
-        """The run's id."""
+        """The DAG run."""
 
     @property
     def map_index(self) -> int | None:
-        """The index of a mapped task instance; negative or None: it is not mapped."""
+        """Which of a mapped task's instances it is; -1 or None: it is not mapped."""
 
 
 def is_task_active(ti: TaskInstance, *, when_reset: bool) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,12 +89,15 @@ def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_othe
 
 @pytest.mark.parametrize("strategy", ["candidate", "in_place", "recreate"])
 def test_better_model_takes_over_and_the_log_tells_how(
-    strategy: str, served: Service, caplog: pytest.LogCaptureFixture
+    strategy: str, served: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = served.record
-    with caplog.at_level(logging.INFO):
-        operator = deploy(served, "v2", strategy=strategy, checks=[RIGHT], bake_seconds=0.2)
-        result = operator.execute(TaskRun().context())
+    operator = deploy(served, "v2", strategy=strategy, checks=[RIGHT], bake_seconds=0.2)
+    result = operator.execute(TaskRun().context())
+    log = capsys.readouterr().out
+    tried = "beside it, as" if strategy == "candidate" else "Replacing it by"
+    places = [log.index(text) for text in (") serves. ", tried, "-> 7", "no version answered for")]
+    assert places == sorted(places), log
     served.until_serves("v2")
     assert (result["model_path"], result["previous"]) == (model_path("v2"), model_path("v1"))
     if strategy == "recreate":
@@ -163,7 +165,7 @@ def test_version_that_fails_under_the_public_name_gives_it_back(
 
 @deploying
 def test_first_version_that_fails_is_removed(service: Service) -> None:
-    with pytest.raises(AirflowFailException, match="It was removed. Nothing serves under this name"):
+    with pytest.raises(AirflowFailException, match=r"It was removed\. Nothing serves under this name"):
         deploy(service, checks=[WRONG]).execute(TaskRun().context())
     assert not service.names
     assert deploy(service, checks=[RIGHT]).execute(TaskRun().context())["previous"] is None
@@ -233,7 +235,7 @@ def test_placeholders_are_filled_in_and_numbers_may_be_text(service: Service, ta
     ],
 )
 def test_wrong_argument_fails_at_once_and_creates_nothing(
-    arguments: dict[str, Any], says: str, service: Service, task_run: TaskRun, platform: Emulator
+    arguments: dict[str, Any], says: str, service: Service, task_run: TaskRun
 ) -> None:
     operator = deploy(service)
     for argument, value in arguments.items():  # as templates may render them
@@ -245,20 +247,19 @@ def test_wrong_argument_fails_at_once_and_creates_nothing(
 
 def test_nothing_that_airflow_keeps_holds_a_secret(
     served: Service, task_run: TaskRun, connection: dict[str, Any], variables: dict[str, str], platform: Emulator,
-    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     secret = {"secret_envs": {"LICENCE": "hush-hush"}, "commands": f"echo; API_TOKEN=mum-mum; {START}"}
-    with caplog.at_level(logging.INFO, logger="airflow"):
-        operator = deploy(served, "v2", deferrable=True, **secret)
-        trigger = defer(operator, task_run)
-        [event] = events_of(trigger)
-        during = dict(variables)
-        result = finish(operator, task_run, trigger)
-    kept = json.dumps([result, event, trigger.serialize(), task_run.xcoms, task_run.store, during, variables])
+    operator = deploy(served, "v2", deferrable=True, **secret)
+    trigger = defer(operator, task_run)
+    [event] = events_of(trigger)
+    during = dict(variables)
+    result = finish(operator, task_run, trigger)
+    log = capsys.readouterr().out
+    kept = json.dumps([result, event, trigger.serialize(), task_run.xcoms, task_run.store, during, variables, log])
     assert served.name in kept
     for value in ("hush-hush", "mum-mum", served.record.token, platform.token):
         assert value not in kept
-        assert value not in caplog.text
     assert connection["password"] == platform.token
     with pytest.raises(AirflowFailException, match="needs the secret values API_TOKEN, LICENCE"):
         deploy(served, "v1").execute(TaskRun().context())
@@ -358,8 +359,7 @@ def die_at_record(monkeypatch: pytest.MonkeyPatch, nth: int, is_stored: bool) ->
 
 
 @deploying
-@pytest.mark.parametrize("is_stored", [False, True])
-@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(("is_first", "is_stored"), [(True, False), (True, True), (False, True)])
 def test_worker_may_be_killed_whenever_it_stores_something(
     is_first: bool, is_stored: bool, platform: Emulator, client: BitaHubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,9 +487,7 @@ def test_deferred_task_goes_on_from_step_to_step(served: Service, task_run: Task
 
 @pytest.mark.parametrize("is_first", [True, False])
 @deploying
-def test_deferred_program_that_ends_fails_the_task(
-    is_first: bool, service: Service, task_run: TaskRun, platform: Emulator
-) -> None:
+def test_deferred_program_that_ends_fails_the_task(is_first: bool, service: Service, task_run: TaskRun) -> None:
     if not is_first:
         deploy(service).execute(TaskRun().context())
     commands = START.replace("exec python", "exit 3; exec python")
@@ -607,7 +605,7 @@ def test_record_that_airflow_fails_to_give_is_no_reason_to_refuse(
     served.until_serves("v2")
 
 
-# Tasks that are marked, cleared or deleted -----------------------------------------------------------------------------
+# Tasks that are marked, cleared or deleted -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

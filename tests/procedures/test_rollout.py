@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 from typing import Any
 
@@ -30,6 +30,7 @@ from airflow_bitahub.procedures.deployments import (
     Deployment,
     Intent,
     Owner,
+    Rollout,
     Version,
     deployment_from_json,
     to_json,
@@ -326,6 +327,29 @@ def test_error_says_what_failed_what_the_program_printed_and_what_serves() -> No
         platform.deploy("crash")
     with pytest.raises(ServingCheckError, match=r"seven.png -> 3(.|\n)*good:1\) serves again; no version .* for \d"):
         platform.deploy("wrong", strategy="recreate")
+
+
+def test_old_version_that_does_not_come_back_is_told_of() -> None:
+    platform = platform_with()
+    record = platform.airflow.record
+    assert record is not None
+    record.versions[0].spec["image"] = "silent"
+    with pytest.raises(ServingError, match=r"crash\) was not deployed: (.|\n)*was restored, but it does not serve: "):
+        platform.deploy("crash", strategy="recreate")
+    assert platform.airflow.record is not None
+    assert platform.airflow.record.rollout is None
+    assert platform.servings[NAME].removed is None
+
+
+def test_old_version_that_has_been_restored_is_not_restored_again() -> None:
+    platform = platform_with()
+    record, owner = platform.airflow.record, Owner("dag", "a", "run")
+    assert record is not None
+    rollout = Rollout(owner, platform.now + 60, record.versions[0], "restore", replaces=True, placed="old")
+    platform.airflow.record = replace(record, rollout=rollout)
+    platform.run(platform.site().abandon(owner, {}))
+    assert platform.changes == 0
+    platform.assert_serves("good:1")
 
 
 def test_first_deployment_is_checked_too_and_removed_if_it_fails() -> None:

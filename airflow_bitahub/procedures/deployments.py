@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from airflow_bitahub.api.names import LONGEST_SERVING_NAME
 from airflow_bitahub.api.servings import Serving, ServingSpec
 from airflow_bitahub.exceptions import ConfigurationError
 
@@ -17,8 +16,6 @@ from airflow_bitahub.exceptions import ConfigurationError
 _VERSIONS = 5
 _CANDIDATE = "-next"
 _PLACE = "<secret {}>"  # of a secret value on record
-# The longest name of a serving that can have a candidate.
-LONGEST_DEPLOYED_NAME = LONGEST_SERVING_NAME - len(_CANDIDATE)
 # Seconds by which the platform's clock may be behind ours, and which a creation may take.
 _CLOCK_SKEW, _LONGEST_CREATION = 60, 600
 # Seconds after the begin of a creation in which a serving that appears is ours, whatever the platform's clock says:

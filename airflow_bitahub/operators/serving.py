@@ -79,7 +79,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
     In model, environment and commands, ``{user_id}`` and ``{user_name}`` stand for the connection's. A limit of time is
     a ``timedelta`` or a number of seconds.
 
-    :param serving_name: at most 44 characters, DNS-1123
+    :param serving_name: at most 44 characters, DNS-1123; the candidate's name has five more
     :param model: the model's name, or the server path of one of its versions; mounted at
         ``/model/{user_name}/{model}``
     :param image: the container image; default: the connection's ``default_image``

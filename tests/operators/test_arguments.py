@@ -60,7 +60,7 @@ WRONG = [
     (JOB, {"command": "None"}, "command is 'None'"),
     (JOB, {"command": ["true"]}, "command must be text, not a list"),
     (JOB, {"command": "\ud800"}, "command contains half of a character"),
-    (SERVING, {"serving_name": "x" * 50}, "serving_name must .*at most 49 characters"),
+    (SERVING, {"serving_name": "x" * 45}, "serving_name must .*at most 44 characters"),
     (SERVING, {"serving_name": "My_Service"}, "serving_name must have lower-case"),
     (BitaHubJobSensor, {"job_name": None}, "job_name is None"),
     (BitaHubServingSensor, {"version": []}, "version must be text, not a list"),

@@ -262,16 +262,7 @@ class World:
     def reap(self) -> None:
         """Stop the jobs that no task waits for, with the command for administrators, in every Airflow."""
         for airflow in self.airflows:
-            reaped = subprocess.run(
-                [sys.executable, "-m", "airflow_bitahub.cli", "jobs", "reap", "--no-dry-run"],
-                env=airflow.environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if reaped.returncode:
-                raise ChaosError(f"the reaper failed: {reaped.stderr}")
+            airflow.bitahub("jobs", "reap", "--no-dry-run")
 
     def look(self, run: str) -> dict[Task, dict[str, Any]]:
         """Return what Airflow reports about each task instance of a run; nothing if the run was deleted."""

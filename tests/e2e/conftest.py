@@ -16,15 +16,20 @@ import pytest
 
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
-from airflow_bitahub.emulator.scripts import ScriptedJob
+from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
-from tests.e2e.dag_runs import BACKFILLS, MANUAL
+from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED
 from tests.leaks import ProcessArguments
 from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
-DAGS = ("mnist_lifecycle", "one_job", "both_ways", "gates", "endings", "again", "short_deferrals")
+DAGS = (LIFECYCLE, SCRIPTED, "one_job", "both_ways", "gates", "endings", "again", "short_deferrals")
+SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
+    "scripted-train": {"dense-mnist-tf/saved_model.pb": "a model"},
+    "scripted-infer": {"prediction_results.npy": "predictions"},
+    "scripted-eval": {"evaluation_result.json": {"accuracy": 0.9}},
+}
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
 
@@ -109,7 +114,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(0.5)  # many conditions ask Airflow, whose answers are expensive
     return answer
 
 
@@ -121,6 +126,11 @@ def world(
     dags = root / "dags"
     shutil.copytree(REPOSITORY / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
+    lifecycle = (dags / f"{LIFECYCLE}.py").read_text()
+    scripted = lifecycle.replace(f'dag_id="{LIFECYCLE}"', f'dag_id="{SCRIPTED}"').replace(
+        'project="mnist-', 'project="scripted-'
+    )
+    (dags / f"{SCRIPTED}.py").write_text(scripted)
     config = {
         "core.parallelism": "12",
         "workers.execution_api_timeout": "60",
@@ -132,6 +142,9 @@ def world(
         emulator = stack.enter_context(Emulator(root / "emulator", image_cache=image_cache, max_running=40))
         airflow = stack.enter_context(PatientAirflow(root / "airflow", dags, port=free_port(), config=config))
         emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
+        for project, outputs in SCRIPTED_OUTPUTS.items():
+            emulator.scripts.add(ScriptedJob(job_name=f"{project}-*", run_seconds=2, outputs=outputs))
+        emulator.scripts.add(ScriptedServing(serving_name="backfilled*", answer={"predictions": [7]}))
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())

@@ -1,4 +1,4 @@
-"""The whole way, on a real scheduler and triggerer, with real training."""
+"""The whole way, on a real scheduler and triggerer, once with real training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conftest import SECONDS, wait_until
-from tests.e2e.dag_runs import LIFECYCLE
+from tests.e2e.dag_runs import SCRIPTED
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -47,19 +47,19 @@ def test_a_threshold_that_cannot_be_met_leaves_nothing_deployed(world: World) ->
 @pytest.mark.dag_runs("three days")
 def test_a_backfill_runs_side_by_side_and_deploys_once_at_most(world: World) -> None:
     def runs() -> list[dict[str, Any]]:
-        path = f"/dags/{LIFECYCLE}/dagRuns?run_type=backfill"
+        path = f"/dags/{SCRIPTED}/dagRuns?run_type=backfill"
         found: list[dict[str, Any]] = world.airflow.call("GET", path)["dag_runs"]
         return found
 
     wait_until(lambda: len(runs()) == 3)
     for run in runs():
-        assert world.airflow.wait(LIFECYCLE, run["dag_run_id"], seconds=SECONDS) == "success"
+        assert world.airflow.wait(SCRIPTED, run["dag_run_id"], seconds=SECONDS) == "success"
     finished = runs()
     assert max(run["start_date"] for run in finished) < min(run["end_date"] for run in finished), "one after the other"
-    versions = {world.airflow.xcom(LIFECYCLE, run["dag_run_id"], "save_model")["version"] for run in finished}
+    versions = {world.airflow.xcom(SCRIPTED, run["dag_run_id"], "save_model")["version"] for run in finished}
     assert len(versions) == 3
     assert versions <= world.model_versions()
-    deployed = [run for run in finished if world.states(LIFECYCLE, run["dag_run_id"])["deploy"] == "success"]
+    deployed = [run for run in finished if world.states(SCRIPTED, run["dag_run_id"])["deploy"] == "success"]
     today = datetime.now(timezone.utc).date().isoformat()
     assert [run["logical_date"][:10] for run in deployed] in ([], [today])
 

@@ -10,4 +10,4 @@ from airflow_bitahub.operators.job import BitaHubJobOperator
 with DAG(dag_id="short_deferrals", schedule=None, max_active_tasks=6):
     BitaHubJobOperator.partial(
         task_id="job", project="short-deferral", image="python:3", code_path=None, deferrable=True, poll_interval=1
-    ).expand(command=[f"job {number}" for number in range(100)])
+    ).expand(command=[f"job {number}" for number in range(30)])

@@ -145,8 +145,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of processes for ``-n auto``: at least four, because the slow groups mostly wait."""
-    return max(4, os.cpu_count() or 1)
+    """Return the number of processes for ``-n auto``: at least three, because the slow groups wait half of the time."""
+    return max(3, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

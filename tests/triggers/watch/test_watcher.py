@@ -31,7 +31,7 @@ from tests.conftest import IMAGE
 from tests.triggers.watch.stage import TASK, Deferred, Platform, names_of, now, simulate, trigger
 
 _numbers = count(1)
-ROUNDS = 4  # of 500 triggers; a leak of one object per trigger would show after the first
+ROUNDS = 4  # of 250 triggers; a leak of one object per trigger would show after two
 
 
 def test_number_of_requests_in_flight_is_limited(platform: Platform, connect: Callable[..., None]) -> None:
@@ -368,11 +368,11 @@ def test_no_memory_leaks_however_many_triggers_come_and_go(
 
     async def main() -> None:
         async with Deferred(trigger("steady")) as steady:
-            await round_of(500)
+            await round_of(250)
             gc.collect()
             before = len(gc.get_objects())
             for _ in range(ROUNDS):
-                await round_of(500)
+                await round_of(250)
             gc.collect()
             assert len(gc.get_objects()) < before + 500
             assert not steady.tasks[0].done()

@@ -168,7 +168,8 @@ def _build_execution_api() -> None:
 
     Each api-server and each triggerer builds the same one with its first request, which takes seconds of CPU time.
     """
-    execution = import_module("airflow.api_fastapi.execution_api.app")
+    execution: Any = import_module("airflow.api_fastapi.execution_api.app")
+    server: Any = import_module("airflow.api_fastapi.app")
     create = execution.create_task_execution_api_app
     built = [create()]
     built[0]._cadwyn_initialize()
@@ -180,8 +181,7 @@ def _build_execution_api() -> None:
         app.router.lifespan_context = lifespan
         return app
 
-    execution.create_task_execution_api_app = give
-    import_module("airflow.api_fastapi.app").create_task_execution_api_app = give
+    execution.create_task_execution_api_app = server.create_task_execution_api_app = give
 
 
 def _become(command: list[str], output: str, errors: str) -> NoReturn:

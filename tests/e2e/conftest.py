@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from airflow_bitahub.demo import dataset, platform
-from airflow_bitahub.demo.airflow import LocalAirflow
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED
@@ -49,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class World:
     """Both sides."""
 
-    airflow: LocalAirflow
+    airflow: PatientAirflow
     emulator: Emulator
     arguments: ProcessArguments
     close: Callable[[], None]
@@ -140,7 +139,8 @@ def world(
     with ExitStack() as stack:
         arguments = stack.enter_context(ProcessArguments())
         emulator = stack.enter_context(Emulator(root / "emulator", image_cache=image_cache, max_running=40))
-        airflow = stack.enter_context(PatientAirflow(root / "airflow", dags, port=free_port(), config=config))
+        airflow = PatientAirflow(root / "airflow", dags, port=free_port(), config=config)
+        stack.enter_context(airflow)
         emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
         for project, outputs in SCRIPTED_OUTPUTS.items():
             emulator.scripts.add(ScriptedJob(job_name=f"{project}-*", run_seconds=2, outputs=outputs))

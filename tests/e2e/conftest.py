@@ -163,3 +163,9 @@ def world(
             if name in wanted:
                 world.started[name] = run.start(airflow)
         yield world
+
+
+@pytest.fixture(scope="session")
+def short_deferrals(world: World) -> str:
+    """Return the id of a run of this DAG. It begins when all other runs have begun, and runs beside the next tests."""
+    return world.airflow.trigger("short_deferrals")

@@ -64,7 +64,6 @@ BACKFILLS = {
 # In the order in which they are started: the longest first.
 MANUAL = {
     "gate opens": Manual(LIFECYCLE, {"serving_name": "opened"}),
-    "short deferrals": Manual("short_deferrals"),
     "gate closes": Manual(SCRIPTED, {"threshold": 1, "serving_name": "closed"}),
     "gates": Manual("gates"),
     "endings": Manual("endings"),

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.conftest import SECONDS
+
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.dag_runs("short deferrals")
-def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: World) -> None:
+def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: World, short_deferrals: str) -> None:
     assert "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL" not in world.airflow.environment
-    dag, run_id, _ = world.finish("short deferrals")
-    tasks = world.airflow.tasks(dag, run_id)
+    world.airflow.wait("short_deferrals", short_deferrals, seconds=SECONDS)
+    tasks = world.airflow.tasks("short_deferrals", short_deferrals)
     assert len(tasks) == 30
     assert {name: task["state"] for name, task in tasks.items() if task["state"] != "success"} == {}
     assert min(task["duration"] for task in tasks.values()) >= 7, "a task was not deferred"

@@ -167,5 +167,8 @@ def world(
 
 @pytest.fixture(scope="session")
 def short_deferrals(world: World) -> str:
-    """Return the id of a run of this DAG. It begins when all other runs have begun, and runs beside the next tests."""
+    """Return the id of a run of this DAG, which runs beside the tests that wait for the other runs.
+
+    It begins when the rush of these is over, and when no test deletes a run any more: that ends a busy scheduler.
+    """
     return world.airflow.trigger("short_deferrals")

@@ -32,7 +32,6 @@ def in_database(world: World, statement: str, *arguments: Any) -> list[Any]:
         return database.execute(statement, arguments).fetchall()
 
 
-@pytest.mark.usefixtures("short_deferrals")
 def test_only_orphans_are_reaped(world: World) -> None:
     dag, run_id = "both_ways", world.airflow.trigger("both_ways")
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})

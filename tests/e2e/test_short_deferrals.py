@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
+@pytest.mark.dag_runs
 def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: World, short_deferrals: str) -> None:
     assert "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL" not in world.airflow.environment
     world.airflow.wait("short_deferrals", short_deferrals, seconds=SECONDS)

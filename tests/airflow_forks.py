@@ -1,4 +1,4 @@
-"""Commands of Airflow as forks of one process that has imported Airflow: each import would cost seconds of CPU time."""
+"""Commands of Airflow, and ours, as forks of a process that has imported Airflow, which takes seconds of CPU time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 from setproctitle import setproctitle
@@ -36,6 +36,8 @@ _MODULES = (
     "airflow.jobs.scheduler_job_runner",
     "airflow.jobs.triggerer_job_runner",
 )
+# Programs, and the modules with their `main`.
+_MAINS = {"airflow": "airflow.__main__", "airflow-bitahub": "airflow_bitahub.cli"}
 
 
 class Fork:
@@ -64,7 +66,7 @@ class Fork:
 
 
 class Forks:
-    """Runs commands of one Airflow."""
+    """Runs commands in the environment of one Airflow."""
 
     def __init__(self, environment: Mapping[str, str], home: Path) -> None:
         repository = str(Path(__file__).parents[1])
@@ -85,10 +87,15 @@ class Forks:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def run(self, arguments: Sequence[str], log: Path) -> Any:
-        """Start a command, as the leader of a session."""
+    def run(self, command: Sequence[str], output: Path, errors: Path | None = None) -> Any:
+        """Start a command, as the leader of a session.
+
+        :param command: one of the programs ``airflow`` and ``airflow-bitahub``, and its arguments
+        :param output: what it prints is appended to this file
+        :param errors: the same for what it prints to stderr; default: `output`
+        """
         assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps([str(log), *arguments]) + "\n")
+        self._server.stdin.write(json.dumps([command, str(output), str(errors or output)]) + "\n")
         self._server.stdin.flush()
         return self._started.get(timeout=300)
 
@@ -124,6 +131,9 @@ def serve() -> None:
     import_module("airflow.configuration").write_default_airflow_configuration_if_needed()
     for module in _MODULES:
         import_module(module)
+    _build_execution_api()
+    client = import_module("airflow.sdk.api.client")  # each task reads all certificates for it
+    client.Client._get_ssl_context_cached(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
     gc.freeze()
     gc.enable()
 
@@ -138,13 +148,12 @@ def serve() -> None:
     signal.signal(signal.SIGCHLD, tell_ended)
     sessions = set[int]()
     for line in iter(sys.stdin.readline, ""):
-        log, *arguments = json.loads(line)
+        command, output, errors = json.loads(line)
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # tell the start before the end
         pid = os.fork()
         if pid == 0:
             os.close(told)
-            _become(arguments, log)
-            return
+            _become(command, output, errors)
         sessions.add(pid)
         tell(pid, None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
@@ -154,15 +163,35 @@ def serve() -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
-def _become(arguments: list[str], log: str) -> None:
-    """Run a command of Airflow in this process."""
+def _build_execution_api() -> None:
+    """Build Airflow's API for workers, with all its versions, and let the first caller in each fork have it.
+
+    Each api-server and each triggerer builds the same one with its first request, which takes seconds of CPU time.
+    """
+    execution: Any = import_module("airflow.api_fastapi.execution_api.app")
+    server: Any = import_module("airflow.api_fastapi.app")
+    create = execution.create_task_execution_api_app
+    built = [create()]
+    built[0]._cadwyn_initialize()
+
+    def give(lifespan: Any = execution.lifespan) -> Any:
+        if not built:
+            return create(lifespan)
+        app = built.pop()
+        app.router.lifespan_context = lifespan
+        return app
+
+    execution.create_task_execution_api_app = server.create_task_execution_api_app = give
+
+
+def _become(command: list[str], output: str, errors: str) -> NoReturn:
+    """Run a command in this process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.argv = ["airflow", *arguments]
-    setproctitle(" ".join(sys.argv))
-    import_module("airflow.__main__").main()
+    for number, file in ((1, output), (2, errors)):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), number)
+    sys.argv = command
+    setproctitle(" ".join(command))
+    sys.exit(import_module(_MAINS[command[0]]).main())

@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -50,9 +51,12 @@ SLOW_GROUPS = (
     "test_chaos",
     "test_dense_mnist_tf",
     "test_python_3_8",
+    "test_readme",
+    "test_two_workers",
     "test_readme_example",
     "test_openapi",
     "test_dataset",
+    "test_mnist_lifecycle",
 )
 _runs = count(1)
 
@@ -71,6 +75,13 @@ def until(look: Callable[[], T], is_done: Callable[[T], bool] = bool, seconds: f
             pytest.fail(f"still {seen!r} after {seconds} s")
         time.sleep(0.02)
     return seen
+
+
+def readme_example(language: str, words: str) -> str:
+    """Return the README's one piece of code in this language that contains these words."""
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    [code] = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in code]
+    return str(code)
 
 
 def events_of(trigger: Any) -> list[Any]:
@@ -121,14 +132,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return slow_group(nodeid) or nodeid
 
+        def _assign_work_unit(self, node: Any) -> None:
+            assigned = self.assigned_work.get(node, {})
+            if any(slow_group(scope) and not all(unit.values()) for scope, unit in assigned.items()):
+                # The process would begin what it is given only after its slow group, so it is given a short test.
+                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+            super()._assign_work_unit(node)
+
     config.option.loadscopereorder = False
     return Scheduling(config, log)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of processes for ``-n auto``: at least four, because the slow groups mostly wait."""
-    return max(4, os.cpu_count() or 1)
+    """Return the number of processes for ``-n auto``: at least three, because the slow groups wait half of the time."""
+    return max(3, os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
@@ -14,9 +15,8 @@ from tests.airflow_forks import Forks
 class PatientAirflow(LocalAirflow):
     """An Airflow that repeats refused requests and that ends when the process of the tests is killed.
 
-    Airflow refuses a request with HTTP 5xx while its database (SQLite) is locked. When the first task starts, Airflow
-    builds its API for workers, and on a busy machine it answers nothing for a minute. Its components are forks of one
-    process, so Airflow is imported once. It reads each DAG file once.
+    Airflow refuses a request with HTTP 5xx while its database (SQLite) is locked, and on a busy machine it may answer
+    late. Its components are forks of one process, so Airflow is imported once. It reads each DAG file once.
     """
 
     _forks: Forks | None = None
@@ -43,9 +43,18 @@ class PatientAirflow(LocalAirflow):
             self._forks.close()
             self._forks = None
 
+    def bitahub(self, *arguments: str) -> str:
+        """Run ``airflow-bitahub`` beside this Airflow, and return what it prints. Raise AirflowError if it fails."""
+        assert self._forks is not None
+        with TemporaryDirectory() as folder:
+            output, errors = Path(folder, "output"), Path(folder, "errors")
+            if self._forks.run(["airflow-bitahub", *arguments], output, errors).wait():
+                raise AirflowError(f"airflow-bitahub {' '.join(arguments)} failed: {errors.read_text()}")
+            return output.read_text()
+
     def _run(self, arguments: Sequence[str], log: Path) -> Any:
         assert self._forks is not None
-        return self._forks.run(arguments, log)
+        return self._forks.run(["airflow", *arguments], log)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Return the answer of Airflow's REST API. Raise AirflowError if it refuses, or fails again and again."""

@@ -227,12 +227,13 @@ class LocalAirflow:
 
         def has_finished() -> bool:
             finished = self.state(dag_id, run_id) in _FINAL_STATES
+            if on_change is None:
+                return finished
             for name, ti in sorted(self.tasks(dag_id, run_id).items(), key=lambda item: item[1]["start_date"] or "~"):
                 state = ti["state"] or "none"
                 if seen.get(name, "none") != state:
                     seen[name] = state
-                    if on_change is not None:
-                        on_change(name, state, ti)
+                    on_change(name, state, ti)
             return finished
 
         self._wait_until(f"finish {dag_id} {run_id}", has_finished, seconds)

@@ -289,16 +289,7 @@ class World:
     def reap(self) -> None:
         """End the jobs and deployments that no task waits for, by the command for administrators, in every Airflow."""
         for airflow, what in itertools.product(self.airflows, ("jobs", "servings")):
-            reaped = subprocess.run(
-                [sys.executable, "-m", "airflow_bitahub.cli", what, "reap", "--no-dry-run"],
-                env=airflow.environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if reaped.returncode:
-                raise ChaosError(f"the reaper failed: {reaped.stderr}")
+            airflow.bitahub(what, "reap", "--no-dry-run")
 
     def look(self, run: str) -> dict[Task, dict[str, Any]]:
         """Return what Airflow reports about each task instance of a run; nothing if the run was deleted."""

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
-from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_bitahub.operators.delete import BitaHubDeleteServingOperator
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
@@ -63,6 +62,8 @@ WITH_NAMED_OUTPUTS = OPERATORS[:7]
 
 def serialized(dag: DAG) -> dict[str, Any]:
     """Return the DAG as Airflow stores it, after checking that Airflow can read it."""
+    from airflow.serialization.serialized_objects import DagSerialization  # imports as much again as all tests do
+
     stored: dict[str, Any] = json.loads(json.dumps(DagSerialization.to_dict(dag)))
     DagSerialization.from_dict(stored)
     return stored

@@ -15,19 +15,23 @@ import psutil
 import pytest
 
 from airflow_bitahub.demo import dataset, platform
-from airflow_bitahub.demo.airflow import LocalAirflow
-from airflow_bitahub.emulator.scripts import ScriptedJob
+from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
-from tests.e2e.dag_runs import BACKFILLS, MANUAL
+from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED
 from tests.leaks import ProcessArguments
 from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
 DAGS = (
-    *("mnist_lifecycle", "nightly_check", "one_job", "both_ways", "gates", "endings", "again"),
+    *(LIFECYCLE, SCRIPTED, "nightly_check", "one_job", "both_ways", "gates", "endings", "again"),
     *("deployments", "short_deferrals"),
 )
+SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
+    "scripted-train": {"dense-mnist-tf/saved_model.pb": "a model"},
+    "scripted-infer": {"prediction_results.npy": "predictions"},
+    "scripted-eval": {"evaluation_result.json": {"accuracy": 0.9}},
+}
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
 
@@ -47,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class World:
     """Both sides."""
 
-    airflow: LocalAirflow
+    airflow: PatientAirflow
     emulator: Emulator
     arguments: ProcessArguments
     close: Callable[[], None]
@@ -112,7 +116,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(0.5)  # many conditions ask Airflow, whose answers are expensive
     return answer
 
 
@@ -124,6 +128,13 @@ def world(
     dags = root / "dags"
     shutil.copytree(REPOSITORY / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
+    lifecycle = (dags / f"{LIFECYCLE}.py").read_text()
+    scripted = lifecycle.replace(f'dag_id="{LIFECYCLE}"', f'dag_id="{SCRIPTED}"').replace(
+        'project="mnist-', 'project="scripted-'
+    )
+    # A scripted serving answers 7 to every picture, which is right for one in ten.
+    scripted = scripted.replace('"at_least": 0.7', '"at_least": 0.1')
+    (dags / f"{SCRIPTED}.py").write_text(scripted)
     config = {
         "core.parallelism": "12",
         "workers.execution_api_timeout": "60",
@@ -133,8 +144,12 @@ def world(
     with ExitStack() as stack:
         arguments = stack.enter_context(ProcessArguments())
         emulator = stack.enter_context(Emulator(root / "emulator", image_cache=image_cache, max_running=40))
-        airflow = stack.enter_context(PatientAirflow(root / "airflow", dags, port=free_port(), config=config))
+        airflow = PatientAirflow(root / "airflow", dags, port=free_port(), config=config)
+        stack.enter_context(airflow)
         emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
+        for project, outputs in SCRIPTED_OUTPUTS.items():
+            emulator.scripts.add(ScriptedJob(job_name=f"{project}-*", run_seconds=2, outputs=outputs))
+        emulator.scripts.add(ScriptedServing(serving_name="backfilled*", answer={"predictions": [7]}))
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
@@ -153,3 +168,12 @@ def world(
             if name in wanted:
                 world.started[name] = run.start(airflow)
         yield world
+
+
+@pytest.fixture(scope="session")
+def short_deferrals(world: World) -> str:
+    """Return the id of a run of this DAG, which runs beside the tests that wait for the other runs.
+
+    It begins when the rush of these is over, and when no test deletes a run any more: that ends a busy scheduler.
+    """
+    return world.airflow.trigger("short_deferrals")

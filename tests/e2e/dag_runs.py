@@ -10,6 +10,7 @@ from typing import Any
 from airflow_bitahub.demo.airflow import LocalAirflow
 
 LIFECYCLE, NIGHTLY_CHECK = "mnist_lifecycle", "nightly_check"
+SCRIPTED = "scripted_lifecycle"  # the same DAG, with jobs and a serving that are scripted instead of programs
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ _ONE_DAY = datetime(2026, 1, 5, tzinfo=timezone.utc)
 # Airflow removes the runs that it has created already, which ends the scheduler if it has seen them.
 BACKFILLS = {
     "three days": Backfill(
-        LIFECYCLE, _TODAY - timedelta(days=2), _TODAY, {"epochs": 1, "threshold": 0.5, "serving_name": "backfilled"}
+        SCRIPTED, _TODAY - timedelta(days=2), _TODAY, {"threshold": 0.5, "serving_name": "backfilled"}
     ),
     "one day": Backfill("again", _ONE_DAY, _ONE_DAY),
 }
 # In the order in which they are started: the longest first.
 MANUAL = {
     "gate opens": Manual(LIFECYCLE, {"serving_name": "opened"}),
-    "gate closes": Manual(LIFECYCLE, {"threshold": 1, "epochs": 1, "serving_name": "closed"}),
+    "gate closes": Manual(SCRIPTED, {"threshold": 1, "serving_name": "closed"}),
     "gates": Manual("gates"),
     "endings": Manual("endings"),
 }

@@ -1,4 +1,4 @@
-"""The whole way, on a real scheduler and triggerer, with real training."""
+"""The whole way, on a real scheduler and triggerer, once with real training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conftest import SECONDS, wait_until
-from tests.e2e.dag_runs import LIFECYCLE, NIGHTLY_CHECK
+from tests.e2e.dag_runs import NIGHTLY_CHECK, SCRIPTED
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -61,21 +61,19 @@ def test_a_threshold_that_cannot_be_met_leaves_nothing_deployed(world: World) ->
 @pytest.mark.dag_runs("three days")
 def test_a_backfill_runs_side_by_side_and_its_newest_day_serves(world: World) -> None:
     def runs() -> list[dict[str, Any]]:
-        path = f"/dags/{LIFECYCLE}/dagRuns?run_type=backfill"
+        path = f"/dags/{SCRIPTED}/dagRuns?run_type=backfill"
         found: list[dict[str, Any]] = world.airflow.call("GET", path)["dag_runs"]
         return found
 
     wait_until(lambda: len(runs()) == 3)
     for run in runs():
-        assert world.airflow.wait(LIFECYCLE, run["dag_run_id"], seconds=SECONDS) == "success"
+        assert world.airflow.wait(SCRIPTED, run["dag_run_id"], seconds=SECONDS) == "success"
     finished = runs()
     assert max(run["start_date"] for run in finished) < min(run["end_date"] for run in finished), "one after the other"
-    versions = {world.airflow.xcom(LIFECYCLE, run["dag_run_id"], "save_model")["version"] for run in finished}
+    versions = {world.airflow.xcom(SCRIPTED, run["dag_run_id"], "save_model")["version"] for run in finished}
     assert len(versions) == 3
     assert versions <= world.model_versions()
-    deploys = {
-        run["logical_date"][:10]: world.airflow.tasks(LIFECYCLE, run["dag_run_id"])["deploy"] for run in finished
-    }
+    deploys = {run["logical_date"][:10]: world.airflow.tasks(SCRIPTED, run["dag_run_id"])["deploy"] for run in finished}
     deployed = sorted((task["end_date"], day) for day, task in deploys.items() if task["state"] == "success")
     days = [day for _, day in deployed]
     assert days == sorted(days), "an older run replaced a newer one"

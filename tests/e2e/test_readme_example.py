@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_readme import example
+from tests.conftest import readme_example
 
 pytestmark = pytest.mark.e2e
 
 
 def test_the_example_of_a_users_own_test_passes(tmp_path: Path) -> None:
-    (tmp_path / "test_checked.py").write_text(example("python", "def test_"))
+    (tmp_path / "test_checked.py").write_text(readme_example("python", "def test_"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
         "AIRFLOW_HOME": str(tmp_path / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),

@@ -29,23 +29,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-def command(world: World, *arguments: str) -> str:
-    """Run ``airflow-bitahub`` beside Airflow, and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "airflow_bitahub.cli", *arguments],
-        env=world.airflow.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def jobs(world: World, *arguments: str) -> str:
-    return command(world, "jobs", *arguments)
-
-
 def ownership(listed: str) -> dict[str, str]:
     return {line.split()[1]: line.split()[0] for line in listed.splitlines()}
 
@@ -99,7 +82,10 @@ def test_only_orphans_are_reaped(world: World, monkeypatch: pytest.MonkeyPatch) 
         client.send(submit_job(JobSpec(job_name=name, task_roles=[role])))
     client.close()
 
-    listed = jobs(world, "list")
+    command = [sys.executable, "-m", "airflow_bitahub.cli", "jobs", "list"]  # with nothing imported, unlike below
+    listed = subprocess.run(
+        command, env=world.airflow.environment, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
     known = {name: ownership(listed)[name] for name in (worker, triggerer, orphan)}
     assert known == {worker: "owned", triggerer: "owned", orphan: "orphan"}
     assert foreign not in listed
@@ -107,7 +93,7 @@ def test_only_orphans_are_reaped(world: World, monkeypatch: pytest.MonkeyPatch) 
     assert f"the marker {', '.join(markers)} " in listed
     assert f"on-worker of both_ways, {run_id}" in listed
 
-    reaped = jobs(world, "reap", "--no-dry-run")
+    reaped = world.airflow.bitahub("jobs", "reap", "--no-dry-run")
     assert f"{orphan} " in reaped
     ended = {job["name"] for job in world.ledger("") if job["state"] == "STOPPED"}
     assert orphan in ended
@@ -115,7 +101,7 @@ def test_only_orphans_are_reaped(world: World, monkeypatch: pytest.MonkeyPatch) 
 
     # A deployment belongs to its task until that has ended.
     leave_deployment(world, hook, "reaped", Owner(dag, "on-worker", run_id))
-    listed = command(world, "servings", "list")
+    listed = world.airflow.bitahub("servings", "list")
     assert f"by task 'on-worker' of {dag} {run_id}\n" in listed  # and nothing about "left"
     assert "accuracy = 0.93" in listed
 
@@ -123,19 +109,19 @@ def test_only_orphans_are_reaped(world: World, monkeypatch: pytest.MonkeyPatch) 
     trigger = "id = (SELECT trigger_id FROM task_instance WHERE run_id = ? AND task_id = 'in-triggerer')"
     away = "UPDATE trigger SET queue = 'nobody', triggerer_id = NULL, created_date = '2026-01-01 00:00:00.000000'"
     in_database(world, f"{away} WHERE {trigger}", run_id)
-    listed = jobs(world, "list")
+    listed = world.airflow.bitahub("jobs", "list")
     assert ownership(listed)[triggerer] == "unwatched"
     assert ownership(listed)[worker] == "owned"
     assert "Deferred tasks that no triggerer watches: 1," in listed
     in_database(world, f"UPDATE trigger SET queue = NULL WHERE {trigger}", run_id)
     wait_until(lambda: in_database(world, f"SELECT triggerer_id FROM trigger WHERE {trigger}", run_id) != [(None,)])
-    assert ownership(jobs(world, "list"))[triggerer] == "owned"
+    assert ownership(world.airflow.bitahub("jobs", "list"))[triggerer] == "owned"
 
     # Deleting a run stops its jobs. Airflow only deletes a run that has ended.
     world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}", {"state": "failed"})
     world.airflow.call("DELETE", f"/dags/{dag}/dagRuns/{run_id}")
     wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})
-    assert "and the candidate was removed" in command(world, "servings", "reap", "--no-dry-run")
+    assert "and the candidate was removed" in world.airflow.bitahub("servings", "reap", "--no-dry-run")
     assert not {"reaped-next"} & {serving.name for serving in hook.send(list_servings())}
     stored = world.airflow.call("GET", f"/variables/{DEPLOYMENT_KEY}{hook.platform_id}.reaped.v1")
     assert json.loads(stored["value"])["rollout"] is None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import SECONDS, wait_until
+from tests.e2e.conftest import SECONDS
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: World) -> None:
+@pytest.mark.dag_runs
+def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: World, short_deferrals: str) -> None:
     assert "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL" not in world.airflow.environment
-    dag, run_id = "short_deferrals", world.airflow.trigger("short_deferrals")
-    # Not by `World.finish`, which looks at each of the tasks again and again.
-    wait_until(lambda: world.airflow.state(dag, run_id) in ("success", "failed"), 2 * SECONDS)
-    tasks = world.airflow.tasks(dag, run_id)
-    assert len(tasks) >= 100
+    world.airflow.wait("short_deferrals", short_deferrals, seconds=2 * SECONDS)
+    tasks = world.airflow.tasks("short_deferrals", short_deferrals)
+    assert len(tasks) == 100
     assert {name: task["state"] for name, task in tasks.items() if task["state"] != "success"} == {}
     assert min(task["duration"] for task in tasks.values()) >= 7, "a task was not deferred"

@@ -130,7 +130,7 @@ def memory_mb() -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up as Linux tells it")
-def test_ten_thousand_finished_jobs_are_a_light_burden(
+def test_thousands_of_finished_jobs_are_a_light_burden(
     images_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "airflow_bitahub")  # pytest would keep a record of every change
@@ -138,18 +138,18 @@ def test_ten_thousand_finished_jobs_are_a_light_burden(
     for is_restart in (False, True):
         before = memory_mb()
         with Emulator(tmp_path, images=images_file) as emulator:
-            for number in range(0 if is_restart else 10_000):
+            for number in range(0 if is_restart else 5_000):
                 spec = JobSpec(job_name=f"old-{number}", task_roles=[role])
                 key = emulator.state.create_job("bita-user", spec).key
                 emulator.state.launch_job(key)
                 emulator.state.finish_job(key, 0, "")
             api = Api(emulator)
             with api.http:
-                page = api.http.get(JOBS, params={"limit": 100, "page": 100}).json()["data"]
-                assert (page["totalItems"], len(page["items"])) == (10_000 + is_restart, 100)
+                page = api.http.get(JOBS, params={"limit": 100, "page": 50}).json()["data"]
+                assert (page["totalItems"], len(page["items"])) == (5_000 + is_restart, 100)
                 assert api.job("old-0")["state"] == "SUCCEEDED"
                 assert api.run("echo new", code=None, datasets=[])[1] == "new\n"
-            assert memory_mb() - before < 100
+            assert memory_mb() - before < 50
 
 
 def test_clearing_ends_and_removes_everything(images_file: Path, tmp_path: Path) -> None:

@@ -159,12 +159,12 @@ class Died(BaseException):
 def every_death(attempt: Callable[[Sequence[tuple[int, bool]]], int]) -> None:
     """Make an attempt for every step a worker can die in, before and after it takes effect.
 
-    The next worker dies, too: in every third step, which over all first deaths are all steps.
+    The next worker dies, too: in every seventh step, which over all first deaths are all steps.
     """
     for took_effect in (False, True):
         for first in count(1):
             if attempt([(first, took_effect)]) == 0:
                 break
-            for second in count(1 + first % 3, 3):
+            for second in count(1 + first % 7, 7):
                 if attempt([(first, took_effect), (second, took_effect)]) < 2:
                     break

@@ -217,11 +217,11 @@ def test_jobs_wait_for_a_place_first_come_first_served(images_file: Path, tmp_pa
         api.http.close()
 
 
-def test_two_hundred_jobs_at_once(images_file: Path, tmp_path: Path) -> None:
+def test_a_hundred_jobs_at_once(images_file: Path, tmp_path: Path) -> None:
     with Emulator(tmp_path, images=images_file) as emulator:
         api = Api(emulator)
         files, threads = open_files(), threading.active_count()
-        names = [api.submit(code=None, datasets=[], output=None) for _ in range(200)]
+        names = [api.submit(code=None, datasets=[], output=None) for _ in range(100)]
         api.until(
             lambda: api.http.get(JOBS, params={"limit": 1000}).json()["data"]["items"],
             lambda items: {item["state"] for item in items} == {"SUCCEEDED"} and len(items) == len(names),

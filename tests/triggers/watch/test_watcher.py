@@ -31,7 +31,7 @@ from tests.conftest import IMAGE
 from tests.triggers.watch.stage import TASK, Deferred, Platform, names_of, now, simulate, trigger
 
 _numbers = count(1)
-ROUNDS = 8  # of 500 triggers; a leak of one object per trigger would show after the first
+ROUNDS = 4  # of 250 triggers; a leak of one object per trigger would show after two
 
 
 def test_number_of_requests_in_flight_is_limited(platform: Platform, connect: Callable[..., None]) -> None:
@@ -77,10 +77,10 @@ def test_silent_platform_fails_no_waiter_and_is_not_flooded(platform: Platform, 
         raise httpx.ReadTimeout("silence", request=asked)
 
     async def main() -> None:
-        platform.jobs = dict.fromkeys(names_of(1000), "RUNNING")
+        platform.jobs = dict.fromkeys(names_of(400), "RUNNING")
         platform.latency = 0.01
         async with Deferred(*map(trigger, platform.jobs)) as deferred:
-            await asyncio.sleep(60)
+            await asyncio.sleep(30)
             platform.forget()
             platform.meet, platform.latency = refuse, 30
             await asyncio.sleep(600)
@@ -89,7 +89,7 @@ def test_silent_platform_fails_no_waiter_and_is_not_flooded(platform: Platform, 
             platform.meet, platform.latency = (lambda _: None), 0.01
             platform.jobs = dict.fromkeys(platform.jobs, "SUCCEEDED")
             assert {event["outcome"] for event in await deferred.events()} == {"finished"}
-            assert now() < 660 + 30 + 10 + 2  # the last timeout, one interval, and the answers
+            assert now() < 630 + 30 + 10 + 2  # the last timeout, one interval, and the answers
 
     simulate(main())
 
@@ -368,11 +368,11 @@ def test_no_memory_leaks_however_many_triggers_come_and_go(
 
     async def main() -> None:
         async with Deferred(trigger("steady")) as steady:
-            await round_of(500)
+            await round_of(250)
             gc.collect()
             before = len(gc.get_objects())
             for _ in range(ROUNDS):
-                await round_of(500)
+                await round_of(250)
             gc.collect()
             assert len(gc.get_objects()) < before + 500
             assert not steady.tasks[0].done()

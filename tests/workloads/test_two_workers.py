@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,23 +11,21 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.api.jobs import read_job_log
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS, server_folder
+from airflow_bitahub.emulator.server import Emulator
 from tests.golden_jobs import run_job
 
-if TYPE_CHECKING:
-    from tests.e2e.conftest import World
-
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.tensorflow
 
 
 @pytest.fixture
-def client(world: World) -> Iterator[BitaHubClient]:
-    client = BitaHubClient(world.emulator.url, auth=BearerToken(world.emulator.token))
+def client(mnist_emulator: Emulator) -> Iterator[BitaHubClient]:
+    client = BitaHubClient(mnist_emulator.url, auth=BearerToken(mnist_emulator.token))
     yield client
     client.close()
 
 
-def test_two_workers_train_one_model(world: World, client: BitaHubClient) -> None:
-    storage, outputs = world.emulator.storage, FOLDERS.outputs("two-workers")
+def test_two_workers_train_one_model(mnist_emulator: Emulator, client: BitaHubClient) -> None:
+    storage, outputs = mnist_emulator.storage, FOLDERS.outputs("two-workers")
     together = {"train.py": "train.py --strategy"}
     run_job(client, "train_job", "two-train", f"{outputs}/1", together, taskRoleName="worker", taskNumber=2)
     log = client.send(read_job_log("two-train"))

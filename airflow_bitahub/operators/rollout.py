@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
 from airflow_bitahub.api.protocol import Sleep
-from airflow_bitahub.exceptions import ConfigurationError, ServingOutdatedError, ServingTimeoutError, StateUnknownError
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    ConfigurationError,
+    ServingOutdatedError,
+    ServingTimeoutError,
+    StateUnknownError,
+)
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
@@ -123,7 +129,7 @@ class RolloutOperator(ResourceLifecycle):
         # Whether there is anything to end is on record. Only the thread with its time limit may ask Airflow for that.
         if self._context is not None and self.cancel_on_kill:
             # The creation itself may have been interrupted, and its serving may appear later.
-            self.stop_if_abandoned(self._context, partial(self._abandon, KILL_BUDGET / 2, KILL_BUDGET))
+            self.stop_if_abandoned(self._context, self._abandon_soon)
 
     # Settling and stopping, see the base class -----------------------------------------------------------------
 
@@ -250,6 +256,13 @@ class RolloutOperator(ResourceLifecycle):
             method_name="execute_complete",
             timeout=self.deferral_timeout(min(ends)),
         )
+
+    def _abandon_soon(self) -> None:
+        """End what this task has under way, as far as there is time before Airflow kills this process."""
+        try:
+            self.log.info("The deployment was ended: %s", self._abandon(KILL_BUDGET / 2, KILL_BUDGET))
+        except BitaHubError as error:
+            self.log.warning("%s The next deployment, or `airflow-bitahub servings reap`, ends this one.", error)
 
     def _abandon(self, grace: float, timeout: float) -> str:
         """End what this task has under way.

@@ -229,7 +229,9 @@ class Site:
                     was_seen = changing is not None and bool(changing.busy_pods)
                     return self._has_placed(found, placed, was_updated=True, was_update_seen=was_seen)
             if found is not None and not self.may_recreate:
-                raise ServingAliveError(f"There is no time to create serving {self.name!r} again.", self.name)
+                raise ServingAliveError(
+                    f"There is no time to put the old version of serving {self.name!r} in its place again.", self.name
+                )
             wanted, earlier = spec(), self.record.since
             self.save(
                 replace(

@@ -144,7 +144,7 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
     assert served.record == untouched
     served.until_serves("v1")
     if "model" not in arguments:  # which the platform refuses
-        for text in (model_path("v2"), f"({model_path('v1')}) serves as before", "loading the model"):
+        for text in (model_path("v2"), f"({model_path('v1')}) was not touched", "loading the model"):
             assert text in str(caught.value)
 
 
@@ -261,9 +261,8 @@ def test_nothing_that_airflow_keeps_holds_a_secret(
     for value in ("hush-hush", "mum-mum", served.record.token, platform.token):
         assert value not in kept
     assert connection["password"] == platform.token
-    with pytest.raises(AirflowFailException, match="needs the secret values API_TOKEN, LICENCE"):
-        deploy(served, "v1").execute(TaskRun().context())
-    served.until_serves("v2")
+    deploy(served, "v1").execute(TaskRun().context())
+    assert "needs the secret values API_TOKEN, LICENCE, which this task does not know" in capsys.readouterr().out
 
 
 @deploying
@@ -294,7 +293,7 @@ def test_somebody_elses_serving_is_refused_and_left_alone(
 
 def test_somebody_elses_serving_of_the_candidates_name_is_left_alone(served: Service, client: BitaHubClient) -> None:
     foreign_serving(client, candidate_name(served.name))
-    with pytest.raises(AirflowFailException, match=f"named '{served.name}-next' .* this Airflow did not create"):
+    with pytest.raises(AirflowFailException, match=f"named '{served.name}-next' .* so it is left alone"):
         deploy(served, "v2").execute(TaskRun().context())
     assert served.names == {served.name, candidate_name(served.name)}
     assert ask(served.record.url) == "v1"
@@ -598,7 +597,7 @@ def test_record_that_airflow_fails_to_give_is_no_reason_to_refuse(
     """Airflow says of a Variable that it could not query that there is none."""
     with monkeypatch.context() as patch:
         patch.setattr(Variable, "get", staticmethod(lambda *_, **__: None))
-        with pytest.raises(StateUnknownError, match="could not give the value of its Variable bitahub_serving"):
+        with pytest.raises(StateUnknownError, match=r"has the Variable 'bitahub_serving.*did not return its value"):
             deploy(served, "v2").execute(task_run.context())
     task_run.retry()
     deploy(served, "v2").execute(task_run.context())
@@ -619,7 +618,8 @@ def test_killed_deployment_that_airflow_no_longer_wants_is_ended(
     defer(operator, task_run)
     task_state(state)
     operator.on_kill()
-    served.until_serves("v1")
+    # There is no time to create the old version again. The next deployment has it.
+    served.until_serves("v2" if strategy == "recreate" else "v1")
     deploy(served, "v2").execute(TaskRun().context())
     served.until_serves("v2")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.procedures.deployments import Deployment, Owner, Version
-    from airflow_bitahub.procedures.rollout import Plan
+    from airflow_bitahub.procedures.plan import Plan
 
 
 class BitaHubRollbackServingOperator(RolloutOperator):
@@ -117,7 +117,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
 
     def plan(self, context: Context, record: Deployment) -> Plan:
         """Return what to deploy. Raises ConfigurationError where no such version is on record."""
-        from airflow_bitahub.procedures.rollout import Plan
+        from airflow_bitahub.procedures.plan import Plan
 
         owner = owner_of(context)
         version, secrets = self._target(record, owner), self.known_secrets()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving
     from airflow_bitahub.exceptions import JobTimeoutError
     from airflow_bitahub.procedures.deployments import Deployment, Owner
-    from airflow_bitahub.procedures.rollout import Deployed, Plan, Waiting
+    from airflow_bitahub.procedures.plan import Deployed, Plan, Waiting
     from airflow_bitahub.procedures.site import Site
     from airflow_bitahub.triggers.events import ServingEvent
 
@@ -206,7 +206,7 @@ class RolloutOperator(ResourceLifecycle):
 
     def _wait(self, plan: Plan, waiting: Waiting) -> Procedure[Serving]:
         """Wait for a serving: on the worker, or on the worker for a short time only and then in the triggerer."""
-        from airflow_bitahub.procedures.rollout import wait_for
+        from airflow_bitahub.procedures.plan import wait_for
 
         if not self.deferrable:
             return (yield from wait_for(waiting, plan))
@@ -270,6 +270,8 @@ class RolloutOperator(ResourceLifecycle):
         :param grace: seconds to wait for a serving whose creation may still be on its way
         :param timeout: seconds for a removal
         """
+        from airflow_bitahub.procedures.repair import abandon
+
         site = self._new_site()
         if self._site is None or self._owner is None:
             return "it is not known what serves"
@@ -279,7 +281,7 @@ class RolloutOperator(ResourceLifecycle):
             secrets = self.known_secrets()
         except ConfigurationError:  # an argument was not rendered
             secrets = {}
-        end = self.hook.new_client().run(site.abandon(self._owner, secrets, grace))
+        end = self.hook.new_client().run(abandon(site, self._owner, secrets, grace))
         self._site.record = site.record
         return end
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from airflow_bitahub.api.servings import ServingSpec
     from airflow_bitahub.procedures.deployments import Deployment
-    from airflow_bitahub.procedures.rollout import Plan
+    from airflow_bitahub.procedures.plan import Plan
 
 
 class BitaHubDeployServingOperator(RolloutOperator):
@@ -237,7 +237,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
     def plan(self, context: Context, record: Deployment) -> Plan:  # noqa: ARG002
         """Return what to deploy. Raises ConfigurationError for arguments that the platform could not accept."""
         from airflow_bitahub.procedures.deployments import Version
-        from airflow_bitahub.procedures.rollout import Plan
+        from airflow_bitahub.procedures.plan import Plan
 
         can_update, owner = self.can_update, owner_of(context)
         if self.strategy == "in_place" and not can_update:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.protocol import Procedure
 from airflow_bitahub.api.servings import (
     Serving,
     ServingSpec,
     create_serving,
     get_serving,
-    probe_serving,
     update_serving,
 )
 from airflow_bitahub.exceptions import (
@@ -275,87 +273,12 @@ class Site:
             return False
         return True
 
-    def abandon(self, owner: Owner, secrets: Mapping[str, str], grace: float = 0) -> Procedure[str]:
-        """End what a task instance has under way, see `repair`; also a creation that is not yet on record.
-
-        :param grace: seconds to wait for a serving whose creation may still be on its way
-        """
-        rollout = self.load().rollout
-        if rollout is not None:
-            return (yield from self.repair(secrets)) if rollout.owner == owner else "another task deploys it now"
-        if (intent := self.creation_of(owner)) is None:
-            return "there was nothing to end"
-        found = yield from find_serving(intent.name, self.version, self.clock, grace=grace)
-        if found is None or not intent.explains(found, self.clock()) or self._is_known(found):
-            return "nothing had been created"
-        yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
-        return f"serving {intent.name!r} was removed"
-
     def creation_of(self, owner: Owner) -> Intent | None:
         """Return the creation that a task instance has begun and that is not yet on record; None: there is none."""
         intent = self.records.load_intent()
         if intent is None or intent.owner != owner or not intent.name or self.lost_at is not None:
             return None
         return intent if self.clock() < intent.since + LONGEST_CLAIM else None
-
-    def _is_known(self, found: Serving) -> bool:
-        return found.name == self.name and self.record.owns(found, self.clock())
-
-    def repair(self, secrets: Mapping[str, str]) -> Procedure[str]:
-        """End a replacement whose task has ended, and return in words what became of it.
-
-        The candidate is removed. A new version that was checked, and that answers under the public name, stays.
-        Otherwise the old version gets the name back; whether it answers is not waited for.
-
-        :param secrets: the secret values, in case the old version must be created again
-        :raises ConfigurationError: one of them is missing
-        """
-        rollout = self.record.rollout
-        if rollout is None:
-            return "there was nothing to end"
-        yield from self.remove_candidate()
-        end, record = "nothing was changed", self.record
-        if rollout.phase not in ("candidate", "tidy"):
-            found = yield from self.find()
-            if found is not None and not self.record.owns(found, self.clock()):
-                end, record = "someone else has taken the name", replace(self.record, exists=False, since=None)
-            elif found is not None and (yield from self._has_proved_itself(found)):
-                end = f"the {rollout.version} was checked and serves"
-                record = record.with_version(replace(rollout.version, deployed_at=self.clock()))
-            elif rollout.replaces:
-                end = yield from self.put_back(secrets)
-                record = self.record
-            else:
-                end = yield from self.clear()
-                record = self.record
-        self.save(replace(record, rollout=None))
-        return f"{end}, and the candidate was removed" if rollout.has_candidate else end
-
-    def _has_proved_itself(self, found: Serving) -> Procedure[bool]:
-        """Return whether the new version was checked, here or as a candidate, and answers under the public name."""
-        rollout = self.rollout
-        if rollout.phase != "switch" or rollout.placed != "new":
-            return False
-        if rollout.ready_at is None and (not rollout.has_candidate or found.busy_pods):
-            return False
-        try:
-            return found.status is ServingStatus.RUNNING and (yield from probe_serving(found))
-        except BitaHubError:
-            return False
-
-    def put_back(self, secrets: Mapping[str, str]) -> Procedure[str]:
-        """Give the public name back to the version on record, and return in words what was done."""
-        old = self.record.versions[0]
-        yield from self.put(lambda: old.to_spec(secrets), "old")
-        return f"the {old} has the name again"
-
-    def clear(self) -> Procedure[str]:
-        """Remove the serving of the public name if it is ours, and return in words what was done."""
-        found = yield from self.find()
-        if found is not None and self.record.owns(found, self.clock()):
-            yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
-        self.save(replace(self.record, exists=False, since=None, created_at=None))
-        return "it was removed"
 
     def refusal(self, found: Serving) -> ServingRefusedError:
         """Return the error for a serving that is not ours."""

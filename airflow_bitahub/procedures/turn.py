@@ -18,6 +18,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.deployments import LONGEST_CLAIM, Owner, Rollout
+from airflow_bitahub.procedures.repair import repair
 from airflow_bitahub.procedures.servings import end_serving
 from airflow_bitahub.procedures.site import Site
 
@@ -98,13 +99,13 @@ class Turn:
             yield from self.pause(retry.sleep_seconds(_INTERVAL, now, self.deadline))
 
     def end(self, left: Rollout) -> Procedure[None]:
-        """End a deployment that was left, see `Site.repair`.
+        """End a deployment that was left, see `repair`.
 
         :raises ConfigurationError: a secret value is missing that is needed to restore the old version
         :raises ServingFailedError: the same, for a task that does not deploy and so has no argument for the value
         """
         try:
-            end = yield from self.site.repair(self.secrets)
+            end = yield from repair(self.site, self.secrets)
         except ServingOvertakenError:  # another task does the same
             yield Sleep(SETTLING)
         except ConfigurationError as error:

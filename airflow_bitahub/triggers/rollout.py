@@ -18,7 +18,7 @@ class BitaHubRolloutTrigger(BitaHubServingTrigger):
     It takes the parameters of `BitaHubServingTrigger`, and:
 
     :param deployed_name: the public name. When a user marks, clears or deletes the waiting task, the deployment is
-        ended as `Site.repair` does it. A version with secret environment variables cannot be restored here, since
+        ended as `procedures.repair` does it. A version with secret environment variables cannot be restored here, since
         their values are kept nowhere
     """
 
@@ -46,13 +46,14 @@ class BitaHubRolloutTrigger(BitaHubServingTrigger):
         from airflow_bitahub.hooks.bitahub import BitaHubHook
         from airflow_bitahub.hooks.deployment_records import VariableRecords
         from airflow_bitahub.procedures.deployments import Owner
+        from airflow_bitahub.procedures.repair import abandon
         from airflow_bitahub.procedures.site import Site
 
         ti: Any = self.task_instance
         records = VariableRecords(BitaHubHook(self.bitahub_conn_id), self.deployed_name, self.version)
         site = Site(self.deployed_name, self.version, records, self.log.info)
         owner = Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
-        self.log.info("The deployment was ended: %s", drive(site.abandon(owner, {}), send))
+        self.log.info("The deployment was ended: %s", drive(abandon(site, owner, {}), send))
 
 
 def _only(call: Call[Any]) -> Procedure[Any]:

@@ -35,8 +35,10 @@ from airflow_bitahub.procedures.deployments import (
     deployment_from_json,
     to_json,
 )
+from airflow_bitahub.procedures.plan import Deployed, Plan
 from airflow_bitahub.procedures.questions import Picture, Question
-from airflow_bitahub.procedures.rollout import Deployed, Deployer, Plan
+from airflow_bitahub.procedures.repair import abandon
+from airflow_bitahub.procedures.rollout import Deployer
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.turn import Turn
 from tests.procedures.stage import CONFLICT, INVALID, MISSING, TIMEOUT, Died, Stage, every_death, fresh, serving
@@ -347,7 +349,7 @@ def test_old_version_that_has_been_restored_is_not_restored_again() -> None:
     assert record is not None
     rollout = Rollout(owner, platform.now + 60, record.versions[0], "restore", replaces=True, placed="old")
     platform.airflow.record = replace(record, rollout=rollout)
-    platform.run(platform.site().abandon(owner, {}))
+    platform.run(abandon(platform.site(), owner, {}))
     assert platform.changes == 0
     platform.assert_serves("good:1")
 
@@ -502,7 +504,7 @@ def test_what_a_dead_task_left_is_cleaned_up(end: str, image: str, way: dict[str
             if platform_dies_at(platform, image, (step, took_effect), way) == 0:
                 break
             if end == "abandoned":
-                platform.run(platform.site().abandon(Owner("dag", "a", "run"), {}, grace=5))
+                platform.run(abandon(platform.site(), Owner("dag", "a", "run"), {}, grace=5))
                 for _ in range(3):
                     platform.now += START
                 assert platform.answering() in ("good:1", "good:2")
@@ -597,7 +599,7 @@ def test_new_version_that_does_not_answer_is_not_kept_by_the_clean_up() -> None:
             step = procedure.throw(error)
     procedure.close()
     platform.holds_public = False
-    platform.run(platform.site().abandon(Owner("dag", "a", "run"), {}))
+    platform.run(abandon(platform.site(), Owner("dag", "a", "run"), {}))
     platform.assert_serves("good:1")
 
 

@@ -25,8 +25,9 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.identity import JobRecord, TaskIdentity
 from airflow_bitahub.procedures.deployments import Deployment, Intent, Owner, Version
 from airflow_bitahub.procedures.jobs import wait_for_job
+from airflow_bitahub.procedures.plan import Plan
 from airflow_bitahub.procedures.retry import Retry
-from airflow_bitahub.procedures.rollout import Deployer, Plan
+from airflow_bitahub.procedures.rollout import Deployer
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.submission import ensure_job
 from airflow_bitahub.procedures.turn import Turn

@@ -283,7 +283,8 @@ class PasswordGrant:
         except BitaHubError as error:
             changed = session
             # Whatever went wrong with the sign-in, the call itself was not sent.
-            refusal = ConnectFailedError(f"The sign-in failed, so nothing else was sent. {error}")
+            not_sent = ConnectFailedError(f"The sign-in failed, so nothing else was sent. {error}")
+            refusal = error if isinstance(error, ConfigurationError) else not_sent
         yield from Blocking(partial(self._store.save, replace(changed, claim="")))
         raise refusal
 

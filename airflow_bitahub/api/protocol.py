@@ -128,7 +128,7 @@ class Blocking(Generic[T]):
     On an event loop, it is done in a thread.
     """
 
-    do: Callable[[], T]
+    do: Callable[[], T] = field(repr=False)
 
     def __iter__(self) -> Generator[Blocking[Any], Any, T]:
         result: T = yield self

@@ -175,6 +175,7 @@ def test_a_job_that_outlives_its_tokens_is_watched_by_workers_and_a_triggerer_th
             await asyncio.sleep(0.05)
             worker_answers.append(await asyncio.to_thread(worker.send, list_jobs()))
         watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
 
     another_process()
     known, worker_answers = [*sign_in._access], [worker.send(list_jobs())]

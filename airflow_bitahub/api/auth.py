@@ -15,7 +15,6 @@ import random
 import re
 import secrets
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -154,7 +153,7 @@ class PasswordGrant:
         *,
         client_id: str,
         client_secret: str,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._user = user

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -224,7 +225,9 @@ class Settings:
                 client_id = self.text("client_id", _CLIENT)
                 store = sessions_of(self.base_url, self.login, client_id, shared=self.flag("share_token", default=True))
                 client_secret = self.text("client_secret", _CLIENT)
-                return PasswordGrant(self.login, password, store, client_id=client_id, client_secret=client_secret)
+                return PasswordGrant(
+                    self.login, password, store, client_id=client_id, client_secret=client_secret, clock=time.time
+                )
         return NoAuth()
 
     def flag(self, key: str, *, default: bool) -> bool:

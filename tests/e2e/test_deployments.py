@@ -42,7 +42,7 @@ def asked_all_the_time(world: World) -> Iterator[list[Answer]]:
         with httpx.Client(trust_env=False, timeout=60) as client:
             while not has_ended.wait(0.2):
                 version = ""
-                with suppress(httpx.TransportError, LookupError):
+                with suppress(httpx.TransportError, LookupError, TypeError):  # TypeError: there is no such serving
                     found = client.get(
                         f"{world.emulator.url}{platform_path()}/{NAME}?version=v1", headers=headers
                     ).json()["data"]

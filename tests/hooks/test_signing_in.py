@@ -51,6 +51,10 @@ def guarded(shared: tuple[Emulator, SignIn]) -> Iterator[Callable[..., tuple[Emu
     shared[0].clear()
 
 
+async def event_of(trigger: BitaHubJobTrigger) -> Any:
+    return (await anext(trigger.run())).payload
+
+
 def another_process() -> None:
     """Forget the tokens that this process knows."""
     sessions_of.cache_clear()
@@ -169,7 +173,7 @@ def test_a_job_that_outlives_its_tokens_is_watched_by_workers_and_a_triggerer_th
     trigger = BitaHubJobTrigger("bitahub_test", "long", poll_interval=0.1)
 
     async def begin() -> None:
-        watching = asyncio.create_task(anext(trigger.run()))
+        watching = asyncio.create_task(event_of(trigger))
         while not known or known == [*sign_in._access]:
             assert not watching.done()
             await asyncio.sleep(0.05)
@@ -205,11 +209,11 @@ def test_a_triggerer_takes_up_a_password_that_was_changed(
     trigger = BitaHubJobTrigger("bitahub_test", "patient", poll_interval=0.1)
 
     async def main() -> Any:
-        watching = asyncio.create_task(anext(trigger.run()))
+        watching = asyncio.create_task(event_of(trigger))
         await asyncio.to_thread(until, lambda: sign_in._failures[USER])
         await asyncio.sleep(0.5)  # for more attempts, of which there must be none
         connect(extra, **fields, password=PASSWORD)
-        return (await watching).payload
+        return await watching
 
     assert asyncio.run(main())["outcome"] == "finished"
     assert len(sign_in._failures[USER]) == 1

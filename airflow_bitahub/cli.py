@@ -179,6 +179,11 @@ def _add_emulator(subparsers: Subparsers) -> None:
         metavar="SECONDS",
         help="lifetime of this user's tokens (default: %(default)s)",
     )
+    parser.add_argument(
+        "--single-session",
+        action="store_true",
+        help="new tokens of this user invalidate the earlier ones, as in KubeSphere's older releases",
+    )
     parser.set_defaults(run=_run_emulator)
 
 
@@ -192,7 +197,8 @@ def _run_emulator(args: argparse.Namespace) -> int:
     home: Path = args.home.expanduser()
     sign_in = None
     if args.sign_in is not None:
-        sign_in = SignIn({args.sign_in: choose_password(args.password_file)}, expires_in=args.expires_in)
+        users = {args.sign_in: choose_password(args.password_file)}
+        sign_in = SignIn(users, expires_in=args.expires_in, single_session=args.single_session)
     emulator = Emulator(
         home,
         host=args.host,

@@ -17,7 +17,7 @@ from airflow_bitahub import proxies
 from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
 from airflow_bitahub.api.body import ACCEPTED_ENCODING, Body
 from airflow_bitahub.api.platform import Platform
-from airflow_bitahub.api.protocol import Call, Procedure, Request, Response, Sleep
+from airflow_bitahub.api.protocol import Call, Flow, Procedure, Request, Response, Sleep
 from airflow_bitahub.deadline import Deadline
 from airflow_bitahub.exceptions import (
     BitaHubError,
@@ -123,6 +123,16 @@ class BitaHubClient:
         return self.base_url + self.platform.locate(operation, names)[1]
 
     def _exchange(self, call: Call[T]) -> T:
+        if call.request.is_foreign:
+            return self._transmit(call)
+        return drive(self._auth.flow(call), self._transmit)
+
+    async def _aexchange(self, call: Call[T]) -> T:
+        if call.request.is_foreign:
+            return await self._atransmit(call)
+        return await adrive(self._auth.flow(call), self._atransmit)
+
+    def _transmit(self, call: Call[T]) -> T:
         if self._http is None:
             self._http = self._open(httpx.Client)
         try:
@@ -131,7 +141,7 @@ class BitaHubClient:
             _raise_transport(call.request, self.base_url, error)
         return call.read_answer(answer, self.platform)
 
-    async def _aexchange(self, call: Call[T]) -> T:
+    async def _atransmit(self, call: Call[T]) -> T:
         self.prepare()
         try:
             arguments = self._arguments(call.request)
@@ -172,10 +182,10 @@ class BitaHubClient:
     def _arguments(self, request: Request) -> dict[str, Any]:
         if request.is_foreign:
             method, _, url = request.operation.partition(" ")
-            auth: Auth = BearerToken(request.token) if request.token else NoAuth()
+            signature = BearerToken(request.token).headers() if request.token else {}
         else:
             method, path = self.platform.locate(request.operation, request.names)
-            url, auth = self.base_url + path, self._auth
+            url, signature = self.base_url + path, request.headers
         if request.query:  # added to the query that the endpoint itself may have, which `params` would replace
             url = str(httpx.URL(url).copy_merge_params(request.query))
         optional = {
@@ -184,7 +194,7 @@ class BitaHubClient:
             "files": request.files,
         }
         given = {key: value for key, value in optional.items() if value is not None}
-        headers = {**auth.headers(), "accept-encoding": ACCEPTED_ENCODING}
+        headers = {**signature, "accept-encoding": ACCEPTED_ENCODING}
         return {"method": method, "url": url, "headers": headers, "timeout": request.timeout or self._timeout, **given}
 
 
@@ -253,7 +263,7 @@ def _aiohttp_is_usable() -> bool:
     return find_spec("aiohttp") is not None and not proxies.are_set()
 
 
-def drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
+def drive(procedure: Flow[T], perform: Callable[[Call[Any]], Any]) -> T:
     """Run a procedure to its end, and return its result.
 
     :param perform: sends a call
@@ -262,9 +272,13 @@ def drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
         step = next(procedure)
         while True:
             try:
-                if isinstance(step, Sleep):
+                answer = None
+                if isinstance(step, Call):
+                    answer = perform(step)
+                elif isinstance(step, Sleep):
                     time.sleep(step.seconds)
-                answer = None if isinstance(step, Sleep) else perform(step)
+                else:
+                    answer = step.do()
             except BitaHubError as error:
                 step = procedure.throw(error)
             else:
@@ -276,7 +290,7 @@ def drive(procedure: Procedure[T], perform: Callable[[Call[Any]], Any]) -> T:
         procedure.close()
 
 
-async def adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+async def adrive(procedure: Flow[T], perform: Callable[[Call[Any]], Awaitable[Any]]) -> T:
     """Run a procedure to its end on an event loop, and return its result.
 
     :param perform: sends a call
@@ -285,9 +299,13 @@ async def adrive(procedure: Procedure[T], perform: Callable[[Call[Any]], Awaitab
         step = next(procedure)
         while True:
             try:
-                if isinstance(step, Sleep):
+                answer = None
+                if isinstance(step, Call):
+                    answer = await perform(step)
+                elif isinstance(step, Sleep):
                     await asyncio.sleep(step.seconds)
-                answer = None if isinstance(step, Sleep) else await perform(step)
+                else:
+                    answer = await asyncio.to_thread(step.do)
             except BitaHubError as error:
                 step = procedure.throw(error)
             else:

@@ -76,7 +76,9 @@ def test_a_fields_default_is_the_one_that_is_used() -> None:
     platform.settings = settings
     used = vars(platform.new_client().platform)
     for name, described in CONNECTION["conn-fields"].items():
-        if "default" in described["schema"]:
+        if name == "share_token":
+            assert described["schema"]["default"] is True  # of `Settings.auth`
+        elif "default" in described["schema"]:
             assert described["schema"]["default"] == used[name]
 
 
@@ -107,7 +109,7 @@ def test_the_form_in_airflows_ui(form: dict[str, Any]) -> None:
     assert form["hook_name"] == "BitaHub"
     assert form["standard_fields"]["url_schema"]["hidden"] is True
     assert form["standard_fields"]["host"]["title"] == "Address"
-    assert form["standard_fields"]["password"]["title"] == "Token"
+    assert form["standard_fields"]["password"]["title"] == "Token or password"
     assert list(form["extra_fields"]) == list(CONNECTION["conn-fields"])
     assert form["extra_fields"]["workspace"]["value"] == "bitahub"
     assert form["extra_fields"]["user_id"]["value"] is None

@@ -33,7 +33,7 @@ _SUBMISSIONS = ("submit_job", "create_serving")
 
 # kind of error -> its class, and what the user can do about it
 _KINDS: dict[str, tuple[type[APIError], str]] = {
-    "authentication": (AuthenticationError, "Check the token in the Airflow connection's password."),
+    "authentication": (AuthenticationError, "Check the token or password of the Airflow connection, and its 'auth'."),
     "permission": (PermissionDeniedError, "Check the token, workspace and namespace of the Airflow connection."),
     "not_found": (NotFoundError, "Check the name, and the connection's cluster, workspace and namespace."),
     "conflict": (ConflictError, "Choose another name, or remove the existing one."),

@@ -36,6 +36,7 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
         "stop_serving": f"PUT {_SERVINGS}/{{name}}/stop",
         "delete_serving": f"DELETE {_SERVINGS}/{{name}}",
         "get_serving_log": f"GET {_SERVINGS}/{{name}}/log",  # assumed: no source shows one
+        "sign_in": "POST /oauth/token",  # family: KubeSphere
     }
 )
 

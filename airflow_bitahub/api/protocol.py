@@ -46,6 +46,7 @@ class Request:
     :param files: (field name, (file name, content)); a field may come several times
     :param timeout: seconds for the whole request; None: the client's own
     :param token: a bearer token for a served program; "": none is sent
+    :param headers: what identifies the user, added by `api.auth`
     :param body_limit: bytes of the answer's body, decoded; a longer answer is an error. 0: the body is not read
     """
 
@@ -54,10 +55,11 @@ class Request:
     names: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     json_body: Any = None
-    form: Mapping[str, str | list[str]] | None = None
+    form: Mapping[str, str | list[str]] | None = field(default=None, repr=False)
     files: Sequence[tuple[str, tuple[str, bytes]]] | None = None
     timeout: float | None = None
     token: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body_limit: int = BODY_LIMIT
 
     @property
@@ -119,4 +121,19 @@ class Sleep:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Blocking(Generic[T]):
+    """A step of a sign-in: something that may take a while, such as reading an Airflow Variable.
+
+    On an event loop, it is done in a thread.
+    """
+
+    do: Callable[[], T] = field(repr=False)
+
+    def __iter__(self) -> Generator[Blocking[Any], Any, T]:
+        result: T = yield self
+        return result
+
+
 Procedure: TypeAlias = Generator[Call[Any] | Sleep, Any, T]
+Flow: TypeAlias = Generator[Call[Any] | Sleep | Blocking[Any], Any, T]  # of `api.auth`, which signs a call

@@ -29,6 +29,13 @@ class BitaHubHook(BaseHook):
     Connection fields: **host** (address, scheme included; or host, schema and port apart), **login** (user name),
     **password** (bearer token; leave it empty where the platform asks for none). Extra:
 
+    - ``auth``: how to sign in. ``none``; ``bearer`` (the password is a token; the default where there is a password);
+      ``header`` (the password is the token of the platform's business layer, sent in the header ``token``); ``basic``
+      (login and password with every request); ``kubesphere`` (login and password are exchanged for tokens at
+      ``/oauth/token``, which are renewed before they expire)
+    - for ``kubesphere``: ``client_id`` and ``client_secret`` (both ``kubesphere`` by default) are this program's own;
+      ``share_token`` (default: true): all workers and triggerers use the same tokens, through an Airflow Variable,
+      since in older releases of KubeSphere a new sign-in ends the user's other sessions
     - ``user_id``: the user in server paths, such as ``_2f1f...``; ``user_name``: in container paths (default: the
       login)
     - ``workspace``, ``cluster``, ``job_namespace``, ``serving_namespace``, ``prefix``: parts of the API's addresses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
+from airflow_bitahub.api.auth import Auth, BasicAuth, BearerToken, HeaderToken, NoAuth, PasswordGrant
 from airflow_bitahub.api.platform import (
     ENDPOINTS,
     ERROR_CODES,
@@ -24,6 +25,7 @@ from airflow_bitahub.api.platform import (
 )
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.address import base_url, is_loopback
+from airflow_bitahub.hooks.sessions import mask, sessions_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -31,14 +33,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCH_MODES = ("auto", "collection", "single")
+AUTHS = ("none", "bearer", "header", "basic", "kubesphere")
 
 _PATH_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
 _PAGES = ("console_url", "serving_console_url")
 _TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "timezone", "watch", *_PATH_PARTS, *_PAGES)
+_SIGN_IN_TEXTS = ("auth", "client_id", "client_secret")
 _NUMBERS = ("request_timeout", "max_requests_per_second", "longest_poll_interval")
 _TABLES = ("endpoints", "status_words", "error_codes")
 # What a connection may say. Anything else in its extra is left alone: it may be meant for something else.
-_EXTRAS = (*_TEXTS, *_NUMBERS, *_TABLES, "verify")
+_EXTRAS = (*_TEXTS, *_SIGN_IN_TEXTS, *_NUMBERS, *_TABLES, "verify", "share_token")
+# KubeSphere's own, for programs that are not registered there (family).
+_CLIENT = "kubesphere"
 
 _LEAST, _MOST = 0.001, 1_000_000  # of a number: a socket's timeout takes no more
 _BOOLEANS = {
@@ -52,34 +58,39 @@ class Settings:
     """What a connection says. See `BitaHubHook` for the meaning of each extra.
 
     :param base_url: the platform's address, scheme included, without a slash at the end
-    :param token: the bearer token; None: requests are not signed
+    :param token: the connection's password: a token, or what `auth` makes of it; None: it has none
     :param user_name: the user's name in container paths; "": not set
     :param extra: the connection's extra
+    :param login: the connection's login
     """
 
     base_url: str
     token: str | None = field(repr=False)
     user_name: str
     extra: Mapping[str, Any] = field(repr=False)
+    login: str = ""
 
     @classmethod
     def from_connection(cls, connection: Connection) -> Settings:
         """Read a connection. Raises ConfigurationError when its host or an extra is wrong."""
         extra = _extra(connection)
         address = base_url(connection.conn_id, connection.host, connection.schema, connection.port)
-        settings = cls(address, connection.password or None, "", extra)
+        login = (connection.login or "").strip()
+        settings = cls(address, connection.password or None, "", extra, login)
         # Some of these are read late, or only by a triggerer. A mistake has to show before a job is submitted.
-        for key in _TEXTS:
+        for key in (*_TEXTS, *_SIGN_IN_TEXTS):
             settings.text(key)
         for key in _NUMBERS:
             settings.number(key, 1)
         for key in _PAGES:
             settings.page(key)
         settings.choice("watch", WATCH_MODES)
+        settings.flag("share_token", default=True)
+        settings.check_auth()
         settings.platform()
         for warning in settings.warnings():
             _warn_once(connection.conn_id, warning)
-        return replace(settings, user_name=settings.text("user_name", (connection.login or "").strip()))
+        return replace(settings, user_name=settings.text("user_name", login))
 
     def text(self, key: str, default: str = "") -> str:
         """Return an extra as text, without blanks around it. Raises ConfigurationError when it is no text."""
@@ -184,9 +195,48 @@ class Settings:
                 f"'Asia/Shanghai'."
             ) from error
 
+    @property
+    def auth_kind(self) -> str:
+        """How requests are signed, one of `AUTHS`."""
+        return self.choice("auth", AUTHS) if self.text("auth") else "bearer" if self.token else "none"
+
+    def check_auth(self) -> None:
+        """Raise ConfigurationError when the connection lacks what its way of signing in needs."""
+        kind = self.auth_kind
+        where = f"The Airflow connection's extra 'auth' is {kind!r}, but its"
+        if kind != "none" and not self.token:
+            raise ConfigurationError(f"{where} password is empty.")
+        if kind in ("basic", "kubesphere") and not self.login:
+            raise ConfigurationError(f"{where} login is empty: it is the user's name on the platform.")
+
     def auth(self) -> Auth:
         """Return how requests are signed. Raises ConfigurationError when the token cannot be sent."""
-        return BearerToken(self.token) if self.token else NoAuth()
+        password = self.token or ""
+        match self.auth_kind:
+            case "bearer":
+                return BearerToken(password)
+            case "header":
+                return HeaderToken(password)
+            case "basic":
+                basic = BasicAuth(self.login, password)
+                mask(basic.credentials)
+                return basic
+            case "kubesphere":
+                client_id = self.text("client_id", _CLIENT)
+                store = sessions_of(self.base_url, self.login, client_id, shared=self.flag("share_token", default=True))
+                client_secret = self.text("client_secret", _CLIENT)
+                return PasswordGrant(
+                    self.login, password, store, client_id=client_id, client_secret=client_secret, clock=time.time
+                )
+        return NoAuth()
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """Return an extra that is true or false. Raises ConfigurationError when it is anything else."""
+        value = self._value(key)
+        known = _BOOLEANS.get(("" if value is None else str(value)).strip().lower() or str(default).lower())
+        if known is None:
+            raise ConfigurationError(f"The Airflow connection's extra {key!r} must be true or false.")
+        return known
 
     def verify(self) -> bool | str:
         """Return whether to check the server's certificate, or the path of the CA bundle to check it against."""
@@ -202,14 +252,16 @@ class Settings:
     def warnings(self) -> list[str]:
         """Return what endangers the user's token."""
         found = []
-        if self.token and self.base_url.startswith("http:") and not is_loopback(self.base_url):
+        kind = self.auth_kind
+        secret = "password" if kind in ("basic", "kubesphere") else "token"
+        if kind != "none" and self.base_url.startswith("http:") and not is_loopback(self.base_url):
             found.append(
-                "The token is sent over plain http, where others can read it: use https if the platform has it."
+                f"The {secret} is sent over plain http, where others can read it: use https if the platform has it."
             )
         if self.verify() is False:
             found.append(
-                "The extra 'verify' is false: nothing shows that the server is the platform, so the token may be sent "
-                "to somebody else. Set it to the path of a CA bundle."
+                f"The extra 'verify' is false: nothing shows that the server is the platform, so the {secret} may be "
+                f"sent to somebody else. Set it to the path of a CA bundle."
             )
         return found
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from airflow_bitahub.demo import dataset, platform
+from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED
@@ -32,6 +34,7 @@ SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
     "scripted-infer": {"prediction_results.npy": "predictions"},
     "scripted-eval": {"evaluation_result.json": {"accuracy": 0.9}},
 }
+PASSWORD = "e2e-correct-horse"
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
 
@@ -47,12 +50,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
 
 
+class RecordingSignIn(SignIn):
+    """Remembers every token that it has issued.
+
+    As in KubeSphere's older releases, new tokens end the user's earlier ones, and they expire soon.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({platform.FOLDERS.user_name: PASSWORD}, expires_in=30, single_session=True)
+        self.issued: set[str] = set()
+
+    def grant(self, form: Mapping[str, str]) -> dict[str, Any]:
+        tokens = super().grant(form)
+        self.issued |= {tokens["access_token"], tokens["refresh_token"]}
+        return tokens
+
+
 @dataclass
 class World:
     """Both sides."""
 
     airflow: PatientAirflow
     emulator: Emulator
+    sign_in: RecordingSignIn
     arguments: ProcessArguments
     close: Callable[[], None]
     started: dict[str, str] = field(default_factory=dict)  # ids of runs and backfills, by their names in `dag_runs`
@@ -77,14 +97,17 @@ class World:
 
     def ledger(self, prefix: str) -> list[dict[str, Any]]:
         """Return every job that ever existed whose name begins with the prefix."""
-        jobs = httpx.get(f"{self.emulator.url}/emulator/ledger", trust_env=False, timeout=60).json()["data"]
+        jobs = self._query("/emulator/ledger")
         return [job for job in jobs if job["name"].startswith(prefix)]
 
     def servings(self) -> list[str]:
         """Return the names of all servings."""
-        address = "/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving"
-        items = httpx.get(self.emulator.url + address, trust_env=False, timeout=60).json()["data"]["items"]
+        items = self._query("/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving")["items"]
         return [serving["name"] for serving in items]
+
+    def _query(self, path: str) -> Any:
+        headers = {"Authorization": f"Bearer {self.emulator.token}"}
+        return httpx.get(self.emulator.url + path, headers=headers, trust_env=False, timeout=60).json()["data"]
 
     def model_versions(self) -> set[str]:
         """Return the versions of the demo's model, half-copied ones included."""
@@ -143,7 +166,10 @@ def world(
     }
     with ExitStack() as stack:
         arguments = stack.enter_context(ProcessArguments())
-        emulator = stack.enter_context(Emulator(root / "emulator", image_cache=image_cache, max_running=40))
+        sign_in = RecordingSignIn()
+        emulator = stack.enter_context(
+            Emulator(root / "emulator", image_cache=image_cache, max_running=40, sign_in=sign_in)
+        )
         airflow = PatientAirflow(root / "airflow", dags, port=free_port(), config=config)
         stack.enter_context(airflow)
         emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
@@ -153,8 +179,10 @@ def world(
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
-        airflow.set_connection(platform.connection(emulator))
-        world = World(airflow, emulator, arguments, stack.close)
+        connection = platform.connection(emulator)
+        extra = {**json.loads(str(connection["extra"])), "auth": "kubesphere"}
+        airflow.set_connection({**connection, "password": PASSWORD, "extra": json.dumps(extra)})
+        world = World(airflow, emulator, sign_in, arguments, stack.close)
         wanted = [
             name for item in request.session.items for mark in item.iter_markers("dag_runs") for name in mark.args
         ]

@@ -38,11 +38,14 @@ def asked_all_the_time(world: World) -> Iterator[list[Answer]]:
     has_ended = threading.Event()
 
     def ask() -> None:
+        headers = {"Authorization": f"Bearer {world.emulator.token}"}
         with httpx.Client(trust_env=False, timeout=60) as client:
             while not has_ended.wait(0.2):
                 version = ""
-                with suppress(httpx.TransportError, LookupError, TypeError):  # such as no such serving yet
-                    found = client.get(f"{world.emulator.url}{platform_path()}/{NAME}?version=v1").json()["data"]
+                with suppress(httpx.TransportError, LookupError, TypeError):  # TypeError: there is no such serving
+                    found = client.get(
+                        f"{world.emulator.url}{platform_path()}/{NAME}?version=v1", headers=headers
+                    ).json()["data"]
                     answer = client.get(found["hosts"])
                     version = answer.text if answer.status_code == 200 else ""
                 answers.append(Answer(time.time(), version))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import wait_until
+from tests.e2e.conftest import PASSWORD, wait_until
 from tests.leaks import leaks
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ def test_no_secret_is_in_database_logs_or_process_arguments(world: World) -> Non
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
     servings = world.emulator.state.servings()
     assert servings
-    secrets = {"the password": world.emulator.token} | {f"the token of {each.key}": each.token for each in servings}
+    assert world.sign_in.issued
+    secrets = {"the password": PASSWORD, "the emulator's token": world.emulator.token}
+    secrets |= {f"token {number}": token for number, token in enumerate(sorted(world.sign_in.issued))}
+    secrets |= {f"the token of {each.key}": each.token for each in servings}
 
     assert leaks(airflow.home, secrets) == []
     assert [line for line in world.arguments.seen for secret in secrets.values() if secret in line] == []

@@ -14,8 +14,14 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from airflow_bitahub.emulator.answers import bearer_token, error_answer, gateway_error_answer, unauthorized_answer
-from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
+from airflow_bitahub.emulator.answers import (
+    basic_credentials,
+    bearer_token,
+    error_answer,
+    gateway_error_answer,
+    unauthorized_answer,
+)
+from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn, SignInError
 from airflow_bitahub.emulator.origins import READ_METHODS, Origins
 
 MAX_BODY_BYTES = 1 << 20  # the bodies in the platform's document have 2 KB
@@ -57,9 +63,9 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
-        token = bearer_token(headers)
+        token = bearer_token(headers) or headers.get("token", "")
         is_own_token = secrets.compare_digest(token.encode(), self._token.encode())
-        user = self._sign_in.user_of(token) if self._sign_in else None
+        user = self._find_user(token, headers)
         scope.setdefault("state", {}).update(knows_token=is_own_token or user is not None, user=user or "")
         signs_in = self._sign_in is not None and path == TOKEN_PATH
         # A web page may send a form. But without the password it gets no token, and it could not read the answer. It
@@ -70,6 +76,17 @@ class AccessControl:
         if answer is None and not is_own_token:
             answer = self._refuse_unauthorized(method, path, user)
         await (answer or self._app)(scope, receive, send)
+
+    def _find_user(self, token: str, headers: Headers) -> str | None:
+        """Return the user of a token, or of a name and a password as HTTP's basic authentication sends them."""
+        if self._sign_in is None:
+            return None
+        if (credentials := basic_credentials(headers)) is None:
+            return self._sign_in.user_of(token)
+        try:
+            return self._sign_in.check_password(*credentials)
+        except SignInError:
+            return None
 
     def _refuse_malformed(self, headers: Headers, expected: str) -> JSONResponse | None:
         """Return why a request is refused, whoever sends it; `expected` is the media type that a body must have."""

@@ -1,7 +1,7 @@
 """Signing in as at KubeSphere: a user exchanges name and password for a token, which expires.
 
 Everything is in memory and ends with the emulator. As in KubeSphere's older releases, a client needs no id and secret
-of its own. Unlike there, signing in does not invalidate the user's earlier tokens.
+of its own; and if so asked, a sign-in or renewal ends the user's other sessions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SignInError(BitaHubError):
 
 
 class TokenForm(BaseModel):
-    """The form that requests tokens. A client may also send its own id and secret, which are ignored."""
+    """The form that requests tokens. A client may also send its own id and secret."""
 
     grant_type: Literal["password", "refresh_token"]
     username: str = ""
@@ -75,6 +75,8 @@ class SignIn:
     :param users: the password of each user
     :param expires_in: seconds for which an access token is valid; a refresh token is valid twice as long
     :param namespaces: the only namespaces in which these users may work
+    :param single_session: new tokens invalidate the user's earlier ones, as in KubeSphere's older releases
+    :param client: id and secret that a client must send, as in KubeSphere's newer releases; None: they are ignored
     :param clock: returns seconds since the epoch
     :raises ConfigurationError: a name or a password is empty, or `expires_in` is not positive
     """
@@ -85,6 +87,8 @@ class SignIn:
         *,
         expires_in: int = 7200,
         namespaces: Collection[str] = _NAMESPACES,
+        single_session: bool = False,
+        client: tuple[str, str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not all(users) or not all(users.values()):
@@ -94,6 +98,8 @@ class SignIn:
         self._passwords = dict(users)
         self._expires_in = expires_in
         self._namespaces = frozenset(namespaces)
+        self._single_session = single_session
+        self._client = client
         self._clock = SteadyClock(clock)
         self._failures = {user: deque[float](maxlen=_MAX_FAILURES) for user in users}
         self._access: dict[str, _IssuedToken] = {}
@@ -105,9 +111,11 @@ class SignIn:
         :param form: the request's fields as OAuth names them: `grant_type` and those that it requires
         :raises SignInError: a field is wrong, or there were too many wrong passwords
         """
+        if self._client not in (None, (form.get("client_id"), form.get("client_secret"))):
+            raise SignInError("The client's id or secret is wrong.", "invalid_client", 401)
         grant_type = form.get("grant_type", "")
         if grant_type == "password":
-            return self._issue(self._check_password(form.get("username", ""), form.get("password", "")))
+            return self._issue(self.check_password(form.get("username", ""), form.get("password", "")))
         if grant_type == "refresh_token":
             user = self._find_user(self._refresh, form.get("refresh_token", ""))
             if user is None:
@@ -123,7 +131,8 @@ class SignIn:
         """Return whether users may see and change jobs and servings in this namespace."""
         return namespace in self._namespaces
 
-    def _check_password(self, user: str, password: str) -> str:
+    def check_password(self, user: str, password: str) -> str:
+        """Return the user. Raises SignInError for a wrong password, and after too many of them."""
         now = self._clock()
         failures = self._failures.get(user, deque[float]())
         if len(failures) == _MAX_FAILURES and max(failures[-1] - failures[0], now - failures[-1]) < _LOCKOUT_SECONDS:
@@ -139,8 +148,8 @@ class SignIn:
     def _issue(self, user: str) -> dict[str, Any]:
         now = self._clock()
         for issued in (self._access, self._refresh):
-            for expired in [key for key, token in issued.items() if token.expires_at <= now]:
-                del issued[expired]
+            for ended in [key for key, token in issued.items() if self._ends(token, user, now)]:
+                del issued[ended]
         access_token, refresh_token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self._access[access_token] = _IssuedToken(user, now + self._expires_in)
         self._refresh[refresh_token] = _IssuedToken(user, now + 2 * self._expires_in)
@@ -150,6 +159,9 @@ class SignIn:
             "refresh_token": refresh_token,
             "expires_in": self._expires_in,
         }
+
+    def _ends(self, token: _IssuedToken, user: str, now: float) -> bool:
+        return token.expires_at <= now or (self._single_session and token.user == user)
 
     def _find_user(self, issued: Mapping[str, _IssuedToken], key: str) -> str | None:
         token = issued.get(key)
@@ -173,6 +185,7 @@ router = APIRouter(tags=["signing in"])
             "description": "An access token, and a refresh token to get the next one with.",
         },
         400: {"model": OAuthError, "description": "The form, the password or the refresh token is wrong."},
+        401: {"model": OAuthError, "description": "The client's own id or secret is wrong."},
         429: {"model": OAuthError, "description": "There were too many wrong passwords."},
     },
 )

@@ -15,7 +15,7 @@ from airflow_bitahub.api.jobs import JobSpec, TaskRole, get_job, list_jobs, subm
 from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.api.protocol import Call
 from airflow_bitahub.client import BitaHubClient
-from airflow_bitahub.emulator.http.signin import SignIn
+from airflow_bitahub.emulator.http.signin import SignIn, SignInError
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import AuthenticationError, ConfigurationError, PermissionDeniedError
@@ -150,6 +150,41 @@ def test_every_token_is_another_one_and_earlier_ones_stay_good(http: httpx.Clien
     assert len(set(every)) == 6
     for tokens in (first, second, third):
         assert http.get(JOBS, headers=bearer(tokens["access_token"])).status_code == 200
+
+
+def test_in_the_old_behaviour_new_tokens_end_the_users_earlier_ones(clock: Clock) -> None:
+    sign_in = SignIn(USERS, single_session=True, clock=clock)
+
+    def grant(user: str) -> dict[str, Any]:
+        return sign_in.grant({"grant_type": "password", "username": user, "password": USERS[user]})
+
+    hers, first, second = grant("she"), grant("you"), grant("you")
+    third = sign_in.grant({"grant_type": "refresh_token", "refresh_token": second["refresh_token"]})
+    users = [sign_in.user_of(tokens["access_token"]) for tokens in (hers, first, second, third)]
+    assert users == ["she", None, None, "you"]
+    with pytest.raises(SignInError):
+        sign_in.grant({"grant_type": "refresh_token", "refresh_token": first["refresh_token"]})
+
+
+def test_a_client_may_need_its_own_secret_and_a_wrong_one_is_no_wrong_password(clock: Clock) -> None:
+    sign_in = SignIn(USERS, client=("kubesphere", "its-own"), clock=clock)
+    form = {"grant_type": "password", "username": "you", "password": USERS["you"], "client_id": "kubesphere"}
+    for wrong in ({}, {"client_secret": "kubesphere"}):
+        for _ in range(5):
+            with pytest.raises(SignInError) as refused:
+                sign_in.grant({**form, **wrong})
+            assert (refused.value.error, refused.value.status) == ("invalid_client", 401)
+    assert sign_in.grant({**form, "client_secret": "its-own"})["token_type"] == "Bearer"
+
+
+def test_a_token_may_come_in_its_own_header_and_a_password_with_every_request(http: httpx.Client) -> None:
+    token = tokens_of(sign_in(http))["access_token"]
+    assert http.get(JOBS, headers={"token": token}).status_code == 200
+    assert_status_object(http.get(JOBS, headers={"token": "wrong"}), 401, "Unauthorized")
+    assert http.get(JOBS, auth=("she", USERS["she"])).status_code == 200
+    for _ in range(5):
+        assert_status_object(http.get(JOBS, auth=("she", "wrong")), 401, "Unauthorized")
+    assert http.get(JOBS, auth=("she", USERS["she"])).status_code == 401  # locked
 
 
 @pytest.mark.parametrize(

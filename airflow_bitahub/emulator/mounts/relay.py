@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 WRITABLE = "program"  # the only part of the folder in which the program can change something
 INSIDE, OUTSIDE = WRITABLE + "/inside", "outside"
+_LAST_ANSWERS = 1  # seconds for answers that are on their way when the last program ends
 _FOR_THE_PROXY = (b"connection:", b"proxy-", b"keep-alive:")
 
 
@@ -145,10 +146,19 @@ def proxy(file: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], A
 
 
 async def main(folder: str, port: int, listener: socket.socket) -> None:
-    """Serve until killed."""
+    """Serve until all programs have ended: the sandbox waits for this process, too."""
     await asyncio.start_server(proxy(f"{folder}/{OUTSIDE}"), sock=listener)
-    await _serve_program(f"{folder}/{INSIDE}", port)
-    await asyncio.Event().wait()
+    waiting = asyncio.ensure_future(_serve_program(f"{folder}/{INSIDE}", port))
+    while _runs_program():
+        await asyncio.sleep(0.1)
+    waiting.cancel()
+    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=_LAST_ANSWERS)
+
+
+def _runs_program() -> bool:
+    """Return whether a process runs besides this one and the sandbox's first."""
+    processes = {int(name) for name in os.listdir("/proc") if name.isdigit()}  # noqa: PTH208
+    return bool(processes - {1, os.getpid()})
 
 
 if __name__ == "__main__":
@@ -159,7 +169,7 @@ if __name__ == "__main__":
         for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and what is ignored would stay so
             signal.signal(ignored, signal.SIG_DFL)
         os.execvp(sys.argv[4], sys.argv[4:])  # noqa: S606
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the program may still answer; the sandbox ends with it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the program may still answer
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)

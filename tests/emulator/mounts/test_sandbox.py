@@ -22,7 +22,7 @@ from airflow_bitahub.emulator.run.processes import RecoverableCommand
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.exceptions import ConfigurationError
-from tests.emulator.conftest import JOBS, TELL_PID, Api, ask, mount
+from tests.emulator.conftest import JOBS, SERVINGS, TELL_PID, Api, ask, mount
 from tests.emulator.killable import KillableEmulator
 
 REASON = bubblewrap_problem()
@@ -380,3 +380,15 @@ def test_served_program_in_its_own_network_is_found_again(images_file: Path, tmp
         assert killable.api.until(partial(ask, serving["hosts"], serving["token"]), bool) == "secret"
         killable.restart()
     killable.stop()
+
+
+@needs_bubblewrap
+def test_a_served_program_that_ends_when_it_is_asked_to_is_gone_at_once(images_file: Path, tmp_path: Path) -> None:
+    # Whatever is left of it would be killed after the grace period only, for which no client waits.
+    with Emulator(tmp_path, images=images_file, grace=600, mounts="bubblewrap") as emulator:
+        (emulator.storage / "models/u/dense").mkdir(parents=True)
+        api = Api(emulator)
+        with api.http:
+            name = api.serve("python -m http.server --bind 127.0.0.1 $PORT")
+            api.wait_served(name)
+            assert api.http.delete(f"{SERVINGS}/{name}").status_code == 200

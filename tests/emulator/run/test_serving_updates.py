@@ -15,13 +15,13 @@ from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import SERVINGS, TELL_PID, Api, ask, is_alive
 from tests.emulator.killable import KillableEmulator
 
-# Answers with its word and its process id; after a moment, if that is asked for.
+# Answers with its word and its process id; after a moment, if that is asked for, which is shorter than the grace.
 TELL = """python -c '
 import http.server, os, time
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         open("{started}", "w").close() if self.path == "/slow" else None
-        time.sleep(1.5 if self.path == "/slow" else 0)
+        time.sleep(0.7 if self.path == "/slow" else 0)
         self.send_response(200); self.end_headers(); self.wfile.write(b"{word} %d" % os.getpid())
 http.server.ThreadingHTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
 

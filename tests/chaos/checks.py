@@ -89,7 +89,10 @@ def servings(outcomes: Mapping[Task, Outcome], states: Mapping[str, str], acts: 
 
 
 def shared(
-    deployments: Mapping[str, Mapping[str, Any]], states: Mapping[str, str], answers: Mapping[str, str]
+    deployments: Mapping[str, Mapping[str, Any]],
+    states: Mapping[str, str],
+    answers: Mapping[str, str],
+    acts: Sequence[Act],
 ) -> Iterator[str]:
     """Return every serving deployed by several runs that does not serve as its record says.
 
@@ -97,13 +100,16 @@ def shared(
     :param states: the state of every serving that exists, by name
     :param answers: what the program of each answers
     """
+    # An emulator that is drained stops its servings. Those that no task deploys afterwards stay so.
+    was_drained = any(act.kind == "SIGTERM emulator" for act in acts)
     yield from (f"the candidate {name} was left ({state})" for name, state in states.items() if name.endswith("-next"))
     for name, record in deployments.items():
         if record["rollout"] is not None:
             yield f"{name}: its deployment has no end: {record['rollout']}"
         elif record["exists"]:
             version = record["versions"][0]["spec"]["envs"].get("VERSION")
-            if version is not None and answers.get(name) != version:
+            is_stopped = was_drained and states.get(name) == "STOPPED"
+            if version is not None and answers.get(name) != version and not is_stopped:
                 yield f"{name} is {states.get(name)} and answers {answers.get(name)!r}; on record is {version!r}"
 
 

@@ -194,7 +194,10 @@ def _check(world: World, runs: Sequence[str], report: Report, clients: Clients) 
     report.violations += [f"{job.name}: it is alive after the reaper ran" for job in world.jobs(runs) if job.is_alive]
     report.violations += checks.violations(report.outcomes, report.jobs, report.acts)
     report.violations += checks.servings(report.outcomes, world.servings(), report.acts)
-    report.violations += checks.shared(world.deployments(), world.servings(), world.answers())
+    report.violations += checks.shared(
+        world.deployments(), world.servings(), world.answers(), [*world.acts, *report.acts]
+    )
+    world.acts += report.acts
     report.violations += clients.complaints(report.acts)
     report.violations += world.leaks()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.checks import Orphan, Outcome, orphans, servings, violations
+from tests.chaos.checks import Orphan, Outcome, orphans, servings, shared, violations
 from tests.chaos.faults import FAULTS
 from tests.chaos.plan import KINDS, PLATFORM, draw_round
 from tests.chaos.strikes import Act
@@ -158,3 +158,20 @@ def test_every_fault_of_the_platform_is_known_to_the_emulator() -> None:
     assert FAULTS.keys() == PLATFORM.keys()
     for match, effect in FAULTS.values():
         Fault.model_validate({"match": match, "effect": effect})
+
+
+def test_serving_that_several_runs_deploy_serves_as_its_record_says() -> None:
+    version = {"spec": {"envs": {"VERSION": "r1a"}}}
+    record = {"exists": True, "rollout": None, "versions": [version]}
+    drained = [Act(0, "SIGTERM emulator", "emulator")]
+
+    def complaints(answer: str | None, state: str = "RUNNING", acts: list[Act] | None = None, **changes: Any) -> int:
+        answers = {"shared": answer} if answer else {}
+        return len(list(shared({"shared": {**record, **changes}}, {"shared": state}, answers, acts or [])))
+
+    assert complaints("r1a") == 0
+    assert complaints("r1b") == 1
+    assert complaints(None, "STOPPED") == 1
+    assert complaints(None, "STOPPED", drained) == 0
+    assert complaints("r1a", rollout={"phase": "switch"}) == 1
+    assert len(list(shared({}, {"shared-next": "RUNNING"}, {}, []))) == 1

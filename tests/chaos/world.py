@@ -88,6 +88,7 @@ class World:
             PatientAirflow(self.home / "neighbour", dags, port=free_port(), config={}) if neighbour else None
         )
         self.processes = self.airflow.processes
+        self.acts: list[Any] = []  # the strikes of earlier rounds, whose servings still exist
         self._sessions: list[int] = []  # of every part ever started; killed ones may have left children
         self._stack = ExitStack()
         self.arguments = ProcessArguments()

@@ -127,10 +127,12 @@ def test_serving_is_created_and_asked_for_as_documented(
     assert (result["serving_name"], result["status"], result["url"]) == (answered["name"], "RUNNING", gateway.url)
     [post] = [asked for asked in gateway.asked if asked.method != "GET"]
     assert_asked_as_documented(post, create)
-    *looks, probe = [asked for asked in gateway.asked if asked.method == "GET"]
+    looks = [asked for asked in gateway.asked if asked.method == "GET" and asked.path != "/health"]
+    assert looks
     for look in looks:
-        assert_asked_as_documented(look, get["request"])
-    assert probe.path == "/health"
+        if not look.path.endswith("-next"):  # nobody may have the name of a candidate
+            assert_asked_as_documented(look, get["request"])
+    assert any(asked.path == "/health" for asked in gateway.asked)
     assert answered["token"] not in json.dumps([result, task_run.xcoms, variables])
 
 

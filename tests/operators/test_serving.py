@@ -432,7 +432,7 @@ def test_execution_timeout_ends_the_deployment(
         raise AirflowTaskTimeout
 
     with no_serving_ready():
-        monkeypatch.setattr("airflow_bitahub.procedures.rollout.wait_for_serving", strike)
+        monkeypatch.setattr("airflow_bitahub.procedures.plan.wait_for_serving", strike)
         with pytest.raises(ServingTimeoutError, match="execution_timeout=0:00:20 from the start of the try"):
             deploy(served, "v2", strategy=strategy, execution_timeout=timedelta(seconds=20)).execute(task_run.context())
     served.until_serves("v1")

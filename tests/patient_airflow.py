@@ -56,6 +56,12 @@ class PatientAirflow(LocalAirflow):
         assert self._forks is not None
         return self._forks.run(["airflow", *arguments], log)
 
+    def _handle_end(self, component: str, code: int) -> None:
+        """Start a component again that ended since it could not write to the database (SQLite) for five seconds."""
+        if "database is locked" not in self._log(component).read_text(errors="replace")[-20_000:]:
+            super()._handle_end(component, code)
+        self.start_component(component)
+
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Return the answer of Airflow's REST API. Raise AirflowError if it refuses, or fails again and again."""
         for _ in range(5):

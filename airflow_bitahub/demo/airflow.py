@@ -247,15 +247,16 @@ class LocalAirflow:
     def _wait_until(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            for component, process in self.processes.items():
+            for component, process in list(self.processes.items()):
                 if process.poll() is not None:
-                    raise AirflowError(
-                        f"Airflow's {component} ended unexpectedly (exit code {process.returncode}); "
-                        f"see {self._log(component)}."
-                    )
+                    self._handle_end(component, process.returncode)
             if time.monotonic() > deadline:
                 raise AirflowError(f"Airflow did not {what} within {seconds:.0f} s; see the logs in {self.home}.")
             time.sleep(0.5)
+
+    def _handle_end(self, component: str, code: int) -> None:
+        """Raise AirflowError, since a component has ended."""
+        raise AirflowError(f"Airflow's {component} ended unexpectedly (exit code {code}); see {self._log(component)}.")
 
     def _signal(self, component: str, number: signal.Signals) -> None:
         process = self.processes.get(component)

@@ -134,7 +134,7 @@ def pytest_runtest_teardown(item: pytest.Function, nextitem: pytest.Function | N
         world.close()
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait until a condition is true and return its value."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):

@@ -22,7 +22,7 @@ from airflow_bitahub.operators.arguments import (
     one_of,
     optional,
 )
-from airflow_bitahub.operators.checks import as_checks, read_checks
+from airflow_bitahub.operators.checks import as_checks
 from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
             strategy=self.strategy,
             can_update=self.can_update,
             only_newer=False,
-            checks=read_checks(self.checks, self.hook),
+            checks=self.checks_with_files(),
             bake_seconds=self.bake_seconds,
             readiness_path=self.readiness_path,
             launch_timeout=self.launch_timeout,

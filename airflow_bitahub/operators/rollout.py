@@ -24,6 +24,7 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
+from airflow_bitahub.operators.checks import read_checks
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import earliest_report, log_late_start
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.protocol import Procedure
     from airflow_bitahub.api.servings import Serving
     from airflow_bitahub.exceptions import JobTimeoutError
+    from airflow_bitahub.procedures.checks import AnswerCheck, SampleCheck
     from airflow_bitahub.procedures.deployments import Deployment, Owner
     from airflow_bitahub.procedures.plan import Deployed, Plan, Waiting
     from airflow_bitahub.procedures.site import Site
@@ -78,6 +80,8 @@ class RolloutOperator(ResourceLifecycle):
     poll_interval: Any
     readiness_path: str
 
+    checks: Any
+    _read_checks: list[AnswerCheck | SampleCheck] | None = None
     _site: Site | None = None
     _owner: Owner | None = None
 
@@ -302,6 +306,12 @@ class RolloutOperator(ResourceLifecycle):
         from airflow_bitahub.triggers.task_state import is_task_active
 
         return is_task_active(owner, when_reset=True)
+
+    def checks_with_files(self) -> list[AnswerCheck | SampleCheck]:
+        """Return the checks with the content of their files, which are read once in a process."""
+        if self._read_checks is None:
+            self._read_checks = read_checks(self.checks, self.hook)
+        return self._read_checks
 
     def turn_deadline(self) -> float | None:
         """Return until when to wait for other deployments of the same serving, in seconds since the epoch."""

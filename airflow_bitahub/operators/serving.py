@@ -27,7 +27,7 @@ from airflow_bitahub.operators.arguments import (
     one_of,
     optional,
 )
-from airflow_bitahub.operators.checks import as_checks, read_checks
+from airflow_bitahub.operators.checks import as_checks
 from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
             can_update=can_update,
             if_exists=self.if_exists,
             only_newer=self.only_newer,
-            checks=read_checks(self.checks, self.hook),
+            checks=self.checks_with_files(),
             bake_seconds=self.bake_seconds,
             readiness_path=self.readiness_path,
             launch_timeout=self.launch_timeout,

@@ -276,8 +276,8 @@ class Deployer:
         """Bring back what was there before, and return the error that is the reason."""
         rollout = self.site.rollout
         story = f"The {rollout.version} was not deployed: {rollout.reason}\n"
-        if rollout.replaces and not rollout.can_restore and rollout.placed == "new":
-            story += f"It was left under the name: the {self._old} needs secret values that this task does not know."
+        if rollout.replaces and not rollout.can_restore:
+            story += f"The name was left as it is: the {self._old} needs secret values that this task does not know."
         elif rollout.replaces:
             self.site.log(f"Restoring the {self._old}: {rollout.reason}")
             if rollout.placed != "old":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, count, repeat
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
     UnexpectedResponseError,
 )
+from airflow_bitahub.procedures.deployments import Deployment, Intent
 from airflow_bitahub.procedures.retry import Retry
 
 T = TypeVar("T")
@@ -83,6 +85,26 @@ def serving(word: str, url: str = "http://mnist.example.com", created_at: float 
 def fresh(error: BitaHubError) -> BitaHubError:
     """Return an equal error: one that is raised again and again keeps all its tracebacks."""
     return type(error)(*error.args)
+
+
+@dataclass
+class MemoryRecords:
+    """The record of a serving, as Airflow keeps it."""
+
+    record: Deployment | None = None
+    intent: Intent | None = None
+
+    def load(self) -> Deployment | None:
+        return self.record
+
+    def save(self, record: Deployment) -> None:
+        self.record = record
+
+    def load_intent(self) -> Intent | None:
+        return self.intent
+
+    def save_intent(self, intent: Intent) -> None:
+        self.intent = intent
 
 
 class Stage:

@@ -27,8 +27,6 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.procedures.checks import AnswerCheck
 from airflow_bitahub.procedures.deployments import (
-    Deployment,
-    Intent,
     Owner,
     Rollout,
     Version,
@@ -41,7 +39,18 @@ from airflow_bitahub.procedures.repair import abandon
 from airflow_bitahub.procedures.rollout import Deployer
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.turn import Turn
-from tests.procedures.stage import CONFLICT, INVALID, MISSING, TIMEOUT, Died, Stage, every_death, fresh, serving
+from tests.procedures.stage import (
+    CONFLICT,
+    INVALID,
+    MISSING,
+    TIMEOUT,
+    Died,
+    MemoryRecords,
+    Stage,
+    every_death,
+    fresh,
+    serving,
+)
 
 NAME, NEXT = "mnist", "mnist-next"
 SEVEN = AnswerCheck(Question("/image", (Picture("url", "seven.png", "http://pictures/7.png"),)), expected=7)
@@ -73,24 +82,10 @@ class Fake:
 
 
 @dataclass
-class Airflow:
+class Airflow(MemoryRecords):
     """What outlasts a worker: the records, and which tasks are alive."""
 
-    record: Deployment | None = None
-    intent: Intent | None = None
     dead: set[Owner] = field(default_factory=set)
-
-    def load(self) -> Deployment | None:
-        return self.record
-
-    def save(self, record: Deployment) -> None:
-        self.record = record
-
-    def load_intent(self) -> Intent | None:
-        return self.intent
-
-    def save_intent(self, intent: Intent) -> None:
-        self.intent = intent
 
 
 class Platform(Stage):
@@ -653,6 +648,15 @@ def test_version_without_the_secrets_of_the_one_before_is_deployed_with_a_warnin
     platform.deploy("good:2", "b")
     platform.assert_serves("good:2")
     assert any("needs the secret values KEY, which this task does not know" in line for line in platform.story)
+
+
+def test_version_that_cannot_be_restored_blocks_no_further_deployment() -> None:
+    platform = Platform()
+    platform.deploy("good:1", spec=spec_of("good:1", envs={"KEY": "mum"}), secrets={"KEY": "mum"})
+    with pytest.raises(ServingError, match="needs secret values that this task does not know"):
+        platform.deploy("unknown", strategy="recreate")
+    platform.deploy("good:2", strategy="recreate")
+    platform.assert_serves("good:2")
 
 
 def test_secret_that_the_program_printed_is_not_in_the_error_or_on_record() -> None:

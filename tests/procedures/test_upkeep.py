@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from airflow_bitahub.procedures.deployments import Deployment, Intent, Owner, Ro
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.turn import Turn
 from airflow_bitahub.procedures.upkeep import delete_deployed, scale_deployed, start_deployed, stop_deployed
-from tests.procedures.stage import MISSING, TIMEOUT, Died, Stage, every_death, fresh, serving
+from tests.procedures.stage import MISSING, TIMEOUT, Died, MemoryRecords, Stage, every_death, fresh, serving
 
 OTHER = Owner("d", "deploy", "r2")
 SPEC = {"name": "mnist", "model": {"path": "/models/u/m/1", "mountPath": "/m"}, "image": "flask:1", "replicas": 2}
@@ -30,24 +30,6 @@ DEPLOYED = Deployment(created_at=1.0, exists=True, versions=[NOW, Version("old",
 TRIAL = Rollout(
     OTHER, until=9000, version=Version("new", {}), has_candidate=True, candidate_created_at=2.0, replaces=True
 )
-
-
-@dataclass
-class MemoryRecords:
-    record: Deployment | None = None
-    intent: Intent | None = None
-
-    def load(self) -> Deployment | None:
-        return self.record
-
-    def save(self, record: Deployment) -> None:
-        self.record = record
-
-    def load_intent(self) -> Intent | None:
-        return self.intent
-
-    def save_intent(self, intent: Intent) -> None:
-        self.intent = intent
 
 
 class Platform(Stage):

@@ -23,7 +23,7 @@ from airflow_bitahub.exceptions import (
     UnexpectedResponseError,
 )
 from airflow_bitahub.identity import JobRecord, TaskIdentity
-from airflow_bitahub.procedures.deployments import Deployment, Intent, Owner, Version
+from airflow_bitahub.procedures.deployments import Owner, Version
 from airflow_bitahub.procedures.jobs import wait_for_job
 from airflow_bitahub.procedures.plan import Plan
 from airflow_bitahub.procedures.retry import Retry
@@ -45,6 +45,7 @@ from tests.emulator.faults.conftest import (
     patch_state,
     requests_for,
 )
+from tests.procedures.stage import MemoryRecords
 
 
 class OneJob:
@@ -179,31 +180,11 @@ def test_every_fault_that_lasts_is_an_error_of_ours(
     client.close()
 
 
-class OneServing:
-    """The record of a serving, as Airflow keeps it."""
-
-    def __init__(self) -> None:
-        self.record: Deployment | None = None
-        self.intent: Intent | None = None
-
-    def load(self) -> Deployment | None:
-        return self.record
-
-    def save(self, record: Deployment) -> None:
-        self.record = record
-
-    def load_intent(self) -> Intent | None:
-        return self.intent
-
-    def save_intent(self, intent: Intent) -> None:
-        self.intent = intent
-
-
 def test_a_serving_whose_creation_is_not_answered_is_created_once(api: Api, client: BitaHubClient, add: Add) -> None:
     spec = ServingSpec.model_validate(api.serving_body("serve", name="once"))
     created = add(Match(method="POST", path="*/serving"), after="close")
     plan = Plan(spec, Version.of(spec, {}), Owner("dag", "task", "run"), poll_interval=0.05)
-    site = Site("once", "v1", OneServing(), lambda _: None)
+    site = Site("once", "v1", MemoryRecords(), lambda _: None)
     deployed = client.run(Deployer(lambda _: plan, site, Turn(site, lambda _: True, plan.owner)).deploy())
     assert created.applied == 1
     assert [serving.created_at for serving in client.send(list_servings())] == [deployed.serving.created_at]

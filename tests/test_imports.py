@@ -33,7 +33,9 @@ ARROWS = {
     "tls": {"exceptions"},
     "deadline": set[str](),
     "client": {"exceptions", "api", "procedures.retry", "deadline", "proxies", "tls"},
-    "hooks": {"exceptions", "storage", "api", "procedures.retry", "procedures.deployments", "client"},
+    "hooks": {
+        *("exceptions", "storage", "api", "procedures.retry", "procedures.deployments", "client", "proxies", "tls"),
+    },
     "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},

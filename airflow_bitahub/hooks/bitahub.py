@@ -114,6 +114,8 @@ class BitaHubHook(BaseHook):
             platform=self.settings.platform(),
             auth=self.settings.auth(),
             verify=self.settings.verify(),
+            certificate=self.settings.client_certificate(),
+            proxy=self.settings.proxy(),
             request_timeout=self.settings.number("request_timeout", 30),
             retry=retry,
         )

@@ -27,7 +27,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.procedures.retry import Retry, retrying
-from airflow_bitahub.tls import tls_context, tls_failure
+from airflow_bitahub.tls import ClientCertificate, client_refusal, tls_context, tls_failure
 
 T = TypeVar("T")
 
@@ -41,7 +41,8 @@ _LIMITS = httpx.Limits(
 # The part of a request's time in which to connect: less than all, to tell a late answer from a request never sent.
 _CONNECTING = 0.9
 _ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
-_REQUEST_ERRORS = (httpx.HTTPError, *_ADDRESS_ERRORS)
+# httpx lets an error of TLS pass where its event loop library reads an answer.
+_REQUEST_ERRORS = (httpx.HTTPError, ssl.SSLError, *_ADDRESS_ERRORS)
 
 _deadline = Deadline()
 
@@ -53,6 +54,8 @@ class BitaHubClient:
     :param platform: the addresses, states and error codes of this installation
     :param auth: how requests are signed
     :param verify: whether to check the server's certificate, or the path of the CA bundle to check it against
+    :param certificate: what the client shows to a server that asks who it is; None: it has no certificate
+    :param proxy: the address of a proxy; ``none``: no proxy; "": what the environment's variables say
     :param request_timeout: seconds for one whole request: until its answer has arrived completely
     :param retry: how calls that are safe to repeat are repeated
     """
@@ -64,6 +67,8 @@ class BitaHubClient:
         platform: Platform | None = None,
         auth: Auth | None = None,
         verify: bool | str = True,
+        certificate: ClientCertificate | None = None,
+        proxy: str = "",
         request_timeout: float = 30,
         retry: Retry | None = None,
     ) -> None:
@@ -71,6 +76,8 @@ class BitaHubClient:
         self.platform = platform or Platform()
         self._auth = auth or NoAuth()
         self._verify = verify
+        self._certificate = certificate
+        self._proxy = proxy
         self._timeout = request_timeout
         self._retry = retry or Retry()
         self._http: httpx.Client | None = None
@@ -100,8 +107,9 @@ class BitaHubClient:
         """Prepare `asend` and `arun`. This may read certificates, so it should not run on an event loop."""
         if not self._ahttp:
             self._idle.append(self._open_client())
-            if _aiohttp_is_usable():
-                self._queries = _AiohttpQueries(tls_context(self._verify))
+            # proxies are left to httpx
+            if find_spec("aiohttp") is not None and not proxies.are_used(self._proxy):
+                self._queries = _AiohttpQueries(tls_context(self._verify, self._certificate))
 
     def close(self) -> None:
         """Close the connections of `send` and `run`."""
@@ -138,7 +146,7 @@ class BitaHubClient:
         try:
             answer = _request(self._http, call.request, self._arguments(call.request))
         except _REQUEST_ERRORS as error:
-            _raise_transport(call.request, self.base_url, error)
+            self._raise_transport(call.request, error)
         return call.read_answer(answer, self.platform)
 
     async def _atransmit(self, call: Call[T]) -> T:
@@ -151,7 +159,7 @@ class BitaHubClient:
             else:
                 answer = await self._arequest(call.request, arguments)
         except _REQUEST_ERRORS as error:
-            _raise_transport(call.request, self.base_url, error)
+            self._raise_transport(call.request, error)
         return call.read_answer(answer, self.platform)
 
     async def _arequest(self, request: Request, arguments: dict[str, Any]) -> Response:
@@ -172,9 +180,10 @@ class BitaHubClient:
         return self._ahttp[-1]
 
     def _open(self, kind: Callable[..., T]) -> T:
-        context = tls_context(self._verify)
+        context = tls_context(self._verify, self._certificate)
         try:
-            return kind(verify=context, limits=_LIMITS)
+            options = proxies.client_options(self._proxy, tls_context(self._verify))
+            return kind(verify=context, limits=_LIMITS, **options)
         except (httpx.InvalidURL, ImportError, ValueError):
             # Without its cause, which may show a proxy's password.
             raise proxies.mistake() from None
@@ -196,6 +205,27 @@ class BitaHubClient:
         given = {key: value for key, value in optional.items() if value is not None}
         headers = {**signature, "accept-encoding": ACCEPTED_ENCODING}
         return {"method": method, "url": url, "headers": headers, "timeout": request.timeout or self._timeout, **given}
+
+    def _raise_transport(self, request: Request, error: Exception) -> NoReturn:
+        where = request.operation.partition(" ")[2] if request.is_foreign else self.base_url
+        tried = f"Could not {request.action} at {where}"
+        # The HTTP library raises the same errors for an address in an answer that redirects.
+        if isinstance(error, _ADDRESS_ERRORS) and not request.is_foreign and not _is_address(self.base_url):
+            raise ConfigurationError(
+                f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
+            ) from error
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+            raise ConnectFailedError(f"{tried}: {_connect_failure(request, where, self._proxy, error)}") from error
+        if refusal := client_refusal(error):
+            raise ConnectFailedError(f"{tried}: {refusal}") from error
+        if isinstance(error, httpx.TimeoutException):
+            advice = (
+                "The program is slow, or hangs: its log on the platform shows why."
+                if request.is_foreign
+                else "Raise request_timeout in the Airflow connection if the platform is slow."
+            )
+            raise RequestTimeoutError(f"{tried}: no answer in time ({type(error).__name__}). {advice}") from error
+        raise TransportError(f"{tried}: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 
 class _AiohttpQueries:
@@ -256,11 +286,6 @@ class _AiohttpQueries:
                 auto_decompress=False,  # `Body` decodes no more than it may
             )
         return self._session
-
-
-def _aiohttp_is_usable() -> bool:
-    """Return whether aiohttp is installed and no proxy is set; proxies are left to httpx."""
-    return find_spec("aiohttp") is not None and not proxies.are_set()
 
 
 def drive(procedure: Flow[T], perform: Callable[[Call[Any]], Any]) -> T:
@@ -344,26 +369,6 @@ def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "timeout": httpx.Timeout(timeout, connect=_CONNECTING * timeout)}
 
 
-def _raise_transport(request: Request, base_url: str, error: Exception) -> NoReturn:
-    where = request.operation.partition(" ")[2] if request.is_foreign else base_url
-    tried = f"Could not {request.action} at {where}"
-    # The HTTP library raises the same errors for an address in an answer that redirects.
-    if isinstance(error, _ADDRESS_ERRORS) and not request.is_foreign and not _is_address(base_url):
-        raise ConfigurationError(
-            f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
-        ) from error
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        raise ConnectFailedError(f"{tried}: {_connect_failure(request, where, error)}") from error
-    if isinstance(error, httpx.TimeoutException):
-        advice = (
-            "The program is slow, or hangs: its log on the platform shows why."
-            if request.is_foreign
-            else "Raise request_timeout in the Airflow connection if the platform is slow."
-        )
-        raise RequestTimeoutError(f"{tried}: no answer in time ({type(error).__name__}). {advice}") from error
-    raise TransportError(f"{tried}: {str(error).rstrip('.') or type(error).__name__}.") from error
-
-
 def _is_address(url: str) -> bool:
     try:
         parts = httpx.URL(url)
@@ -372,14 +377,14 @@ def _is_address(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.host)
 
 
-def _connect_failure(request: Request, where: str, error: Exception) -> str:
+def _connect_failure(request: Request, where: str, named_proxy: str, error: Exception) -> str:
     address = "the serving's address" if request.is_foreign else "the Airflow connection's host"
     if failure := tls_failure(error, address):
         return failure
-    if proxy := proxies.proxy_of(where):
+    if proxy := proxies.proxy_of(where, named_proxy):
         if isinstance(error, httpx.ProxyError):
             return (
                 f"the proxy {proxy} refused the connection ({error}). Check what it allows, and its user and password."
             )
-        return f"no connection to the proxy {proxy} ({error}). Check that it is up and that the variable is right."
+        return f"no connection to the proxy {proxy} ({error}). Check that it is up and that its address is right."
     return f"no connection ({error}). Check that it is up and that {address} is right."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import ipaddress
 import json
 import os
 import pickle
@@ -15,7 +14,6 @@ import traceback
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 from pathlib import Path
@@ -24,10 +22,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from airflow_bitahub import exceptions
 from airflow_bitahub.api.auth import BearerToken
@@ -71,7 +65,8 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.procedures.jobs import wait_for_job
 from airflow_bitahub.procedures.retry import Retry
 from airflow_bitahub.procedures.servings import wait_for_serving
-from airflow_bitahub.tls import tls_context
+from airflow_bitahub.tls import _tls_context, tls_context
+from tests import transport
 
 T = TypeVar("T")
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
@@ -637,27 +632,9 @@ def certify(tmp_path: Path) -> Callable[..., Path]:
     """Give a function that makes a self-signed certificate, with its key in the same file."""
 
     def certify(address: str = "127.0.0.1", begins: int = -1, ends: int = 1) -> Path:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-        now = datetime.now(timezone.utc)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + timedelta(days=begins))
-            .not_valid_after(now + timedelta(days=ends))
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(key, hashes.SHA256())
-        )
-        pem = serialization.Encoding.PEM
+        pair = transport.certify(tmp_path, "self-signed", address=address, begins=begins, ends=ends)
         file = tmp_path / "both.pem"
-        file.write_bytes(
-            certificate.public_bytes(pem)
-            + key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
+        file.write_bytes(pair.certificate_file.read_bytes() + pair.key_file.read_bytes())
         return file
 
     return certify
@@ -715,7 +692,7 @@ def test_clients_share_what_costs_much_to_make() -> None:
 
 
 def test_a_bundle_that_the_environment_names_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    tls_context.cache_clear()
+    _tls_context.cache_clear()
     monkeypatch.setenv("SSL_CERT_FILE", "/none.pem")
     with pytest.raises(ConfigurationError, match="CA bundle that SSL_CERT_FILE names"):
         BitaHubClient("https://127.0.0.1:1").send(list_jobs())

@@ -16,12 +16,12 @@ from typing import Any
 import airflow
 import jsonschema  # type: ignore[import-untyped]
 import pytest
+from airflow._shared.secrets_masker import should_hide_value_for_key
 
 import airflow_bitahub
 from airflow_bitahub.get_provider_info import get_provider_info
-from airflow_bitahub.hooks import bitahub
 from airflow_bitahub.hooks.bitahub import BitaHubHook
-from airflow_bitahub.hooks.settings import Settings
+from airflow_bitahub.hooks.settings import _EXTRAS, AUTHS, WATCH_MODES, Settings
 
 INFO = get_provider_info()
 CONNECTION = INFO["connection-types"][0]
@@ -63,28 +63,46 @@ def test_the_connection_type_is_the_hooks() -> None:
     assert CONNECTION["hook-name"] == BitaHubHook.hook_name
 
 
-def test_every_field_of_the_form_is_one_the_hook_describes() -> None:
+def test_every_extra_that_people_need_has_a_field() -> None:
     assert BitaHubHook.__doc__ is not None
     described = set(re.findall(r"``(\w+)``", BitaHubHook.__doc__))
-    assert set(CONNECTION["conn-fields"]) <= described
+    assert set(_EXTRAS) <= described
+    # `connection_form` says why not these.
+    without = {"endpoints", "status_words", "error_codes", "share_token"}
+    assert set(CONNECTION["conn-fields"]) == set(_EXTRAS) - without
 
 
 def test_a_fields_default_is_the_one_that_is_used() -> None:
-    settings = Settings("https://host", None, "", {})
-    assert settings.text("workspace") == ""
-    platform = bitahub.BitaHubHook.__new__(BitaHubHook)
-    platform.settings = settings
-    used = vars(platform.new_client().platform)
-    for name, described in CONNECTION["conn-fields"].items():
-        if name == "share_token":
-            assert described["schema"]["default"] is True  # of `Settings.auth`
-        elif "default" in described["schema"]:
-            assert described["schema"]["default"] == used[name]
+    defaults = {
+        name: field["schema"]["default"]
+        for name, field in CONNECTION["conn-fields"].items()
+        if "default" in field["schema"]
+    }
+    hook = BitaHubHook.__new__(BitaHubHook)
+    hook.settings = Settings("https://host", "token", "", {"auth": "kubesphere"}, "ann")
+    client = hook.new_client()
+    used = {**vars(client.platform), **vars(client._auth)["_client"], "request_timeout": client._timeout}
+    used["max_requests_per_second"] = 1000  # in triggers/watch
+    assert defaults == {name: used[name] for name in defaults}
 
 
 def test_no_field_of_the_form_must_be_filled_in() -> None:
     for described in CONNECTION["conn-fields"].values():
         assert "null" in described["schema"]["type"]
+
+
+def test_what_can_be_chosen_is_what_is_allowed() -> None:
+    def choices(name: str) -> set[str]:
+        return set(CONNECTION["conn-fields"][name]["schema"]["enum"])
+
+    assert (choices("auth"), choices("watch")) == (set(AUTHS), set(WATCH_MODES))
+
+
+def test_airflow_masks_the_secrets_of_the_form_and_nothing_that_has_a_default() -> None:
+    for name, field in CONNECTION["conn-fields"].items():
+        is_secret = field["schema"].get("format") == "password"
+        assert should_hide_value_for_key(name) == is_secret, name
+        assert not (is_secret and "default" in field["schema"]), name
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +127,8 @@ def test_the_form_in_airflows_ui(form: dict[str, Any]) -> None:
     assert form["hook_name"] == "BitaHub"
     assert form["standard_fields"]["url_schema"]["hidden"] is True
     assert form["standard_fields"]["host"]["title"] == "Address"
-    assert form["standard_fields"]["password"]["title"] == "Token or password"
+    assert form["standard_fields"]["password"]["title"] == "Password or token"
     assert list(form["extra_fields"]) == list(CONNECTION["conn-fields"])
     assert form["extra_fields"]["workspace"]["value"] == "bitahub"
     assert form["extra_fields"]["user_id"]["value"] is None
+    assert form["extra_fields"]["user_id"]["schema"]["section"] == "User, storage and images"

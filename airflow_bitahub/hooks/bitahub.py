@@ -44,7 +44,14 @@ class BitaHubHook(BaseHook):
     - ``default_image``: the container image of jobs and servings that name none
     - ``console_url``: the address of a job's page in the platform's console, with ``{name}`` for its name;
       ``serving_console_url``: likewise, for a serving
-    - ``verify``: false, or the path of a CA bundle; ``request_timeout``: seconds for one whole request (default: 30)
+    - ``verify``: whether the server's certificate must be signed by a public authority (default: true), or the path of
+      a CA bundle with the authority that must have signed it
+    - ``client_certificate``: the path of the certificate to show to a platform that asks for one, in PEM format;
+      ``client_key``: the path of its private key (default: the certificate's file holds it); ``client_key_password``:
+      the key's password, if it is encrypted. A renewed file is taken up like a changed connection
+    - ``proxy``: the address of an HTTP proxy, such as ``http://user:password@host:3128`` (Airflow masks all of it), or
+      ``none`` for no proxy (default: what ``HTTPS_PROXY``, ``NO_PROXY`` and their like say)
+    - ``request_timeout``: seconds for one whole request (default: 30)
     - ``max_requests_per_second``: the limit of each triggerer, for all deferred tasks together (default: 1000)
     - ``watch``: how a triggerer queries jobs: ``collection`` (the list of all jobs), ``single`` (each job by its name)
       or ``auto`` (the cheaper one; the default)
@@ -53,8 +60,8 @@ class BitaHubHook(BaseHook):
     - ``timezone``: the zone of the platform's times that have no offset, such as ``Asia/Shanghai`` (default: UTC)
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
 
-    Numbers, ``verify`` and the three objects may also be given as text, as in a connection's URI. A triggerer looks the
-    connection up every minute, and uses it as it is then.
+    Numbers, ``verify`` and the three objects may also be given as text, as in a connection's URI; null is as good as
+    nothing. A triggerer looks the connection up every minute, and uses it as it is then.
 
     :param bitahub_conn_id: the connection's id
     """
@@ -115,6 +122,8 @@ class BitaHubHook(BaseHook):
             platform=self.settings.platform(),
             auth=self.settings.auth(),
             verify=self.settings.verify(),
+            certificate=self.settings.client_certificate(),
+            proxy=self.settings.proxy(),
             request_timeout=self.settings.number("request_timeout", 30),
             retry=retry,
         )

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from airflow_bitahub import proxies
 from airflow_bitahub.api.auth import Auth, BasicAuth, BearerToken, HeaderToken, NoAuth, PasswordGrant
 from airflow_bitahub.api.platform import (
     ENDPOINTS,
@@ -26,6 +27,7 @@ from airflow_bitahub.api.platform import (
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.address import base_url, is_loopback
 from airflow_bitahub.hooks.sessions import mask, sessions_of
+from airflow_bitahub.tls import ClientCertificate, Files, state_of, tls_context
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
@@ -39,10 +41,11 @@ _PATH_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_names
 _PAGES = ("console_url", "serving_console_url")
 _TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "timezone", "watch", *_PATH_PARTS, *_PAGES)
 _SIGN_IN_TEXTS = ("auth", "client_id", "client_secret")
+_TRANSPORT_TEXTS = ("client_certificate", "client_key", "client_key_password", "proxy")
 _NUMBERS = ("request_timeout", "max_requests_per_second", "longest_poll_interval")
 _TABLES = ("endpoints", "status_words", "error_codes")
 # What a connection may say. Anything else in its extra is left alone: it may be meant for something else.
-_EXTRAS = (*_TEXTS, *_SIGN_IN_TEXTS, *_NUMBERS, *_TABLES, "verify", "share_token")
+_EXTRAS = (*_TEXTS, *_SIGN_IN_TEXTS, *_TRANSPORT_TEXTS, *_NUMBERS, *_TABLES, "verify", "share_token")
 # KubeSphere's own, for programs that are not registered there (family).
 _CLIENT = "kubesphere"
 
@@ -62,6 +65,7 @@ class Settings:
     :param user_name: the user's name in container paths; "": not set
     :param extra: the connection's extra
     :param login: the connection's login
+    :param files: the state of the certificates, so that settings differ after one of them was renewed
     """
 
     base_url: str
@@ -69,6 +73,7 @@ class Settings:
     user_name: str
     extra: Mapping[str, Any] = field(repr=False)
     login: str = ""
+    files: Files = ()
 
     @classmethod
     def from_connection(cls, connection: Connection) -> Settings:
@@ -78,7 +83,7 @@ class Settings:
         login = (connection.login or "").strip()
         settings = cls(address, connection.password or None, "", extra, login)
         # Some of these are read late, or only by a triggerer. A mistake has to show before a job is submitted.
-        for key in (*_TEXTS, *_SIGN_IN_TEXTS):
+        for key in (*_TEXTS, *_SIGN_IN_TEXTS, *_TRANSPORT_TEXTS):
             settings.text(key)
         for key in _NUMBERS:
             settings.number(key, 1)
@@ -88,9 +93,11 @@ class Settings:
         settings.flag("share_token", default=True)
         settings.check_auth()
         settings.platform()
+        settings.check_transport()
         for warning in settings.warnings():
             _warn_once(connection.conn_id, warning)
-        return replace(settings, user_name=settings.text("user_name", login))
+        files = state_of(settings.verify(), settings.client_certificate())
+        return replace(settings, user_name=settings.text("user_name", login), files=files)
 
     def text(self, key: str, default: str = "") -> str:
         """Return an extra as text, without blanks around it. Raises ConfigurationError when it is no text."""
@@ -131,7 +138,7 @@ class Settings:
     def number(self, key: str, default: float) -> float:
         """Return an extra as a positive number. Raises ConfigurationError when it is anything else."""
         value = self._value(key)
-        if value == "" or key not in self.extra:
+        if value is None or value == "":  # Airflow's form writes null for what was left empty
             return default
         try:
             number = 0 if isinstance(value, bool) else float(value)
@@ -248,6 +255,32 @@ class Settings:
                 "The Airflow connection's extra 'verify' must be true, false or the path of a CA bundle."
             )
         return (text or True) if known is None else known
+
+    def client_certificate(self) -> ClientCertificate | None:
+        """Return what the client shows to a server that asks who it is; None where the connection names no file."""
+        certificate = self.text("client_certificate")
+        key, password = self.text("client_key"), self.text("client_key_password")
+        if certificate:
+            return ClientCertificate(certificate, key, password)
+        if key or password:
+            raise ConfigurationError(
+                f"The Airflow connection's extra {'client_key' if key else 'client_key_password'!r} is set without "
+                f"'client_certificate': set that to the path of the certificate."
+            )
+        return None
+
+    def proxy(self) -> str:
+        """Return the address of the proxy, ``none`` for no proxy, or "" for what the environment says."""
+        value = self.text("proxy")
+        return proxies.DIRECT if value.lower() == proxies.DIRECT else value
+
+    def check_transport(self) -> None:
+        """Raise ConfigurationError when a certificate, a key or the proxy cannot be used."""
+        verify, certificate, proxy = self.verify(), self.client_certificate(), self.proxy()
+        if certificate is not None or isinstance(verify, str):
+            tls_context(verify, certificate)
+        proxies.check(proxy)
+        mask(proxies.password_of(proxy))
 
     def warnings(self) -> list[str]:
         """Return what endangers the user's token."""

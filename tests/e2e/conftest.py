@@ -160,6 +160,7 @@ def world(
     (dags / f"{SCRIPTED}.py").write_text(scripted)
     config = {
         "core.parallelism": "12",
+        "core.test_connection": "Enabled",
         "workers.execution_api_timeout": "60",
         "scheduler.task_instance_heartbeat_timeout": "20",
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",

@@ -8,13 +8,14 @@ import re
 from typing import Any
 from urllib.parse import urlencode
 
+import certifi
 import pytest
 
 from airflow_bitahub.api.jobs import get_job
 from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
-from airflow_bitahub.hooks.settings import WATCH_MODES, _warn_once
+from airflow_bitahub.hooks.settings import _EXTRAS, WATCH_MODES, _warn_once
 
 TOKEN = "s3cret-token"
 TABLES = ("endpoints", "status_words", "error_codes")
@@ -183,7 +184,6 @@ def test_single_entries_of_the_platforms_tables_can_be_set(connect: Any) -> None
                 ("request_timeout", "soon"),
                 ("request_timeout", 0),
                 ("request_timeout", -1),
-                ("request_timeout", None),
                 ("request_timeout", "None"),
                 ("request_timeout", True),
                 ("request_timeout", math.nan),
@@ -272,7 +272,7 @@ def test_a_login_in_the_host_is_refused_without_being_shown(connect: Any, host: 
         ("no", False),
         (1, True),
         ("1", True),
-        (" /etc/ca.pem ", "/etc/ca.pem"),
+        (f" {certifi.where()} ", certifi.where()),
     ],
 )
 def test_how_certificates_are_checked(connect: Any, value: Any, verify: bool | str) -> None:
@@ -281,6 +281,12 @@ def test_how_certificates_are_checked(connect: Any, value: Any, verify: bool | s
 
 def test_a_timeout_may_be_text(connect: Any) -> None:
     assert connect({"request_timeout": "7.5"}).client._timeout == 7.5
+
+
+def test_the_form_writes_null_for_what_was_left_empty(connect: Any) -> None:
+    hook, untouched = connect(dict.fromkeys(_EXTRAS)), connect()
+    assert hook.client.platform == untouched.client.platform
+    assert (hook.client._timeout, hook.client._verify, hook.client._certificate) == (30, True, None)
 
 
 def test_the_token_is_in_no_words(connect: Any) -> None:

@@ -165,6 +165,19 @@ def _add_emulator(subparsers: Subparsers) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--prefix",
+        default="lapis",
+        help="first part of the addresses of jobs and servings, which differs between installations (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--auth",
+        choices=["any", "bearer", "header", "basic", "kubesphere"],
+        default="any",
+        help="the only way of signing requests that is accepted: 'bearer' and 'header' with the token, 'basic' and "
+        "'kubesphere' as the user of --sign-in (default: %(default)s)",
+    )
+    parser.add_argument(
         "--sign-in",
         metavar="USER",
         help="let this user sign in at /oauth/token, as at KubeSphere; queries then also need a token",
@@ -189,7 +202,7 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 def _run_emulator(args: argparse.Namespace) -> int:
     from airflow_bitahub.emulator.credentials import choose_password, choose_token, hide_environment
-    from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
+    from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn, user_id_of
     from airflow_bitahub.emulator.server import Emulator, run_until_signal
     from airflow_bitahub.emulator.state.capacity import parse_accelerators
 
@@ -219,6 +232,8 @@ def _run_emulator(args: argparse.Namespace) -> int:
         mounts=args.mounts,
         profile=args.profile,
         sign_in=sign_in,
+        prefix=args.prefix,
+        auth=args.auth,
     )
 
     if not emulator.is_sandboxed:
@@ -231,6 +246,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         print(f"token             {emulator.token}")
         if sign_in is not None:
             print(f"sign-in           {args.sign_in} at {emulator.url}{TOKEN_PATH}")
+            print(f"user id           {user_id_of(args.sign_in)}")
         print("As an Airflow connection:")
         print(f"  export AIRFLOW_CONN_BITAHUB_DEFAULT='{json.dumps(connection)}'")
         print("Ctrl-C stops the emulator and everything it runs.", flush=True)

@@ -18,6 +18,7 @@ from airflow_bitahub.api.auth import Auth, BearerToken, NoAuth
 from airflow_bitahub.api.body import ACCEPTED_ENCODING, Body
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Flow, Procedure, Request, Response, Sleep
+from airflow_bitahub.connect_reason import connect_reason
 from airflow_bitahub.deadline import Deadline
 from airflow_bitahub.exceptions import (
     BitaHubError,
@@ -353,7 +354,9 @@ def _raise_transport(request: Request, base_url: str, error: Exception) -> NoRet
             f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
         ) from error
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        raise ConnectFailedError(f"{tried}: {_connect_failure(request, where, error)}") from error
+        raise ConnectFailedError(
+            f"{tried}: {_connect_failure(request, where, error)}", connect_reason(where, error)
+        ) from error
     if isinstance(error, httpx.TimeoutException):
         advice = (
             "The program is slow, or hangs: its log on the platform shows why."

@@ -32,7 +32,8 @@ ARROWS = {
     "proxies": {"exceptions"},
     "tls": {"exceptions"},
     "deadline": set[str](),
-    "client": {"exceptions", "api", "procedures.retry", "deadline", "proxies", "tls"},
+    "connect_reason": {"proxies"},
+    "client": {"exceptions", "api", "procedures.retry", "connect_reason", "deadline", "proxies", "tls"},
     "hooks": {"exceptions", "storage", "api", "procedures.retry", "procedures.deployments", "client"},
     "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
@@ -50,7 +51,7 @@ ARROWS = {
 }
 # third-party packages that only some parts may import
 WHOSE = {
-    "httpx": {"client", "deadline", "proxies", "tls", "emulator", "demo"},
+    "httpx": {"client", "connect_reason", "deadline", "proxies", "tls", "emulator", "demo"},
     "aiohttp": {"client"},
     "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors", "airflow_database", "reaper"},
     "fastapi": {"emulator"},

@@ -245,7 +245,7 @@ def _volcano(record: StoredJob) -> dict[str, Any]:
             "name": record.key.name,
             "namespace": record.key.namespace,
             "creationTimestamp": _rfc3339(record.created),
-            "labels": {"leinao.ai/kind": record.spec.kind},
+            "labels": {"leinao.ai/kind": record.spec.kind, "leinao.ai/userid": record.user},
         },
         "spec": {
             "minAvailable": len(record.tasks),

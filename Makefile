@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(PYTHON) -m pytest -n auto
 # The tests of these parts import Airflow, which takes each process seconds.
 AIRFLOW_TESTS := dags e2e hooks operators sensors triggers \
-	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py test_storage.py
+	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py storage
 
 .PHONY: help demo test unit chaos bench lint clean
 .DEFAULT_GOAL := help

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.storage import path_part
+from airflow_bitahub.storage.paths import path_part
 
 MAX_NAME = 40
 MAX_GIVEN_NAME = 58  # a counter may follow, and Kubernetes takes 63

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
-from airflow_bitahub.storage import Folders
+from airflow_bitahub.storage.paths import Folders
 
 # The user in the document's examples.
 FOLDERS = Folders("_2f1fe8d0df7a48f6b471e02e054b4852", "PengchengYang")

@@ -13,7 +13,8 @@ from airflow.sdk import BaseHook
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.hooks.settings import Settings
-from airflow_bitahub.storage import Folders, Storage
+from airflow_bitahub.storage.paths import Folders
+from airflow_bitahub.storage.storage import Storage
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.protocol import Call, Procedure

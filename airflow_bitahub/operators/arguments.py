@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from airflow_bitahub.api.names import DNS_LABEL
 from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.storage import Folders, path_part
+from airflow_bitahub.storage.paths import Folders, path_part
 
 Check: TypeAlias = Callable[[str, Any], Any]
 

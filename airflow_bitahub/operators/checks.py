@@ -34,7 +34,7 @@ from airflow_bitahub.operators.arguments import (
     optional,
 )
 from airflow_bitahub.operators.questions import PICTURE_CHECKS, FileReader, as_json_body, check_total, one_or_more
-from airflow_bitahub.storage import RESULT_LIMIT
+from airflow_bitahub.storage.storage import RESULT_LIMIT
 
 if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook

@@ -54,11 +54,11 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
 
     def job_mounts(self) -> dict[str, Any]:
         """Return the folders of any job, and the predictions last among the datasets."""
-        from airflow_bitahub import storage
         from airflow_bitahub.operators.job_spec import mount
+        from airflow_bitahub.storage import paths
 
         mounts = super().job_mounts()
-        predictions = mount(self.hook.folders.fill(self.predictions), storage.PREDICTION)
+        predictions = mount(self.hook.folders.fill(self.predictions), paths.PREDICTION)
         return {**mounts, "datasets": [*mounts["datasets"], predictions]}
 
     def spec(self, record: JobRecord) -> JobSpec:
@@ -71,7 +71,7 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
         """Return the result of any job, and the metrics. Raises StorageError when they cannot be read."""
         if not self.wait_for_completion:
             return super().result(job, record)
-        from airflow_bitahub.storage import RESULT_LIMIT
+        from airflow_bitahub.storage.storage import RESULT_LIMIT
 
         path = self._result_path(record)
         metrics = self.hook.storage.read_json("result_file", path, RESULT_LIMIT)

@@ -227,10 +227,10 @@ class BitaHubJobOperator(JobLifecycle):
 
     def output_mount(self, record: JobRecord) -> Mount:
         """Return the mount of the folder that the job writes to."""
-        from airflow_bitahub import storage
         from airflow_bitahub.operators.job_spec import mount
+        from airflow_bitahub.storage import paths
 
-        return mount(record.output_path, storage.OUTPUT)
+        return mount(record.output_path, paths.OUTPUT)
 
     def job_command(self, record: JobRecord) -> str:  # noqa: ARG002
         """Return the shell line of the job."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from airflow_bitahub import storage
 from airflow_bitahub.api.jobs import JobSpec, Mount, MountSource, TaskRole
 from airflow_bitahub.api.servings import ServingModel, ServingProtocol, ServingResource, ServingSpec
 from airflow_bitahub.api.wire import Accelerator
 from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.storage import Folders
+from airflow_bitahub.storage import paths
+from airflow_bitahub.storage.paths import Folders
 
 
 def job_spec(**fields: Any) -> JobSpec:
@@ -66,7 +66,7 @@ def input_mounts(
     """
     code = None
     if code_path:
-        code = mount(folders.fill(code_path).replace("{project}", project), storage.CODE)
+        code = mount(folders.fill(code_path).replace("{project}", project), paths.CODE)
     return {
         "code": code,
         "datasets": [folder_mount(folders, item, folders.dataset) for item in datasets],

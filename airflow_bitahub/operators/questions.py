@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.operators.arguments import Check, as_json, as_list, as_text, kind_of
-from airflow_bitahub.storage import PICTURE_LIMIT, is_server_path, read_anywhere
+from airflow_bitahub.storage.paths import is_server_path
+from airflow_bitahub.storage.storage import PICTURE_LIMIT, read_anywhere
 
 if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook

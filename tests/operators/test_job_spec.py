@@ -17,7 +17,7 @@ from airflow_bitahub.operators.job_spec import (
     serving_spec,
     task_role,
 )
-from airflow_bitahub.storage import Folders
+from airflow_bitahub.storage.paths import Folders
 
 FOLDERS = Folders("_2f1f", "pengcheng")
 DEFAULTS = {"image": "tensorflow", "command": "python train.py", "cpu": 2, "memory_mb": 4096, "shm_mb": 64}

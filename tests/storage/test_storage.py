@@ -1,4 +1,4 @@
-"""The platform's folders, and reading what is in them."""
+"""Reading and writing the platform's files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import pytest
 from airflow.sdk.io import attach
 
 from airflow_bitahub.exceptions import ConfigurationError, StorageError
-from airflow_bitahub.storage import Folders, Storage, is_server_path, path_part, read_anywhere
-
-FOLDERS = Folders("_2f1fe8d0", "PengchengYang")
+from airflow_bitahub.storage.files import Entry, NewFile
+from airflow_bitahub.storage.storage import Storage, read_anywhere
 
 
 def read_bytes(storage: Storage, path: str, limit: int = 1000) -> bytes:
@@ -35,72 +34,6 @@ def root(tmp_path: Path) -> Path:
     (output / "binary.json").write_bytes(b"\xff\xfe\x00")
     (root / "secret").write_text("outside")
     return root
-
-
-def test_server_and_container_paths_are_the_documents() -> None:
-    assert FOLDERS.code("demo") == "/projects/_2f1fe8d0/demo/code"
-    assert FOLDERS.outputs("demo") == "/projects/_2f1fe8d0/demo/outputs"
-    assert FOLDERS.dataset("MNIST") == ("/datasets/_2f1fe8d0/MNIST", "/data/PengchengYang/MNIST")
-    assert FOLDERS.model("dense") == ("/models/_2f1fe8d0/dense", "/model/PengchengYang/dense")
-
-
-@pytest.mark.parametrize("name", ["", "..", "a/b", "a b", ".git", "{user_id}"])
-def test_a_name_that_would_be_another_folder_is_refused(name: str) -> None:
-    for path_of in (FOLDERS.code, FOLDERS.outputs, FOLDERS.dataset, FOLDERS.model, FOLDERS.model_mount):
-        with pytest.raises(ConfigurationError):
-            path_of(name)
-
-
-@pytest.mark.parametrize(
-    ("model", "path", "mount_path"),
-    [
-        ("dense", "/models/_2f1fe8d0/dense", "/model/PengchengYang/dense"),
-        ("/models/_2f1fe8d0/dense", "/models/_2f1fe8d0/dense", "/model/PengchengYang/dense"),
-        (
-            "/models/_2f1fe8d0/dense/20260101-abc-1",
-            "/models/_2f1fe8d0/dense/20260101-abc-1",
-            "/model/PengchengYang/dense",
-        ),
-        ("/models/other/dense/1", "/models/other/dense/1", "/model/PengchengYang/dense"),
-    ],
-)
-def test_a_model_is_given_by_name_or_by_the_path_of_a_version(model: str, path: str, mount_path: str) -> None:
-    assert FOLDERS.model_mount(model) == (path, mount_path)
-
-
-@pytest.mark.parametrize("model", ["/models", "/models/u", "/datasets/u/m", "/models/u/../v/m", "/models/u/m/..", "/"])
-def test_a_path_that_is_no_models_is_refused(model: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not a model"):
-        FOLDERS.model_mount(model)
-
-
-def test_only_the_users_own_braces_are_filled() -> None:
-    text = "{user_name}: ls /datasets/{user_id} ${user_id} | awk '{print $1}' > {project} {}"
-    filled = "PengchengYang: ls /datasets/_2f1fe8d0 ${user_id} | awk '{print $1}' > {project} {}"
-    assert FOLDERS.fill(text) == filled
-
-
-@pytest.mark.parametrize("value", [None, 7, ["a"]])
-def test_what_is_no_text_cannot_be_filled(value: Any) -> None:
-    with pytest.raises(ConfigurationError, match="Did the upstream task return no value"):
-        FOLDERS.fill(value)
-
-
-@pytest.mark.parametrize(
-    ("path", "is_one"),
-    [
-        ("/projects/u/p/outputs/1", True),
-        ("/datasets/u/MNIST", True),
-        ("/models/u/m", True),
-        ("/projects", False),
-        ("/data/u/MNIST", False),
-        ("projects/u", False),
-        ("file:///projects/u", False),
-        ("", False),
-    ],
-)
-def test_which_paths_are_the_platforms(path: str, is_one: bool) -> None:
-    assert is_server_path(path) is is_one
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -227,12 +160,95 @@ def test_nothing_outside_the_platforms_folders_is_read(root: Path, path: str) ->
         read_bytes(Storage(root.as_uri()), path)
 
 
-@pytest.mark.parametrize("value", ["MNIST", "dense-mnist_tf.v1", "数据", "7"])
-def test_what_can_be_part_of_a_path(value: str) -> None:
-    assert path_part("dataset", value) == value
+@pytest.fixture(params=["file system", "object store"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """Storage of every kind, empty."""
+    if request.param == "file system":
+        return Storage(tmp_path.as_uri())
+    memory = pytest.importorskip("fsspec.implementations.memory")  # comes with Airflow
+    attach(protocol="memory", fs=memory.MemoryFileSystem())
+    return Storage(f"memory://bucket/{tmp_path.name}")
 
 
-@pytest.mark.parametrize("value", ["", ".", "..", ".hidden", "a/b", "a b", "a;rm", "$(x)", "a\n", "{user_id}"])
-def test_what_cannot_be_part_of_a_path_is_named(value: str) -> None:
-    with pytest.raises(ConfigurationError, match="dataset"):
-        path_part("dataset", value)
+def test_what_was_written_is_read_listed_and_removed(anywhere: Storage) -> None:
+    folder = "/projects/u/demo/new"
+    assert anywhere.list_folder("code", folder) is None
+    for content in (b"old", b"newer"):
+        anywhere.write_bytes("code", f"{folder}/a.txt", content)
+    anywhere.write_bytes("code", f"{folder}/inner/b.txt", b"")
+    assert read_bytes(anywhere, f"{folder}/a.txt") == b"newer"
+    assert anywhere.list_folder("code", folder) == [
+        Entry("a.txt", is_folder=False, size=5),
+        Entry("inner", is_folder=True),
+    ]
+    assert len(anywhere.list_folder("code", folder, limit=1) or ()) == 1
+    anywhere.remove("code", f"{folder}/a.txt")
+    anywhere.remove("code", f"{folder}/a.txt")
+    assert anywhere.list_folder("code", folder) == [Entry("inner", is_folder=True)]
+    anywhere.remove("code", folder)
+    assert anywhere.list_folder("code", folder) is None
+
+
+def test_a_folder_is_created_once(anywhere: Storage, tmp_path: Path) -> None:
+    folder = "/projects/u/demo/code-1"
+    (tmp_path / "program").write_bytes(b"local")
+    files = [NewFile("src/run.sh", tmp_path / "program", is_executable=True), NewFile("a.txt", b"given")]
+    assert anywhere.create_folder("code", folder, files)
+    assert not anywhere.create_folder("code", folder, [NewFile("src/run.sh", b"other"), NewFile("a.txt", b"other")])
+    assert read_bytes(anywhere, f"{folder}/src/run.sh") == b"local"
+    assert read_bytes(anywhere, f"{folder}/a.txt") == b"given"
+    assert [entry.name for entry in anywhere.list_folder("code", "/projects/u/demo") or ()] == ["code-1"]
+
+
+def test_a_folder_that_cannot_be_completed_leaves_nothing(tmp_path: Path) -> None:
+    storage = Storage(tmp_path.as_uri())
+    files = [NewFile("a.txt", b"given"), NewFile("b.txt", tmp_path / "none")]
+    with pytest.raises(StorageError, match=r"code: /projects/u/demo/code-1 cannot be written: .*none"):
+        storage.create_folder("code", "/projects/u/demo/code-1", files)
+    assert storage.list_folder("code", "/projects/u/demo") == []
+
+
+def test_a_program_stays_executable(tmp_path: Path) -> None:
+    files = [NewFile("run.sh", b"", is_executable=True), NewFile("data", b"")]
+    Storage(tmp_path.as_uri()).create_folder("code", "/projects/u/code", files)
+    assert [os.access(tmp_path / "projects/u/code" / name, os.X_OK) for name in ("run.sh", "data")] == [True, False]
+
+
+@pytest.mark.parametrize("link", ["projects/u/demo", "projects/u"])
+def test_nothing_is_written_listed_or_removed_through_a_link(link: str, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (outside / "demo").mkdir(parents=True)
+    (outside / "kept").touch()
+    place = tmp_path / "storage" / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(outside)
+    storage = Storage((tmp_path / "storage").as_uri())
+    for attempt in (
+        lambda: storage.write_bytes("code", "/projects/u/demo/a.txt", b""),
+        lambda: storage.create_folder("code", "/projects/u/demo/new", [NewFile("a.txt", b"")]),
+        lambda: storage.list_folder("code", "/projects/u/demo"),
+        lambda: storage.remove("code", "/projects/u/demo/kept"),
+    ):
+        with pytest.raises(StorageError, match="is a link"):
+            attempt()
+    assert sorted(str(path.relative_to(outside)) for path in outside.rglob("*")) == ["demo", "kept"]
+
+
+def test_removing_a_folder_leaves_what_its_links_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "kept").touch()
+    folder = tmp_path / "storage/projects/u/demo"
+    folder.mkdir(parents=True)
+    (folder / "file").symlink_to(tmp_path / "kept")
+    (folder / "folder").symlink_to(tmp_path)
+    Storage((tmp_path / "storage").as_uri()).remove("code", "/projects/u/demo")
+    assert not folder.exists()
+    assert (tmp_path / "kept").exists()
+
+
+def test_a_storage_that_is_not_mounted_is_named(tmp_path: Path) -> None:
+    storage = Storage((tmp_path / "none").as_uri())
+    says = "the folder of storage_uri, .*/none, does not exist on this machine"
+    with pytest.raises(StorageError, match=says):
+        storage.write_bytes("code", "/projects/u/a.txt", b"")
+    with pytest.raises(StorageError, match=says):
+        storage.list_folder("code", "/projects/u")

@@ -1,7 +1,8 @@
 """The command ``airflow-bitahub``.
 
-``demo`` runs the example DAG on a real Airflow, ``emulator`` runs the platform's emulator, ``jobs`` lists live jobs and
-stops orphaned ones, ``servings`` lists what is served and ends deployments that were left.
+``demo`` runs the example DAG on a real Airflow, ``doctor`` examines a connection, ``emulator`` runs the platform's
+emulator, ``jobs`` lists live jobs and stops orphaned ones, ``servings`` lists what is served and ends deployments that
+were left.
 
 For each subcommand, one function adds its parser and sets `run`, the function that executes it. Imports that only one
 subcommand needs are inside that function, so that the others start fast.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_bitahub import __version__
+from airflow_bitahub.doctor.command import add_doctor
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(metavar="command", required=True)
     _add_demo(subparsers)
+    add_doctor(subparsers)
     _add_emulator(subparsers)
     _add_jobs(subparsers)
     _add_servings(subparsers)

@@ -34,7 +34,7 @@ ARROWS = {
     "deadline": set[str](),
     "connect_reason": {"proxies"},
     "client": {"exceptions", "api", "procedures.retry", "connect_reason", "deadline", "proxies", "tls"},
-    "hooks": {"exceptions", "storage", "api", "procedures.retry", "procedures.deployments", "client"},
+    "hooks": {"exceptions", "texts", "storage", "api", "procedures.retry", "procedures.deployments", "client"},
     "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
@@ -44,16 +44,31 @@ ARROWS = {
     },
     "reaper": {"exceptions", "identity", "api", "procedures", "hooks", "triggers.events", "airflow_database"},
     "serving_reaper": {"exceptions", "api", "procedures", "hooks", "airflow_database"},
+    "doctor": {
+        *("exceptions", "api", "procedures", "client.BitaHubClient", "client.drive", "hooks", "reaper.server_hook"),
+        "airflow_database.update_extra",
+    },
     "emulator": {"exceptions", "extras", "api", "__init__"},
     "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},
-    "cli": {"exceptions", "hooks.DEFAULT_CONN_ID", "emulator", "demo", "reaper", "serving_reaper", "__init__"},
+    "cli": {
+        "exceptions",
+        "hooks.DEFAULT_CONN_ID",
+        "emulator",
+        "demo",
+        "doctor",
+        "reaper",
+        "serving_reaper",
+        "__init__",
+    },
     "pytest_plugin": {"exceptions", "hooks.DEFAULT_CONN_ID", "emulator"},
 }
 # third-party packages that only some parts may import
 WHOSE = {
     "httpx": {"client", "connect_reason", "deadline", "proxies", "tls", "emulator", "demo"},
     "aiohttp": {"client"},
-    "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors", "airflow_database", "reaper"},
+    "airflow": {
+        *("storage", "hooks", "links", "triggers", "operators", "sensors", "airflow_database", "reaper", "doctor"),
+    },
     "fastapi": {"emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},

@@ -107,8 +107,8 @@ class Emulator:
     :param sign_in: the users who may sign in, as at KubeSphere; queries then need a token, too; None: there are none
     :param prefix: the first part of the addresses of jobs and servings, since installations differ in it
     :param auth: the only way of signing requests that the platform's API accepts, one of `access.AUTHS`
-    :raises ConfigurationError: the images file is wrong, a name of the API is, there is no such profile or serving_update, the home belongs
-        to another user, or bubblewrap is required and does not work
+    :raises ConfigurationError: the images file is wrong, there is no such profile, serving_update or auth, the prefix
+        is not one part of an address, the home belongs to another user, or bubblewrap is required and does not work
     """
 
     def __init__(

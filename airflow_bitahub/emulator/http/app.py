@@ -83,15 +83,16 @@ def create_app(
     app.add_middleware(FaultInjector, faults=faults, state=state)
     app.add_middleware(DefectHandler)
     app.add_middleware(LedgerWriter, state=state, prefix=prefix)
-    app.add_middleware(
-        AccessControl, token=token, origins=origins, for_reading=for_reading, sign_in=sign_in, auth=auth
-    )
+    app.add_middleware(AccessControl, token=token, origins=origins, for_reading=for_reading, sign_in=sign_in, auth=auth)
     return app
 
 
 @cache
 def _routes(prefix: str) -> tuple[BaseRoute, ...]:
-    """Return the routes of every emulator with this prefix. Making them takes FastAPI longer than all else that an emulator starts."""
+    """Return the routes of every emulator with this prefix.
+
+    Making them takes FastAPI longer than all else that an emulator starts.
+    """
     router = APIRouter()
     for root in _ROOTS:
         router.include_router(jobs.router, prefix=f"/{prefix}{root}{_JOBS}")

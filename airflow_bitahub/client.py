@@ -354,9 +354,8 @@ def _raise_transport(request: Request, base_url: str, error: Exception) -> NoRet
             f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
         ) from error
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        raise ConnectFailedError(
-            f"{tried}: {_connect_failure(request, where, error)}", connect_reason(where, error)
-        ) from error
+        reason = connect_reason(error, is_proxied=proxies.proxy_of(where) is not None)
+        raise ConnectFailedError(f"{tried}: {_connect_failure(request, where, error)}", reason) from error
     if isinstance(error, httpx.TimeoutException):
         advice = (
             "The program is slow, or hangs: its log on the platform shows why."

@@ -7,14 +7,12 @@ import ssl
 
 import httpx
 
-from airflow_bitahub import proxies
 
-
-def connect_reason(url: str, error: Exception) -> str:
+def connect_reason(error: Exception, *, is_proxied: bool) -> str:
     """Return why a request was never sent.
 
-    :param url: where it was to be sent
     :param error: the HTTP library's, with the causes that it has
+    :param is_proxied: the request was to go through a proxy
     :return: ``certificate``, ``tls``, ``proxy``, ``proxy-unreachable``, ``unknown-host``, ``refused``, ``timeout`` or
         ``unreachable``
     """
@@ -29,7 +27,7 @@ def connect_reason(url: str, error: Exception) -> str:
         return "certificate"
     if is_due_to(ssl.SSLError):
         return "tls"
-    if proxies.proxy_of(url):
+    if is_proxied:
         return "proxy" if isinstance(error, httpx.ProxyError) else "proxy-unreachable"
     if is_due_to(socket.gaierror):
         return "unknown-host"

@@ -32,7 +32,7 @@ ARROWS = {
     "proxies": {"exceptions"},
     "tls": {"exceptions"},
     "deadline": set[str](),
-    "connect_reason": {"proxies"},
+    "connect_reason": set[str](),
     "client": {"exceptions", "api", "procedures.retry", "connect_reason", "deadline", "proxies", "tls"},
     "hooks": {"exceptions", "texts", "storage", "api", "procedures.retry", "procedures.deployments", "client"},
     "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
@@ -45,7 +45,8 @@ ARROWS = {
     "reaper": {"exceptions", "identity", "api", "procedures", "hooks", "triggers.events", "airflow_database"},
     "serving_reaper": {"exceptions", "api", "procedures", "hooks", "airflow_database"},
     "doctor": {
-        *("exceptions", "api", "procedures", "client.BitaHubClient", "client.drive", "hooks", "reaper.server_hook"),
+        *("exceptions", "storage", "api", "procedures", "client.BitaHubClient", "client.drive", "hooks"),
+        "reaper.server_hook",
         "airflow_database.update_extra",
     },
     "emulator": {"exceptions", "extras", "api", "__init__"},

@@ -93,7 +93,7 @@ class BearerToken(_FixedHeaders):
         if not re.fullmatch(r"[!-~]+", self.token):
             raise ConfigurationError(
                 "The token in the Airflow connection's password contains a blank, a line break or a character that "
-                "cannot be sent. Copy it again, without 'Bearer' in front."
+                "cannot be sent. Copy it again, without 'Bearer' in front; or set the extra 'auth' if it is no token."
             )
 
     def headers(self) -> Mapping[str, str]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from airflow_bitahub.api import candidates
 from airflow_bitahub.api.jobs import list_jobs
 from airflow_bitahub.doctor.report import FAILS, NOTE, WORKS
-from airflow_bitahub.exceptions import BitaHubError, SignInRefusedError
-from airflow_bitahub.procedures.probing import find_access
+from airflow_bitahub.exceptions import BitaHubError
+from airflow_bitahub.procedures.probing import Access, find_access
 from airflow_bitahub.procedures.retry import Retry
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def examine_access(examination: Examination) -> bool:
         report.row(FAILS, "address", examination.why(error))
         return False
     if not access.works:
-        _report_failure(examination, access.refusal)
+        _report_failure(examination, access)
         for line in access.tried:
             report.say(f"            tried {line}")
         return False
@@ -74,8 +75,8 @@ def _list(examination: Examination) -> bool:
     return True
 
 
-def _report_failure(examination: Examination, refusal: BitaHubError | None) -> None:
-    report = examination.report
+def _report_failure(examination: Examination, access: Access) -> None:
+    report, refusal = examination.report, access.refusal
     if refusal is None:
         prefix = examination.stated.platform().prefix
         report.row(
@@ -86,8 +87,8 @@ def _report_failure(examination: Examination, refusal: BitaHubError | None) -> N
             f"set the extra 'prefix'.",
         )
         return
-    report.row(FAILS, "signing in", examination.why(refusal))
-    if isinstance(refusal, SignInRefusedError):
+    report.row(FAILS, "signing in", examination.why(refusal, access.extras))
+    if access.extras["auth"] in candidates.PASSWORD_AUTHS:
         report.row(NOTE, "", "The password was sent once. Correct it before the doctor is run again.")
 
 

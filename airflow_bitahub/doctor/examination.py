@@ -84,9 +84,12 @@ class Examination:
             path = path.replace(platform.locate(collection, {})[1].rpartition("/")[0], "...")
         return f"{method} {path}"
 
-    def why(self, error: BitaHubError) -> str:
-        """Return what an error says, and what is wrong."""
-        return str(diagnose(error, self.settings))
+    def why(self, error: BitaHubError, extras: Mapping[str, Any] | None = None) -> str:
+        """Return what an error says, and what is wrong.
+
+        :param extras: those of the trial that failed
+        """
+        return str(diagnose(error, self._settings(extras or {})))
 
     def remember(self, what: str, remove: Callable[[], object]) -> None:
         """Remember what was started, and how to remove it, before it is started."""

@@ -11,6 +11,7 @@ from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, Storage
 
 if TYPE_CHECKING:
     from airflow_bitahub.doctor.examination import Examination
+    from airflow_bitahub.storage.storage import Storage
 
 _QUESTION, _ANSWER, _MODEL = "question", "answer", "model"  # the names of the files
 _DELAY, _SHORT_DELAY = 30.0, 2.0  # seconds after which a network file system shows a new file, at most and mostly
@@ -51,6 +52,7 @@ class SharedFolder:
         self.server_path = f"{examination.hook.folders.outputs(project)}/1"
         self._project_path = self.server_path.partition("/outputs")[0]
         self._is_written = False
+        self._is_shared = True
 
     @property
     def command(self) -> str:
@@ -62,6 +64,7 @@ class SharedFolder:
         """Write a file for the job, and report whether that works."""
         examination = self._examination
         storage = examination.hook.storage
+        self._look_at_user(storage)
         examination.remember(f"folder {self._project_path}", self.remove)
         try:
             storage.write_bytes(
@@ -74,10 +77,26 @@ class SharedFolder:
             self._is_written = True
             examination.report.row(WORKS, "write and read", f"a file under {examination.settings.text('storage_uri')}")
 
+    def _look_at_user(self, storage: Storage) -> None:
+        """Say if the storage does not know the user: the platform itself makes no folder for a wrong id."""
+        folder = f"/projects/{self._examination.hook.folders.user_id}"
+        try:
+            is_there = storage.list_folder("storage_uri", folder, 1) is not None
+        except BitaHubError:
+            return  # what is wrong shows when something is written
+        if not is_there:
+            self._examination.report.row(
+                NOTE,
+                "user_id",
+                f"The storage has no folder {folder}: this user has no project yet, or user_id is wrong.\n"
+                f"{storage.contents('/projects/').replace('Its folder', '/projects')}",
+            )
+
     def remove(self) -> None:
         """Remove the folder, or say that it stays. Raises StorageError when that fails."""
-        if not self._examination.settings.text("storage_uri"):
+        if not self._examination.settings.text("storage_uri") or not self._is_shared:
             self._examination.report.row(NOTE, "", f"A small folder stays on the platform: {self._project_path}")
+        if not self._examination.settings.text("storage_uri"):
             return
         self._examination.hook.storage.remove("storage_uri", self._project_path)
         self._examination.forget(f"folder {self._project_path}")
@@ -96,6 +115,7 @@ class SharedFolder:
             if not sees_question:
                 report.row(NOTE, "same storage", "Whether the job saw Airflow's file is not in its log.")
             return
+        self._is_shared = False
         job = "The job sees" if sees_question else "Nor does the job see"
         said = f"\nThe job printed: {log.strip().splitlines()[0]}" if log.strip() and not sees_question else ""
         report.row(

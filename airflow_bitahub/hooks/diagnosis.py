@@ -114,6 +114,8 @@ def _connecting(error: ConnectFailedError, settings: Settings) -> Diagnosis:
             return Diagnosis("certificate", f"{where} speaks TLS, but its certificate is refused.")
         case "tls":
             return _tls(error, where)
+        case "client-certificate":
+            return _client_certificate(where)
         case "proxy" if "407" in str(error):
             return _proxy_password()
         case "proxy":
@@ -146,7 +148,7 @@ def _connecting(error: ConnectFailedError, settings: Settings) -> Diagnosis:
 
 def _tls(error: ConnectFailedError, where: str) -> Diagnosis:
     if _CLIENT_CERTIFICATE.search(str(error)):
-        return Diagnosis("client certificate", f"{where} asks for a certificate of this client, and got none it takes.")
+        return _client_certificate(where)
     return Diagnosis(
         "address",
         f"{where} answers, but does not speak TLS. If the platform has no https there, begin the host with http://; "
@@ -154,9 +156,15 @@ def _tls(error: ConnectFailedError, where: str) -> Diagnosis:
     )
 
 
+def _client_certificate(where: str) -> Diagnosis:
+    return Diagnosis(
+        "client certificate", f"{where} asks for a certificate of this client, and got none that it takes."
+    )
+
+
 def _broken_off(error: TransportError, settings: Settings) -> Diagnosis:
     if _CLIENT_CERTIFICATE.search(str(error)):
-        return _tls(ConnectFailedError(str(error)), _where(settings))
+        return _client_certificate(_where(settings))
     other = "https" if settings.base_url.startswith("http:") else "http"
     return Diagnosis(
         "address",

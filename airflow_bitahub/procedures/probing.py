@@ -29,6 +29,8 @@ from airflow_bitahub.procedures import retry
 
 T = TypeVar("T")
 Extras: TypeAlias = Mapping[str, Any]  # of a connection
+# Seconds after which a job counts as staying in a state whose meaning is not known.
+SETTLING = 20.0
 _NO_METHOD = 405
 
 
@@ -51,6 +53,7 @@ class Reach(Enum):
     UNKNOWN_PATH = "unknown path"  # the gateway does not know the path, or not this method of it
     REFUSED = "refused"  # the user is not known
     NO_SIGN_IN = "no sign-in"  # there is nothing at the sign-in's address
+    NOT_SENT = "cannot be sent"  # such as a password with a blank as a token
 
 
 def reach_of(error: BitaHubError) -> Reach:
@@ -83,10 +86,11 @@ def is_anonymous(error: BitaHubError) -> bool:
 class Access:
     """How to reach the platform.
 
-    :param extras: of the connection, complete: what to set them to, also where that is the default
+    :param extras: of the connection, complete: what to set them to, also where that is the default; where nothing
+        works, those of the refusal that says most
     :param works: the platform answered, so that these extras are right
     :param denial: the platform knows the user, and denies this
-    :param refusal: the last refusal of the user, where nothing works
+    :param refusal: the refusal of the user that says most, where nothing works
     :param tried: what was tried, in words
     """
 
@@ -95,6 +99,10 @@ class Access:
     denial: BitaHubError | None = None
     refusal: BitaHubError | None = None
     tried: Sequence[str] = ()
+
+
+# How much it says to a person that a request was not accepted.
+_WEIGHTS = {Reach.NOT_SENT: 1, Reach.NO_SIGN_IN: 1, Reach.REFUSED: 4}
 
 
 class _Search:
@@ -112,6 +120,9 @@ class _Search:
         self.client_ids = _first(stated.get("client_id"), candidates.CLIENT_IDS)
         self.may_send_password = True
         self.refusal: BitaHubError | None = None
+        self.refused_extras: Extras = {}
+        self._stated_auth = stated.get("auth")
+        self._weight = 0
         self.tried: list[str] = []
         self.undecided: Access | None = None
 
@@ -122,12 +133,16 @@ class _Search:
                 if auth not in candidates.PASSWORD_AUTHS or self.may_send_password:
                     yield {"auth": auth, **({"client_id": client_id} if client_id else {})}
 
-    def note_refusal(self, error: BitaHubError, auth: str) -> None:
-        """Remember a refusal: a password that was refused is never sent again."""
-        self.refusal = error
-        is_other = isinstance(error, SignInRefusedError) and error.subject == "client"
-        if auth in candidates.PASSWORD_AUTHS and not is_other:
-            self.may_send_password = False
+    def note_refusal(self, error: BitaHubError, extras: Extras, reach: Reach) -> None:
+        """Remember a refusal, or a way that there is not: a password that was refused is never sent again."""
+        auth, weight = extras["auth"], _WEIGHTS[reach]
+        if reach is Reach.REFUSED and auth in candidates.PASSWORD_AUTHS:
+            weight += 3
+            if not (isinstance(error, SignInRefusedError) and error.subject == "client"):
+                self.may_send_password = False
+        weight += 2 if auth == self._stated_auth else 1 if auth == "bearer" else 0
+        if weight > self._weight:
+            self._weight, self.refusal, self.refused_extras = weight, error, extras
 
 
 def find_access(stated: Extras, name: str, *, has_password: bool, has_login: bool) -> Procedure[Access]:
@@ -148,7 +163,7 @@ def find_access(stated: Extras, name: str, *, has_password: bool, has_login: boo
             return access
     if search.undecided is not None:
         return search.undecided
-    return Access({}, works=False, refusal=search.refusal, tried=search.tried)
+    return Access(search.refused_extras, works=False, refusal=search.refusal, tried=search.tried)
 
 
 def _find_address(search: _Search, signature: Extras, name: str) -> Procedure[Access | None]:
@@ -161,11 +176,8 @@ def _find_address(search: _Search, signature: Extras, name: str) -> Procedure[Ac
             search.tried.append(f"{_in_words(extras)}: {reach.value}")
             if reach is Reach.UNKNOWN_PATH:
                 continue
-            if reach is Reach.NO_SIGN_IN:
-                search.refusal = search.refusal or error
-                return None
-            if reach is Reach.REFUSED and error is not None:
-                search.note_refusal(error, signature["auth"])
+            if error is not None and reach is not Reach.ARRIVED:
+                search.note_refusal(error, extras, reach)
                 return None
             known.append((prefix, cluster))
             search.prefixes, search.clusters = (prefix,), (cluster,)
@@ -181,7 +193,7 @@ def _confirm(search: _Search, extras: Extras, name: str, answer: BitaHubError | 
         return Access(extras, works=True, denial=denial, tried=search.tried)
     if reach is Reach.REFUSED and error is not None:
         search.tried.append(f"{_in_words(extras)}: may read, may not change")
-        search.note_refusal(error, extras["auth"])
+        search.note_refusal(error, extras, reach)
     elif search.undecided is None or search.undecided.extras["auth"] == "none" or extras["auth"] == "kubesphere":
         # Where everybody may read, only a sign-in that succeeds shows anything about the password.
         search.undecided = Access(extras, works=True, denial=denial, tried=search.tried)
@@ -191,8 +203,8 @@ def _confirm(search: _Search, extras: Extras, name: str, answer: BitaHubError | 
 def _reach(call: Call[Any]) -> Procedure[tuple[Reach, BitaHubError | None]]:
     try:
         yield from call
-    except ConfigurationError:
-        raise
+    except ConfigurationError as error:
+        return Reach.NOT_SENT, error
     except BitaHubError as error:
         return reach_of(error), error
     return Reach.ARRIVED, None
@@ -286,13 +298,11 @@ def observe_job(
     is_enough: Callable[[Job], bool],
     *,
     seconds: float,
-    settling: float = 20,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[Observation]:
     """Query a job until enough is seen, and return all of it. Failed queries are repeated.
 
     :param seconds: when to give up
-    :param settling: seconds after which a state with an unknown meaning counts as one in which the job stays
     """
     seen, start = Observation(), clock()
     changed_at = start
@@ -310,7 +320,7 @@ def observe_job(
             changed_at = now
         if seen.job is not None and is_enough(seen.job):
             return seen
-        if seen.job is not None and seen.job.status is JobStatus.UNKNOWN and now - changed_at >= settling:
+        if seen.job is not None and seen.job.status is JobStatus.UNKNOWN and now - changed_at >= SETTLING:
             seen.is_stuck = True
             return seen
         if now - start >= seconds:

@@ -73,3 +73,30 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 def secret_of(emulator: Emulator, auth: str) -> str:
     """Return what a person has as the password, where requests are signed in this way."""
     return PASSWORD if auth in ("basic", "kubesphere") else emulator.token
+
+
+@pytest.fixture(scope="session")
+def _tables() -> Iterator[None]:
+    """The tables of Airflow's database that the doctor reads and writes, in the home of these tests."""
+    from airflow import settings
+    from airflow.models.connection import Connection
+    from airflow.models.team import Team
+    from airflow.models.variable import Variable
+
+    tables = [Team.__table__, Connection.__table__, Variable.__table__]
+    Connection.metadata.create_all(settings.engine, tables=tables)
+    yield
+    Connection.metadata.drop_all(settings.engine, tables=tables)
+
+
+@pytest.fixture
+def database(_tables: None) -> Iterator[Any]:
+    """Airflow's database, without connections and Variables: a function that opens a session."""
+    from airflow.models.connection import Connection
+    from airflow.models.variable import Variable
+    from airflow.utils.session import create_session
+
+    yield create_session
+    with create_session() as session:
+        session.query(Connection).delete()
+        session.query(Variable).delete()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub.api import candidates
 from airflow_bitahub.api.jobs import list_jobs
 from airflow_bitahub.doctor.report import FAILS, NOTE, WORKS
-from airflow_bitahub.exceptions import BitaHubError
+from airflow_bitahub.exceptions import BitaHubError, UnexpectedResponseError
 from airflow_bitahub.procedures.probing import Access, find_access
 from airflow_bitahub.procedures.retry import Retry
 
@@ -77,7 +78,7 @@ def _list(examination: Examination) -> bool:
 
 def _report_failure(examination: Examination, access: Access) -> None:
     report, refusal = examination.report, access.refusal
-    if refusal is None:
+    if isinstance(refusal, UnexpectedResponseError) and refusal.status == HTTPStatus.NOT_FOUND:
         prefix = examination.stated.platform().prefix
         report.row(
             FAILS,
@@ -86,6 +87,9 @@ def _report_failure(examination: Examination, access: Access) -> None:
             f"nor {prefix!r}. Check the host; if it is right, ask whoever runs the platform for the API's prefix, and "
             f"set the extra 'prefix'.",
         )
+        return
+    if refusal is None or isinstance(refusal, UnexpectedResponseError):
+        report.row(FAILS, "address", examination.why(refusal) if refusal else "It was not found.")
         return
     report.row(FAILS, "signing in", examination.why(refusal, access.extras))
     if access.extras["auth"] in candidates.PASSWORD_AUTHS:

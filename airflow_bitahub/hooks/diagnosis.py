@@ -191,7 +191,7 @@ def _strange_answer(error: UnexpectedResponseError, settings: Settings) -> Diagn
             ("workspace", "workspace", platform.workspace),
             ("cluster", "cluster", platform.cluster),
         ):
-            if re.search(rf"\b{word}s? \W?{re.escape(value)}\b", said):
+            if re.search(rf"\b{word}s?[^\w/]{{1,6}}{re.escape(value)}\b", said):
                 return Diagnosis(
                     word, f"The gateway answers {said}: it does not know this {word}. Check the extra {extra!r}."
                 )

@@ -62,8 +62,12 @@ def reach_of(error: BitaHubError) -> Reach:
         return Reach.REFUSED
     if isinstance(error, ConnectFailedError) and error.reason == "sign-in":
         return Reach.NO_SIGN_IN
-    if isinstance(error, UnexpectedResponseError) and error.status in (404, _NO_METHOD):
-        return Reach.UNKNOWN_PATH
+    if isinstance(error, UnexpectedResponseError):
+        if not error.status:
+            return Reach.ARRIVED  # in the platform's form; only what is inside cannot be read
+        # Behind the address of its pages, a platform answers a page, or sends to one, for a path that it does not know.
+        if error.status < 400 or error.status in (404, _NO_METHOD):
+            return Reach.UNKNOWN_PATH
     if isinstance(error, APIError):
         if error.status == _NO_METHOD:
             return Reach.UNKNOWN_PATH
@@ -90,7 +94,8 @@ class Access:
         works, those of the refusal that says most
     :param works: the platform answered, so that these extras are right
     :param denial: the platform knows the user, and denies this
-    :param refusal: the refusal of the user that says most, where nothing works
+    :param refusal: the refusal of the user that says most, where nothing works; otherwise the first answer for a path
+        that is not known
     :param tried: what was tried, in words
     """
 
@@ -118,7 +123,10 @@ class _Search:
             if auth == "none" or (has_password and (has_login or auth not in candidates.PASSWORD_AUTHS))
         ]
         self.client_ids = _first(stated.get("client_id"), candidates.CLIENT_IDS)
-        self.may_send_password = True
+        self._is_password_refused = False
+        self._denial_of_nobody = ""
+        self.knows_no_path = False  # the server has shown nothing of the platform
+        self.stranger: BitaHubError | None = None  # the first answer for a path that is not known
         self.refusal: BitaHubError | None = None
         self.refused_extras: Extras = {}
         self._stated_auth = stated.get("auth")
@@ -130,8 +138,20 @@ class _Search:
         """Yield the ways of signing in that are left, as extras."""
         for auth in self.auths:
             for client_id in self.client_ids if auth == "kubesphere" else ("",):
-                if auth not in candidates.PASSWORD_AUTHS or self.may_send_password:
+                if auth not in candidates.PASSWORD_AUTHS or self._may_send_password(auth):
                     yield {"auth": auth, **({"client_id": client_id} if client_id else {})}
+
+    def _may_send_password(self, auth: str) -> bool:
+        """Return whether to send the password to a sign-in: once, and to a server that may be the platform."""
+        return not self._is_password_refused and (auth == self._stated_auth or not self.knows_no_path)
+
+    def denies_nobody(self, error: BitaHubError | None, auth: str) -> bool:
+        """Return whether a gateway denies what it would deny to somebody who has not signed in, and as it does then."""
+        if not isinstance(error, PermissionDeniedError) or error.is_from_platform:
+            return False
+        if auth == "none":
+            self._denial_of_nobody = str(error)
+        return str(error) == self._denial_of_nobody
 
     def note_refusal(self, error: BitaHubError, extras: Extras, reach: Reach) -> None:
         """Remember a refusal, or a way that there is not: a password that was refused is never sent again."""
@@ -139,7 +159,7 @@ class _Search:
         if reach is Reach.REFUSED and auth in candidates.PASSWORD_AUTHS:
             weight += 3
             if not (isinstance(error, SignInRefusedError) and error.subject == "client"):
-                self.may_send_password = False
+                self._is_password_refused = True
         weight += 2 if auth == self._stated_auth else 1 if auth == "bearer" else 0
         if weight > self._weight:
             self._weight, self.refusal, self.refused_extras = weight, error, extras
@@ -156,33 +176,39 @@ def find_access(stated: Extras, name: str, *, has_password: bool, has_login: boo
     """
     search = _Search(stated, has_password=has_password, has_login=has_login)
     for signature in search.signatures():
-        if signature["auth"] in candidates.PASSWORD_AUTHS and not search.may_send_password:
-            continue
         access = yield from _find_address(search, signature, name)
         if access is not None:
             return access
     if search.undecided is not None:
         return search.undecided
-    return Access(search.refused_extras, works=False, refusal=search.refusal, tried=search.tried)
+    refusal = search.refusal or search.stranger
+    return Access(search.refused_extras, works=False, refusal=refusal, tried=search.tried)
 
 
 def _find_address(search: _Search, signature: Extras, name: str) -> Procedure[Access | None]:
     """Return the access with this signature; None: it is refused, or no address is known."""
-    known: list[tuple[str, Extras]] = []  # what the gateway does not deny to exist
+    denied: Access | None = None
     for prefix in search.prefixes:
         for cluster in search.clusters:
             extras = {**signature, "prefix": prefix, **cluster}
             reach, error = yield from _reach(Trial.of(get_job(name), extras))
+            if search.denies_nobody(error, signature["auth"]):
+                reach = Reach.REFUSED
             search.tried.append(f"{_in_words(extras)}: {reach.value}")
             if reach is Reach.UNKNOWN_PATH:
+                search.stranger = search.stranger or error
+                continue
+            if isinstance(error, PermissionDeniedError) and reach is Reach.ARRIVED and not error.is_from_platform:
+                # A gateway may deny a path before it looks whether it knows it.
+                denied = denied or Access(extras, works=True, denial=error, tried=search.tried)
                 continue
             if error is not None and reach is not Reach.ARRIVED:
                 search.note_refusal(error, extras, reach)
                 return None
-            known.append((prefix, cluster))
             search.prefixes, search.clusters = (prefix,), (cluster,)
             return (yield from _confirm(search, extras, name, error))
-    return None
+    search.knows_no_path = denied is None
+    return denied
 
 
 def _confirm(search: _Search, extras: Extras, name: str, answer: BitaHubError | None) -> Procedure[Access | None]:

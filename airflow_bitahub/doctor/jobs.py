@@ -58,8 +58,8 @@ def examine_stop(examination: Examination, folder: SharedFolder | None) -> None:
     """
     name, report = examination.name("2"), examination.report
     command = f"echo {examination.mark}" if folder is None else folder.command
-    mounts = {"output": Mount.of(folder.server_path, "/output")} if folder is not None else {}
-    if not _submit(examination, name, f"{command}; sleep {LIFETIME}", mounts):
+    output = None if folder is None else Mount.of(folder.server_path, "/output")
+    if not _submit(examination, name, f"{command}; sleep {LIFETIME}", output):
         return
     seen = examination.run(observe_job(name, _has_started, seconds=examination.timeout))
     if seen.is_stuck and examination.mark in _log(examination, name):
@@ -82,11 +82,11 @@ def examine_stop(examination: Examination, folder: SharedFolder | None) -> None:
     _remove(examination, name)
 
 
-def _submit(examination: Examination, name: str, command: str, mounts: dict[str, Mount] | None = None) -> bool:
+def _submit(examination: Examination, name: str, command: str, output: Mount | None = None) -> bool:
     """Submit a job, and return whether the platform has it."""
     report, image = examination.report, examination.hook.default_image or candidates.IMAGE
     role = TaskRole(cpu=CORES, memory_mb=MEMORY_MB, shm_mb=64, image=image, command=command)
-    spec = JobSpec(job_name=name, task_roles=[role], **(mounts or {}))
+    spec = JobSpec(job_name=name, task_roles=[role], output=output)
     is_confirmed = False
 
     def remove() -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.secrets import BaseSecretsBackend
+from airflow.secrets.metastore import MetastoreBackend
 
 from airflow_bitahub.api import candidates
 from airflow_bitahub.api.platform import ENDPOINTS
+from airflow_bitahub.doctor.connections import origin_of
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.http.profiles import PROFILES
 from airflow_bitahub.emulator.http.signin import SignIn, user_id_of
@@ -113,7 +116,7 @@ def test_what_is_found_is_written_and_nothing_else_is_lost(installation: Start, 
     emulator = installation(auth="kubesphere", prefix="kapis")
     mine = {"team": "vision", "prefix": "lapi", "endpoints": json.dumps({"get_job": ENDPOINTS["get_job"]})}
     with database() as session:
-        fields = {"conn_type": "bitahub", "host": emulator.url, "login": USER, "password": PASSWORD}
+        fields: dict[str, Any] = {"conn_type": "bitahub", "host": emulator.url, "login": USER, "password": PASSWORD}
         session.add(Connection(conn_id=CONN_ID, **fields, extra=json.dumps(mine)))
     assert f"To set them: airflow-bitahub doctor {CONN_ID} --write" in doctor("--no-job").text
     outcome = doctor("--write")
@@ -137,6 +140,16 @@ def test_a_connection_from_the_environment_cannot_be_written(installation: Start
         outcome.text
     )
     assert outcome.extras == {"prefix": "kapis"}
+
+
+def test_a_connection_from_a_secrets_backend_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Vault(BaseSecretsBackend):
+        def get_connection(self, conn_id: str, **_: Any) -> Any:
+            return object() if conn_id == "in_the_vault" else None
+
+    monkeypatch.setattr("airflow.configuration.secrets_backend_list", [Vault(), MetastoreBackend(), Vault()])
+    assert origin_of("in_the_vault") == "the secrets backend Vault"
+    assert origin_of("nowhere") == "a place that Airflow's commands do not read"
 
 
 @pytest.mark.parametrize("when", ["*/jobs/*-1", "*/jobs/*-2", "*/serving/*"])

@@ -21,7 +21,6 @@ from airflow_bitahub.emulator.http.openapi import (
     request_body,
     success_response,
 )
-from airflow_bitahub.emulator.http.signin import user_id_of
 from airflow_bitahub.emulator.run.processes import tail
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.emulator.state.records import JobKey
@@ -54,8 +53,7 @@ async def submit_job(
     spec = parse_body(JobSpec, body)
     if spec.job_name != name:
         raise InvalidRequest(f"jobName: {spec.job_name!r} is not the name in the address, {name!r}")
-    user_id = user_id_of(request.state.user) if request.state.user else ""
-    record = context.runner.jobs.submit(namespace, spec, user_id)
+    record = context.runner.jobs.submit(namespace, spec, request.state.user)
     await context.runner.jobs.finish_immediate(record.key)
     return success_answer({"jobName": name})
 

@@ -170,8 +170,8 @@ class SignIn:
 
 
 def user_id_of(user: str) -> str:
-    """Return the id that the platform gives a user, in its form: the same for each start of the emulator."""
-    return f"_{hashlib.sha256(user.encode()).hexdigest()[:32]}"
+    """Return the id of a user who has signed in, in the platform's form: always the same one. "" for nobody."""
+    return f"_{hashlib.sha256(user.encode()).hexdigest()[:32]}" if user else ""
 
 
 async def _sign_in_of(request: Request) -> SignIn:

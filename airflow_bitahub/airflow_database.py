@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -78,6 +78,21 @@ def is_active(owner: Owner) -> bool:
         same_task = [getattr(TaskInstance, name) == getattr(owner, name) for name in _KEY]
         row = session.query(TaskInstance.state).filter(*same_task).one_or_none()
     return row is not None and row[0] not in _FINISHED_STATES
+
+
+def update_extra(conn_id: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+    """Change the extra of a connection in Airflow's database.
+
+    :param change: returns the new extra for the present one
+    :raises ConfigurationError: the database cannot be read or written, or does not have the connection
+    """
+    from airflow.models.connection import Connection
+
+    with _session() as session:
+        stored = session.query(Connection).filter(Connection.conn_id == conn_id).one_or_none()
+        if stored is None:
+            raise ConfigurationError(f"Airflow's database has no connection {conn_id!r}.")
+        stored.set_extra(json.dumps(change(stored.extra_dejson)))
 
 
 class DatabaseRecords(VariableRecords):

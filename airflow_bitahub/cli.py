@@ -1,7 +1,8 @@
 """The command ``airflow-bitahub``.
 
-``demo`` runs the example DAG on a real Airflow, ``emulator`` runs the platform's emulator, ``jobs`` lists live jobs and
-stops orphaned ones, ``servings`` lists what is served and ends deployments that were left.
+``demo`` runs the example DAG on a real Airflow, ``doctor`` examines a connection, ``emulator`` runs the platform's
+emulator, ``jobs`` lists live jobs and stops orphaned ones, ``servings`` lists what is served and ends deployments that
+were left.
 
 For each subcommand, one function adds its parser and sets `run`, the function that executes it. Imports that only one
 subcommand needs are inside that function, so that the others start fast.
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_bitahub import __version__
+from airflow_bitahub.doctor.command import add_doctor
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=__version__)
     subparsers = parser.add_subparsers(metavar="command", required=True)
     _add_demo(subparsers)
+    add_doctor(subparsers)
     _add_emulator(subparsers)
     _add_jobs(subparsers)
     _add_servings(subparsers)
@@ -165,6 +168,19 @@ def _add_emulator(subparsers: Subparsers) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--prefix",
+        default="lapis",
+        help="first part of the addresses of jobs and servings, which differs between installations (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--auth",
+        choices=["any", "bearer", "header", "basic", "kubesphere"],
+        default="any",
+        help="the only way of signing requests that is accepted: 'bearer' and 'header' with the token, 'basic' and "
+        "'kubesphere' as the user of --sign-in (default: %(default)s)",
+    )
+    parser.add_argument(
         "--sign-in",
         metavar="USER",
         help="let this user sign in at /oauth/token, as at KubeSphere; queries then also need a token",
@@ -189,7 +205,7 @@ def _add_emulator(subparsers: Subparsers) -> None:
 
 def _run_emulator(args: argparse.Namespace) -> int:
     from airflow_bitahub.emulator.credentials import choose_password, choose_token, hide_environment
-    from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn
+    from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn, user_id_of
     from airflow_bitahub.emulator.server import Emulator, run_until_signal
     from airflow_bitahub.emulator.state.capacity import parse_accelerators
 
@@ -219,6 +235,8 @@ def _run_emulator(args: argparse.Namespace) -> int:
         mounts=args.mounts,
         profile=args.profile,
         sign_in=sign_in,
+        prefix=args.prefix,
+        auth=args.auth,
     )
 
     if not emulator.is_sandboxed:
@@ -231,6 +249,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
         print(f"token             {emulator.token}")
         if sign_in is not None:
             print(f"sign-in           {args.sign_in} at {emulator.url}{TOKEN_PATH}")
+            print(f"user id           {user_id_of(args.sign_in)}")
         print("As an Airflow connection:")
         print(f"  export AIRFLOW_CONN_BITAHUB_DEFAULT='{json.dumps(connection)}'")
         print("Ctrl-C stops the emulator and everything it runs.", flush=True)

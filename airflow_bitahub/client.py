@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import httpx
@@ -21,13 +21,10 @@ from airflow_bitahub.api.protocol import Call, Flow, Procedure, Request, Respons
 from airflow_bitahub.deadline import Deadline
 from airflow_bitahub.exceptions import (
     BitaHubError,
-    ConfigurationError,
-    ConnectFailedError,
-    RequestTimeoutError,
-    TransportError,
 )
 from airflow_bitahub.procedures.retry import Retry, retrying
-from airflow_bitahub.tls import ClientCertificate, client_refusal, tls_context, tls_failure
+from airflow_bitahub.tls import ClientCertificate, tls_context
+from airflow_bitahub.transport_errors import ADDRESS_ERRORS, transport_error
 
 T = TypeVar("T")
 
@@ -40,9 +37,8 @@ _LIMITS = httpx.Limits(
 )
 # The part of a request's time in which to connect: less than all, to tell a late answer from a request never sent.
 _CONNECTING = 0.9
-_ADDRESS_ERRORS = (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError)  # UnicodeError: a host that IDNA refuses
 # httpx lets an error of TLS pass where its event loop library reads an answer.
-_REQUEST_ERRORS = (httpx.HTTPError, ssl.SSLError, *_ADDRESS_ERRORS)
+_REQUEST_ERRORS = (httpx.HTTPError, ssl.SSLError, *ADDRESS_ERRORS)
 
 _deadline = Deadline()
 
@@ -146,7 +142,7 @@ class BitaHubClient:
         try:
             answer = _request(self._http, call.request, self._arguments(call.request))
         except _REQUEST_ERRORS as error:
-            self._raise_transport(call.request, error)
+            raise transport_error(error, call.request, self.base_url, self._proxy) from error
         return call.read_answer(answer, self.platform)
 
     async def _atransmit(self, call: Call[T]) -> T:
@@ -159,7 +155,7 @@ class BitaHubClient:
             else:
                 answer = await self._arequest(call.request, arguments)
         except _REQUEST_ERRORS as error:
-            self._raise_transport(call.request, error)
+            raise transport_error(error, call.request, self.base_url, self._proxy) from error
         return call.read_answer(answer, self.platform)
 
     async def _arequest(self, request: Request, arguments: dict[str, Any]) -> Response:
@@ -205,27 +201,6 @@ class BitaHubClient:
         given = {key: value for key, value in optional.items() if value is not None}
         headers = {**signature, "accept-encoding": ACCEPTED_ENCODING}
         return {"method": method, "url": url, "headers": headers, "timeout": request.timeout or self._timeout, **given}
-
-    def _raise_transport(self, request: Request, error: Exception) -> NoReturn:
-        where = request.operation.partition(" ")[2] if request.is_foreign else self.base_url
-        tried = f"Could not {request.action} at {where}"
-        # The HTTP library raises the same errors for an address in an answer that redirects.
-        if isinstance(error, _ADDRESS_ERRORS) and not request.is_foreign and not _is_address(self.base_url):
-            raise ConfigurationError(
-                f"{tried}: this is not an address ({error}). Correct the host of the Airflow connection."
-            ) from error
-        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-            raise ConnectFailedError(f"{tried}: {_connect_failure(request, where, self._proxy, error)}") from error
-        if refusal := client_refusal(error):
-            raise ConnectFailedError(f"{tried}: {refusal}") from error
-        if isinstance(error, httpx.TimeoutException):
-            advice = (
-                "The program is slow, or hangs: its log on the platform shows why."
-                if request.is_foreign
-                else "Raise request_timeout in the Airflow connection if the platform is slow."
-            )
-            raise RequestTimeoutError(f"{tried}: no answer in time ({type(error).__name__}). {advice}") from error
-        raise TransportError(f"{tried}: {str(error).rstrip('.') or type(error).__name__}.") from error
 
 
 class _AiohttpQueries:
@@ -367,24 +342,3 @@ async def _arequest(http: httpx.AsyncClient, request: Request, arguments: dict[s
 def _with_limits(arguments: dict[str, Any]) -> dict[str, Any]:
     timeout = arguments["timeout"]
     return {**arguments, "timeout": httpx.Timeout(timeout, connect=_CONNECTING * timeout)}
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = httpx.URL(url)
-    except (httpx.InvalidURL, UnicodeError):
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.host)
-
-
-def _connect_failure(request: Request, where: str, named_proxy: str, error: Exception) -> str:
-    address = "the serving's address" if request.is_foreign else "the Airflow connection's host"
-    if failure := tls_failure(error, address):
-        return failure
-    if proxy := proxies.proxy_of(where, named_proxy):
-        if isinstance(error, httpx.ProxyError):
-            return (
-                f"the proxy {proxy} refused the connection ({error}). Check what it allows, and its user and password."
-            )
-        return f"no connection to the proxy {proxy} ({error}). Check that it is up and that its address is right."
-    return f"no connection ({error}). Check that it is up and that {address} is right."

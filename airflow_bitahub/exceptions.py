@@ -3,6 +3,7 @@
     BitaHubError
       APIError                    the platform answered, and refused the request
         AuthenticationError       it does not know the user
+          SignInRefusedError      it refuses to sign the user in
         PermissionDeniedError*    it knows the user and denies the request
         NotFoundError*            it has no such job, serving or file
         ConflictError*            it already has one of that name
@@ -99,6 +100,27 @@ class AuthenticationError(APIError):
     """The platform does not know the user."""
 
 
+class SignInRefusedError(AuthenticationError):
+    """The platform refuses to sign the user in, or nothing was sent because it did so before.
+
+    :param subject: what it refuses: ``password`` (or the user's name), ``client`` (this program's id or secret) or
+        ``account`` (locked after too many wrong passwords)
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        request: str,
+        retry_after: float | None = None,
+        subject: str = "password",
+    ) -> None:
+        super().__init__(status, code, message, request, retry_after)
+        self.args = (*self.args, subject)
+        self.subject = subject
+
+
 class PermissionDeniedError(APIError):
     """The platform knows the user and denies the request."""
 
@@ -136,7 +158,18 @@ class TransportError(BitaHubError):
 
 
 class ConnectFailedError(TransportError):
-    """No connection could be made, so the request had no effect."""
+    """No connection could be made, so the request had no effect.
+
+    :param message: the whole text for the user
+    :param reason: why, in a word of `transport_errors`; ``sign-in``: the sign-in before it failed; "": not known
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RequestTimeoutError(TransportError):
@@ -144,7 +177,20 @@ class RequestTimeoutError(TransportError):
 
 
 class UnexpectedResponseError(TransportError):
-    """Something answered, but in no known form of the platform's API."""
+    """Something answered, but in no known form of the platform's API.
+
+    :param message: the whole text for the user
+    :param status: the HTTP status of the answer; 0: not known
+    :param said: the beginning of the answer, or where it redirects to
+    """
+
+    def __init__(self, message: str, status: int = 0, said: str = "") -> None:
+        super().__init__(message, status, said)
+        self.status = status
+        self.said: str = self.args[2]
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class StateUnknownError(TransportError):

@@ -29,6 +29,7 @@ from airflow_bitahub.exceptions import (
     ConfigurationError,
     ConnectFailedError,
     RateLimitError,
+    SignInRefusedError,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class BearerToken(_FixedHeaders):
         if not re.fullmatch(r"[!-~]+", self.token):
             raise ConfigurationError(
                 "The token in the Airflow connection's password contains a blank, a line break or a character that "
-                "cannot be sent. Copy it again, without 'Bearer' in front."
+                "cannot be sent. Copy it again, without 'Bearer' in front; or set the extra 'auth' if it is no token."
             )
 
     def headers(self) -> Mapping[str, str]:
@@ -282,7 +283,8 @@ class PasswordGrant:
         except BitaHubError as error:
             changed = session
             # Whatever went wrong with the sign-in, the call itself was not sent.
-            not_sent = ConnectFailedError(f"The sign-in failed, so nothing else was sent. {error}")
+            reason = getattr(error, "reason", "") or "sign-in"
+            not_sent = ConnectFailedError(f"The sign-in failed, so nothing else was sent. {error}", reason)
             refusal = error if isinstance(error, ConfigurationError) else not_sent
         yield from Blocking(partial(self._store.save, replace(changed, claim="")))
         raise refusal
@@ -306,23 +308,27 @@ class PasswordGrant:
     def _refusal(self, status: int, said: str, *, is_client: bool) -> AuthenticationError:
         fields = "extras 'client_id' and 'client_secret'" if is_client else "login and password"
         if_right = f"delete the Airflow Variable {self._store.name!r} and " if self._store.name else ""
-        return AuthenticationError(
+        return SignInRefusedError(
             status,
             None,
             f"Could not sign in as {self._user!r} with the Airflow connection's {fields}.{said} Correct them in the "
             f"connection. The same password is not sent again, since five wrong ones lock the account; if it is right "
             f"now, {if_right}restart the triggerer.",
             "sign_in",
+            None,
+            "client" if is_client else "password",
         )
 
     def _locked(self, said: str) -> AuthenticationError:
-        return AuthenticationError(
+        return SignInRefusedError(
             429,
             None,
             f"Could not sign in as {self._user!r}: the platform accepts no password of this account for up to "
             f"{_LOCKED / 60:.0f} minutes, since somebody has sent too many wrong ones.{said} Until then no password is "
             f"sent. Check the login and password of every Airflow connection and program that uses this account.",
             "sign_in",
+            None,
+            "account",
         )
 
 

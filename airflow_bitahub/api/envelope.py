@@ -75,9 +75,12 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
         body = None
     outcome = _outcome(body)
     if 300 <= response.status < 400:
+        target = shorten(response.headers.get("location", "no address"))
         raise UnexpectedResponseError(
-            f"Could not {request.action}: the answer (HTTP {response.status}) redirects to "
-            f"{shorten(response.headers.get('location', 'no address'))}. Check the base URL of the Airflow connection."
+            f"Could not {request.action}: the answer (HTTP {response.status}) redirects to {target}. Check the base "
+            f"URL of the Airflow connection.",
+            response.status,
+            target,
         )
     if response.status < 300:
         if outcome is None and isinstance(body, dict | list) and not _is_from_gateway(body):
@@ -85,7 +88,9 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
         if outcome is None:
             raise UnexpectedResponseError(
                 f"Could not {request.action}: the answer (HTTP {response.status}) does not come from the platform: "
-                f"{_excerpt(response)}. Check the base URL of the Airflow connection."
+                f"{_excerpt(response)}. Check the base URL of the Airflow connection.",
+                response.status,
+                _excerpt(response),
             )
         if outcome.is_success:
             return outcome.data
@@ -96,7 +101,9 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
         if outcome is None:
             raise UnexpectedResponseError(
                 f"Could not {request.action}: no such address (HTTP 404: {_excerpt(response)}). Check the base URL, "
-                f"cluster, workspace and endpoints of the Airflow connection."
+                f"cluster, workspace and endpoints of the Airflow connection.",
+                response.status,
+                _excerpt(response),
             )
         kind = "not_found"
     elif response.status >= 500:
@@ -109,7 +116,9 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
             raise UnexpectedResponseError(
                 f"Could not {request.action}: the answer (HTTP {response.status}) does not come from the platform, but "
                 f"from something in front of it: {_excerpt(response)}. If it does not pass by itself, check the base "
-                f"URL of the Airflow connection."
+                f"URL of the Airflow connection.",
+                response.status,
+                _excerpt(response),
             )
     raise _error(kind, response, request, outcome, body)
 

@@ -135,7 +135,8 @@ def _read_grant(response: Response, secret: Sequence[str]) -> Grant:
     raise UnexpectedResponseError(
         f"Could not sign in: the answer (HTTP {response.status}) does not come from KubeSphere's sign-in. Check the "
         f"extra 'auth' and the host of the Airflow connection, or give the address of the sign-in in the extra "
-        f'\'endpoints\': {{"sign_in": "POST /oauth/token"}}.'
+        f'\'endpoints\': {{"sign_in": "POST /oauth/token"}}.',
+        response.status,
     )
 
 

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -21,9 +22,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from airflow_bitahub.api.platform import ENDPOINTS
+from airflow_bitahub.api.platform import ENDPOINTS, Platform
 from airflow_bitahub.emulator.credentials import make_private
 from airflow_bitahub.emulator.faults.faults import Faults
+from airflow_bitahub.emulator.http.access import ANY, AUTHS, BASIC, HEADER, KUBESPHERE
 from airflow_bitahub.emulator.http.app import create_app
 from airflow_bitahub.emulator.http.profiles import find_profile
 from airflow_bitahub.emulator.http.signin import SignIn
@@ -103,8 +105,10 @@ class Emulator:
     :param clock: returns seconds since the epoch, for records, scripted jobs and faults; for example a `DrivenClock`
     :param profile: the shape in which it answers queries of jobs: default, flat, openpai, octopus, volcano or business
     :param sign_in: the users who may sign in, as at KubeSphere; queries then need a token, too; None: there are none
-    :raises ConfigurationError: the images file is wrong, there is no such profile or serving_update, the home belongs
-        to another user, or bubblewrap is required and does not work
+    :param prefix: the first part of the addresses of jobs and servings, since installations differ in it
+    :param auth: the only way of signing requests that the platform's API accepts, one of `access.AUTHS`
+    :raises ConfigurationError: the images file is wrong, there is no such profile, serving_update or auth, the prefix
+        is not one part of an address, the home belongs to another user, or bubblewrap is required and does not work
     """
 
     def __init__(
@@ -133,12 +137,21 @@ class Emulator:
         clock: Callable[[], float] = time.time,
         profile: str = "default",
         sign_in: SignIn | None = None,
+        prefix: str = Platform.prefix,
+        auth: str = ANY,
     ) -> None:
         if token == "":
             raise ConfigurationError("The emulator's token is empty.")
         if serving_update not in SERVING_UPDATES:
             choices = ", ".join(SERVING_UPDATES)
             raise ConfigurationError(f"serving_update is {serving_update!r}; choose one of {choices}.")
+        if not re.fullmatch(r"[\w-]+", prefix) or prefix in ("emulator", "oauth"):
+            raise ConfigurationError(f"prefix is {prefix!r}; it is one part of an address, such as 'lapis' or 'kapis'.")
+        if auth not in AUTHS:
+            raise ConfigurationError(f"auth is {auth!r}; choose one of {', '.join(AUTHS)}.")
+        if auth in (BASIC, KUBESPHERE) and sign_in is None:
+            raise ConfigurationError(f"auth is {auth!r}, and there is no user who may sign in.")
+        self._prefix, self._auth = prefix, auth
         self._profile, self._sign_in = find_profile(profile), sign_in
         workdir_type, self._mounts_description = choose_workdir(mounts)
         self.is_sandboxed = workdir_type is SandboxWorkdir  # otherwise, programs see the other processes of this user
@@ -219,6 +232,8 @@ class Emulator:
             self._profile,
             self._sign_in,
             token_for_reading=self._token_for_reading,
+            prefix=self._prefix,
+            auth=self._auth,
         )
         config = server_config(app)
         server = self._server = Server(config)
@@ -260,6 +275,10 @@ class Emulator:
         """
         # The emulator can replace a serving's specification, which the real platform is not known to do.
         endpoints = {"update_serving": ENDPOINTS["update_serving"], **extra.pop("endpoints", {})}
+        differing = {} if self._prefix == Platform.prefix else {"prefix": self._prefix}
+        if self._auth == HEADER:
+            differing["auth"] = self._auth
+        extra = {**differing, **extra}
         return {
             "conn_type": "bitahub",
             "host": self.url,

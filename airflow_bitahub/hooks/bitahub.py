@@ -189,16 +189,20 @@ class BitaHubHook(BaseHook):
         return self.client
 
     def test_connection(self) -> tuple[bool, str]:
-        """Query the list of jobs, for the Test button of the connection form. Name doubtful extras too."""
+        """Query the list of jobs, for the Test button. Say what is wrong and how it shows; name doubtful extras too."""
         from airflow_bitahub.api.jobs import list_jobs
+        from airflow_bitahub.hooks.diagnosis import diagnose
         from airflow_bitahub.procedures.retry import Retry
 
-        remarks: list[str] = []
         try:
-            remarks += (*self.settings.warnings(), *self.settings.unknown_extras())
-            with closing(self.new_client(Retry(attempts=1))) as client:  # a person is waiting
+            remarks = (*self.settings.warnings(), *self.settings.unknown_extras())
+            client = self.new_client(Retry(attempts=1))  # a person is waiting
+        except BitaHubError as error:  # nothing was sent
+            return False, str(error)
+        with closing(client):
+            try:
                 page = client.send(list_jobs(page_size=1))
-        except BitaHubError as error:
-            return False, " ".join((str(error), *remarks))
+            except BitaHubError as error:
+                return False, " ".join((str(diagnose(error, self.settings)), *remarks))
         answer = f"{self.settings.base_url} answers; the first page of jobs has {len(page.names)}."
         return True, " ".join((answer, *remarks))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -86,7 +87,7 @@ class VariableSessions(ProcessSessions):
         """Keep a session in this process, and in the Variable. Return whether the latter succeeded."""
         super().save(session)
         try:
-            Variable.set(self.name, session_to_json(session), description=_DESCRIPTION, serialize_json=True)
+            _variables().set(self.name, session_to_json(session), description=_DESCRIPTION, serialize_json=True)
         except Exception as error:  # such as a place where Airflow allows no changes
             self._warn("changed", error)
             return False
@@ -98,6 +99,15 @@ class VariableSessions(ProcessSessions):
         if failed != self._failed:
             self._failed = failed
             log.warning("The Airflow Variable %r cannot be %s: this process signs in by itself", self.name, failed)
+
+
+def _variables() -> Any:
+    """Return what changes Variables where this process runs: Airflow's servers and commands do so in its database."""
+    if os.environ.get("_AIRFLOW_PROCESS_CONTEXT") != "server":
+        return Variable
+    from airflow.models.variable import Variable as StoredVariable
+
+    return StoredVariable
 
 
 @cache

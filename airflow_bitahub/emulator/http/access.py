@@ -26,7 +26,9 @@ from airflow_bitahub.emulator.origins import READ_METHODS, Origins
 
 MAX_BODY_BYTES = 1 << 20  # the bodies in the platform's document have 2 KB
 _PUBLIC_PATHS = ("/", "/healthz")
-_NAMESPACE = re.compile(r"/lapis(?:/clusters/[^/]+)?/[^/]+/v1/workspaces/[^/]+/namespaces/([^/]+)")
+# Ways in which requests may have to be signed: those of the connection's extra `auth`, and any of them.
+ANY, BEARER, HEADER, BASIC, KUBESPHERE = AUTHS = ("any", "bearer", "header", "basic", "kubesphere")
+_NAMESPACE = re.compile(r"/[^/]+(?:/clusters/[^/]+)?/[^/]+/v1/workspaces/[^/]+/namespaces/([^/]+)")
 
 
 def needs_token(method: str, path: str, *, for_reading: bool, signing_in: bool) -> bool:
@@ -46,16 +48,19 @@ class AccessControl:
     :param token: the emulator's own, which allows everything
     :param for_reading: queries need a token, too
     :param sign_in: knows the users and their tokens; None: there are no users
+    :param auth: the only way of signing requests that is accepted, one of `AUTHS`: ``bearer`` and ``header`` with the
+        emulator's own token, ``basic`` with a user's name and password, ``kubesphere`` with a token from a sign-in
     """
 
     def __init__(
-        self, app: ASGIApp, token: str, origins: Origins, *, for_reading: bool, sign_in: SignIn | None
+        self, app: ASGIApp, token: str, origins: Origins, *, for_reading: bool, sign_in: SignIn | None, auth: str
     ) -> None:
         self._app = app
         self._token = token
         self._origins = origins
         self._for_reading = for_reading
         self._sign_in = sign_in
+        self._auth = auth
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,9 +68,12 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
-        token = bearer_token(headers) or headers.get("token", "")
-        is_own_token = secrets.compare_digest(token.encode(), self._token.encode())
-        user = self._find_user(token, headers)
+        # Only the ways of the platform: the emulator's own routes take its token in any case.
+        auth = ANY if path.startswith("/emulator/") else self._auth
+        token = bearer_token(headers) if auth != HEADER else ""
+        token = token or (headers.get("token", "") if auth in (ANY, HEADER) else "")
+        is_own_token = auth not in (BASIC, KUBESPHERE) and secrets.compare_digest(token.encode(), self._token.encode())
+        user = self._find_user(token, headers) if auth in (ANY, BASIC, KUBESPHERE) else None
         scope.setdefault("state", {}).update(knows_token=is_own_token or user is not None, user=user or "")
         signs_in = self._sign_in is not None and path == TOKEN_PATH
         # A web page may send a form. But without the password it gets no token, and it could not read the answer. It
@@ -82,7 +90,9 @@ class AccessControl:
         if self._sign_in is None:
             return None
         if (credentials := basic_credentials(headers)) is None:
-            return self._sign_in.user_of(token)
+            return self._sign_in.user_of(token) if self._auth != BASIC else None
+        if self._auth == KUBESPHERE:
+            return None
         try:
             return self._sign_in.check_password(*credentials)
         except SignInError:

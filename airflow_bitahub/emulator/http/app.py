@@ -21,7 +21,7 @@ from airflow_bitahub.emulator.faults.faults import Faults
 from airflow_bitahub.emulator.faults.hangup import HangUp
 from airflow_bitahub.emulator.faults.injector import FaultInjector
 from airflow_bitahub.emulator.http import control, jobs, servings, signin
-from airflow_bitahub.emulator.http.access import AccessControl, needs_token
+from airflow_bitahub.emulator.http.access import ANY, KUBESPHERE, AccessControl, needs_token
 from airflow_bitahub.emulator.http.bodies import validation_message
 from airflow_bitahub.emulator.http.context import AppContext
 from airflow_bitahub.emulator.http.openapi import DESCRIPTION, complete_openapi
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 _STATUS_OF: dict[type[RequestRefused], int] = {InvalidRequest: 400, NotFound: 404, Conflict: 409, NotWritten: 503}
 # As in KubeSphere, an address without a cluster means the host cluster.
-_ROOTS = ("/lapis/clusters/{cluster}", "/lapis")
+_ROOTS = ("/clusters/{cluster}", "")
 _JOBS = "/jobserver.leinao.ai/v1/workspaces/{workspace}/namespaces/{namespace}/jobs"
 _SERVINGS = "/inference.leinao.ai/v1/workspaces/{workspace}/namespaces/{namespace}/serving"
-_JOB_PATH = re.compile(r"/lapis(?:/clusters/[^/]+)?/jobserver\.leinao\.ai/v1/[^?]*/namespaces/([^/]+)/jobs/([^/]+)")
+_JOB_PATH = r"(?:/clusters/[^/]+)?/jobserver\.leinao\.ai/v1/[^?]*/namespaces/([^/]+)/jobs/([^/]+)"
 
 
 def create_app(
@@ -53,6 +53,8 @@ def create_app(
     sign_in: SignIn | None,
     *,
     token_for_reading: bool,
+    prefix: str,
+    auth: str,
 ) -> FastAPI:
     """Return the ASGI application.
 
@@ -61,6 +63,8 @@ def create_app(
     :param profile: how queries of jobs are answered
     :param sign_in: knows the users who may sign in; None: there are none
     :param token_for_reading: queries need a token, too, as they always do where users sign in
+    :param prefix: the first part of the addresses of jobs and servings
+    :param auth: how requests have to be signed, see `AccessControl`
     """
     app = FastAPI(
         title="BitaHub emulator",
@@ -69,7 +73,7 @@ def create_app(
         docs_url=None,  # the interactive pages would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,  # the platform, too, refuses an address with an extra slash
-        routes=[*_routes(), *(signin.router.routes if sign_in is not None else ())],
+        routes=[*_routes(prefix), *(signin.router.routes if sign_in is not None and auth in (ANY, KUBESPHERE) else ())],
     )
     app.state.context = AppContext(state, runner, faults, profile)
     app.state.sign_in = sign_in
@@ -78,18 +82,21 @@ def create_app(
     complete_openapi(app, partial(needs_token, for_reading=for_reading, signing_in=sign_in is not None))
     app.add_middleware(FaultInjector, faults=faults, state=state)
     app.add_middleware(DefectHandler)
-    app.add_middleware(LedgerWriter, state=state)
-    app.add_middleware(AccessControl, token=token, origins=origins, for_reading=for_reading, sign_in=sign_in)
+    app.add_middleware(LedgerWriter, state=state, prefix=prefix)
+    app.add_middleware(AccessControl, token=token, origins=origins, for_reading=for_reading, sign_in=sign_in, auth=auth)
     return app
 
 
 @cache
-def _routes() -> tuple[BaseRoute, ...]:
-    """Return the routes of every emulator. Making them takes FastAPI longer than all else that an emulator starts."""
+def _routes(prefix: str) -> tuple[BaseRoute, ...]:
+    """Return the routes of every emulator with this prefix.
+
+    Making them takes FastAPI longer than all else that an emulator starts.
+    """
     router = APIRouter()
     for root in _ROOTS:
-        router.include_router(jobs.router, prefix=root + _JOBS)
-        router.include_router(servings.router, prefix=root + _SERVINGS)
+        router.include_router(jobs.router, prefix=f"/{prefix}{root}{_JOBS}")
+        router.include_router(servings.router, prefix=f"/{prefix}{root}{_SERVINGS}")
     router.include_router(control.router)
     return tuple(router.routes)
 
@@ -137,13 +144,14 @@ class DefectHandler:
 class LedgerWriter:
     """ASGI middleware that records each request about a job, and the status that the client received."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: State, prefix: str) -> None:
         self._app = app
         self._state = state
+        self._job_path = re.compile(f"/{re.escape(prefix)}{_JOB_PATH}")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        match = _JOB_PATH.match(scope.get("path", "")) if scope["type"] == "http" else None
+        match = self._job_path.match(scope.get("path", "")) if scope["type"] == "http" else None
         if match is None:
             await self._app(scope, receive, send)
             return

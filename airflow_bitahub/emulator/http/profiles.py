@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from airflow_bitahub.api.platform import JobStatus
+from airflow_bitahub.emulator.http.signin import user_id_of
 from airflow_bitahub.emulator.state.records import StoredJob, Task
 from airflow_bitahub.exceptions import ConfigurationError
 
@@ -119,7 +120,7 @@ def _openpai(record: StoredJob) -> dict[str, Any]:
 def _openpai_status(record: StoredJob) -> dict[str, Any]:
     stopping = record.status in (JobStatus.STOPPING, JobStatus.STOPPED)
     return {
-        "username": record.user,
+        "username": user_id_of(record.user),
         "state": record.raw_state,
         "subState": _SUB_STATES.get(record.status, "FRAMEWORK_COMPLETED"),
         "executionType": "STOP" if stopping else "START",
@@ -165,7 +166,7 @@ def _octopus(record: StoredJob) -> dict[str, Any]:
             "name": record.key.name,
             "type": record.spec.kind,
             "state": _octopus_state(record.status),
-            "userID": record.user,
+            "userID": user_id_of(record.user),
             "startAt": _rfc3339(record.launched),
             "finishedAt": _rfc3339(record.finished),
             "totalRetriedCount": record.retries,
@@ -204,7 +205,7 @@ def _octopus_entry(record: StoredJob) -> dict[str, Any]:
         "jobName": record.key.name,
         "jobKind": record.spec.kind,
         "namespace": record.key.namespace,
-        "userID": record.user,
+        "userID": user_id_of(record.user),
         "state": _octopus_state(record.status),
         "createdAt": _rfc3339(record.created),
         "finishedAt": _rfc3339(record.finished),
@@ -245,7 +246,7 @@ def _volcano(record: StoredJob) -> dict[str, Any]:
             "name": record.key.name,
             "namespace": record.key.namespace,
             "creationTimestamp": _rfc3339(record.created),
-            "labels": {"leinao.ai/kind": record.spec.kind},
+            "labels": {"leinao.ai/kind": record.spec.kind, "leinao.ai/userid": user_id_of(record.user)},
         },
         "spec": {
             "minAvailable": len(record.tasks),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
+from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import JOBS, SERVINGS, Api, assert_refused
 
 
@@ -124,3 +128,47 @@ def test_reading_needs_the_token_where_that_is_asked_for(images_file: Path, tmp_
                 for path in (JOBS, f"{JOBS}/x/log", SERVINGS, "/emulator/ledger", "/openapi.json", "/nowhere"):
                     assert stranger.request(method, path).status_code == 401
             assert stranger.get("/healthz").status_code == api.http.get(JOBS).status_code == 200
+
+
+def test_another_prefix(tmp_path: Path) -> None:
+    with Emulator(tmp_path, prefix="kapis", mounts="links") as emulator:
+        headers = {"Authorization": f"Bearer {emulator.token}"}
+        with httpx.Client(base_url=emulator.url, headers=headers, trust_env=False, verify=False) as http:
+            for path in (JOBS, SERVINGS, f"{JOBS}/x"):
+                answer = http.get(path)
+                assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (404, "text/plain")
+            assert http.get(JOBS.replace("lapis", "kapis")).status_code == 200
+            assert http.get(SERVINGS.replace("lapis", "kapis")).status_code == 200
+        assert emulator.connection()["extra"]["prefix"] == "kapis"
+
+
+@pytest.mark.parametrize("auth", ["bearer", "header", "basic", "kubesphere"])
+def test_an_installation_may_accept_only_one_way_of_signing_requests(tmp_path: Path, auth: str) -> None:
+    sign_in = SignIn({"you": "s3cret"})
+    with ExitStack() as stack:
+        emulator = stack.enter_context(Emulator(tmp_path, sign_in=sign_in, auth=auth, mounts="links"))
+        http = stack.enter_context(httpx.Client(base_url=emulator.url, trust_env=False, verify=False))
+        form = {"grant_type": "password", "username": "you", "password": "s3cret"}
+        signed_in = http.post("/oauth/token", data=form)
+        assert signed_in.status_code == (200 if auth == "kubesphere" else 404)
+        ways = {
+            "bearer": {"Authorization": f"Bearer {emulator.token}"},
+            "header": {"token": emulator.token},
+            "basic": {"Authorization": f"Basic {base64.b64encode(b'you:s3cret').decode()}"},
+        }
+        if auth == "kubesphere":
+            ways[auth] = {"Authorization": f"Bearer {signed_in.json()['access_token']}"}
+        accepted = {way for way, headers in ways.items() if http.get(JOBS, headers=headers).status_code == 200}
+        assert accepted == {auth}
+        # The emulator's own routes are no part of the platform.
+        assert http.delete("/emulator/faults", headers=ways["bearer"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"prefix": "a/b"}, "prefix"), ({"prefix": "emulator"}, "prefix"), ({"auth": "oauth"}, "choose one of any"),
+     ({"auth": "basic"}, "no user who may sign in")],
+)  # fmt: skip
+def test_an_installation_that_cannot_be(options: dict[str, str], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Emulator(**options)  # type: ignore[arg-type]

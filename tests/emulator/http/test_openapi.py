@@ -27,7 +27,18 @@ CLUSTER = "/clusters/{cluster}"
 def document_of(sign_in: SignIn | None) -> dict[str, Any]:
     """Return an emulator's description without starting one, since pytest needs it while it collects tests."""
     runner, profile = cast(Any, None), find_profile("default")
-    app = create_app(State(), runner, Faults(), "", Origins([]), profile, sign_in, token_for_reading=False)
+    app = create_app(
+        State(),
+        runner,
+        Faults(),
+        "",
+        Origins([]),
+        profile,
+        sign_in,
+        token_for_reading=False,
+        prefix="lapis",
+        auth="any",
+    )
     return app.openapi()
 
 

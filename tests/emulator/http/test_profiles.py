@@ -264,7 +264,7 @@ VOLCANO = {
         "name": "mnist-1",
         "namespace": "bita-user",
         "creationTimestamp": "2022-09-18T03:14:51Z",
-        "labels": {"leinao.ai/kind": "training"},
+        "labels": {"leinao.ai/kind": "training", "leinao.ai/userid": ""},
     },
     "spec": {"minAvailable": 1, "queue": "default", "tasks": [{"name": "task1", "replicas": 1}]},
     "status": {

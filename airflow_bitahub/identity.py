@@ -70,6 +70,8 @@ class JobRecord:
     :param refused: the platform refused the submission, so this job does not exist or is not ours
     :param closed: the generation has ended, and the next one has begun to stop its job
     :param detached: the job may outlive its task
+    :param code_digest: the digest of the code that the operator's `code` was when the generation began; "": it has none
+    :param bundle_version: the version of the DAG's bundle that submitted the job; "": it has none
     """
 
     job_name: str
@@ -84,6 +86,8 @@ class JobRecord:
     refused: bool = False
     closed: bool = False
     detached: bool = False
+    code_digest: str = ""
+    bundle_version: str = ""
 
     @property
     def version(self) -> str:
@@ -102,6 +106,7 @@ class TaskIdentity:
     :param max_tries: what Airflow knows about the task instance, as are `try_number`, `retries` and `clear_number`
     :param job_name: a name given by the DAG's author: used unchanged first, with a counter appended later
     :param output_version: a name for the output folder, likewise
+    :param bundle_version: the version of the DAG's bundle; "": it has none
     """
 
     project: str
@@ -114,6 +119,7 @@ class TaskIdentity:
     clear_number: int
     job_name: str | None = None
     output_version: str | None = None
+    bundle_version: str = ""
 
     def is_new_generation(self, record: JobRecord) -> bool:
         """Return whether the task was cleared since the record was made.
@@ -132,8 +138,9 @@ class TaskIdentity:
         return self._record(new_token(self.marker()), 1, _next_submission(previous) if previous else 1)
 
     def next_attempt(self, record: JobRecord) -> JobRecord:
-        """Return the record of the next attempt in the same generation."""
-        return self._record(record.token, record.attempt + 1, _next_submission(record))
+        """Return the record of the next attempt in the same generation, which runs the same code."""
+        following = self._record(record.token, record.attempt + 1, _next_submission(record))
+        return replace(following, code_digest=record.code_digest)
 
     def refresh(self, record: JobRecord) -> JobRecord:
         """Return the record with the current clear number."""
@@ -159,6 +166,7 @@ class TaskIdentity:
             submission=submission,
             max_tries=self.max_tries,
             clear_number=self.clear_number,
+            bundle_version=self.bundle_version,
         )
 
 

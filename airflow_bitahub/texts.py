@@ -1,10 +1,14 @@
-"""Text from outside: shortened before people read it, and JSON read into values that every store accepts."""
+"""Text from outside: shortened before people read it, and JSON read into values that every store accepts.
+
+And what a message says of names, when one of them is missing.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MESSAGE_LIMIT = 12_000  # characters of an error's text: enough for the last lines of a job's log
@@ -24,6 +28,25 @@ def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
         half = limit // 2
         text = f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
     return _UNSTORABLE.sub("\ufffd", text)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the question whether one of `names` was meant, with a blank before it; "" where none is similar."""
+    import difflib  # only after a mistake
+
+    spellings = {each.lower(): each for each in names}
+    found = difflib.get_close_matches(name.lower(), spellings, n=1)
+    return f" Did you mean {shorten(spellings[found[0]], 100)!r}?" if found else ""
+
+
+def contents_of(what: str, names: Sequence[str], most: int = 10) -> str:
+    """Return in a sentence what a folder contains.
+
+    :param what: the folder in words
+    :param names: its entries; those after the first `most` are not shown
+    """
+    shown = ", ".join(repr(shorten(name, 100)) for name in names[:most])
+    return f"{what} contains {shown}{' and more' * (len(names) > most)}." if shown else f"{what} is empty."
 
 
 def parse_json(content: bytes) -> Any:

@@ -42,6 +42,9 @@ class BitaHubHook(BaseHook):
     - ``workspace``, ``cluster``, ``job_namespace``, ``serving_namespace``, ``prefix``: parts of the API's addresses
     - ``storage_uri``: where workers see the platform's storage, such as ``file:///mnt/bitahub``
     - ``default_image``: the container image of jobs and servings that name none
+    - ``preflight`` (default: true): whether operators look inputs up before they submit anything, see their parameter
+      `preflight`. For that: ``accelerators``, the device types that the installation has, as a list or a text with
+      commas; ``max_cpu`` and ``max_memory_mb``, what its largest machine has
     - ``console_url``: the address of a job's page in the platform's console, with ``{name}`` for its name;
       ``serving_console_url``: likewise, for a serving
     - ``verify``: whether the server's certificate must be signed by a public authority (default: true), or the path of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -43,13 +44,16 @@ _TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "timezone", "w
 _SIGN_IN_TEXTS = ("auth", "client_id", "client_secret")
 _TRANSPORT_TEXTS = ("client_certificate", "client_key", "client_key_password", "proxy")
 _NUMBERS = ("request_timeout", "max_requests_per_second", "longest_poll_interval")
+_MACHINE_LIMITS = ("max_cpu", "max_memory_mb")
 _TABLES = ("endpoints", "status_words", "error_codes")
+_OTHERS = ("verify", "share_token", "accelerators", "preflight")
 # What a connection may say. Anything else in its extra is left alone: it may be meant for something else.
-_EXTRAS = (*_TEXTS, *_SIGN_IN_TEXTS, *_TRANSPORT_TEXTS, *_NUMBERS, *_TABLES, "verify", "share_token")
+_EXTRAS = (*_TEXTS, *_SIGN_IN_TEXTS, *_TRANSPORT_TEXTS, *_NUMBERS, *_MACHINE_LIMITS, *_TABLES, *_OTHERS)
 # KubeSphere's own, for programs that are not registered there (family).
 _CLIENT = "kubesphere"
 
 _LEAST, _MOST = 0.001, 1_000_000  # of a number: a socket's timeout takes no more
+_LARGEST_LIMIT = 2**31 - 1
 _BOOLEANS = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
     **dict.fromkeys(("false", "0", "no", "off"), False),
@@ -87,8 +91,12 @@ class Settings:
             settings.text(key)
         for key in _NUMBERS:
             settings.number(key, 1)
+        for key in _MACHINE_LIMITS:
+            settings.limit(key)
         for key in _PAGES:
             settings.page(key)
+        settings.names("accelerators")
+        settings.flag("preflight", default=True)
         settings.choice("watch", WATCH_MODES)
         settings.flag("share_token", default=True)
         settings.check_auth()
@@ -135,7 +143,21 @@ class Settings:
         check_placeholders(where, value, ("{name}",))
         return value
 
-    def number(self, key: str, default: float) -> float:
+    def names(self, key: str) -> list[str]:
+        """Return an extra that is a list of names, or a text with commas between them."""
+        value = self._value(key)
+        names = value.split(",") if isinstance(value, str) else [] if value is None else value
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ConfigurationError(
+                f"The Airflow connection's extra {key!r} must be a list of names, or a text with commas between them."
+            )
+        return [name.strip() for name in names if name.strip()]
+
+    def limit(self, key: str) -> float:
+        """Return an extra that is the largest number of something; infinity where it is not set."""
+        return self.number(key, math.inf, _LARGEST_LIMIT)
+
+    def number(self, key: str, default: float, most: float = _MOST) -> float:
         """Return an extra as a positive number. Raises ConfigurationError when it is anything else."""
         value = self._value(key)
         if value is None or value == "":  # Airflow's form writes null for what was left empty
@@ -144,9 +166,9 @@ class Settings:
             number = 0 if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = 0
-        if not _LEAST <= number <= _MOST:
+        if not _LEAST <= number <= most:
             raise ConfigurationError(
-                f"The Airflow connection's extra {key!r} must be a number between {_LEAST} and {_MOST:,}. "
+                f"The Airflow connection's extra {key!r} must be a number between {_LEAST} and {most:,}. "
                 f"For the default, leave it out."
             )
         return number

@@ -44,6 +44,10 @@ class CheckedArguments:
             # A subclass's constructor sets its own arguments later, and then calls this again.
             if name in self.__dict__ and not is_template(value := self.__dict__[name]):
                 check(name, value)
+        self.check_combinations()
+
+    def check_combinations(self) -> None:
+        """Raise ConfigurationError for arguments that exclude each other, as far as they are known."""
 
     def read_arguments(self, *names: str) -> None:
         """Replace arguments by the values to work with: a number for text such as "3", None for "None", and so on.
@@ -54,6 +58,7 @@ class CheckedArguments:
         """
         for name in names or self.argument_checks:
             setattr(self, name, self.argument_checks[name](name, getattr(self, name)))
+        self.check_combinations()
 
 
 def is_template(value: Any) -> bool:

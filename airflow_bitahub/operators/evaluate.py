@@ -61,6 +61,10 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
         predictions = mount(self.hook.folders.fill(self.predictions), paths.PREDICTION)
         return {**mounts, "datasets": [*mounts["datasets"], predictions]}
 
+    def inputs(self) -> dict[str, str]:
+        """Return the server paths that must exist, by the arguments that name them."""
+        return {**super().inputs(), "predictions": self.hook.folders.fill(self.predictions)}
+
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission. Raises ConfigurationError also when its result is wanted and could not be read."""
         if self.wait_for_completion:

@@ -36,3 +36,7 @@ class BitaHubInferOperator(BitaHubJobOperator):
         folders = self.hook.folders
         model = folder_mount(folders, self.model, folders.model_mount)
         return {**mounts, "models": [model, *(mounts["models"] or [])]}
+
+    def inputs(self) -> dict[str, str]:
+        """Return the server paths that must exist, by the arguments that name them."""
+        return {"model": self.job_mounts()["models"][0].mount_source.path, **super().inputs()}

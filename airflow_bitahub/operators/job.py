@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.configuration import conf
 
+from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.identity import MAX_GIVEN_NAME
 from airflow_bitahub.links import BitaHubJobLink
@@ -38,6 +44,9 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.jobs import JobSpec, Mount
     from airflow_bitahub.identity import JobRecord
+    from airflow_bitahub.operators.job_code import JobCode
+
+_PROJECTS_CODE = "/projects/{user_id}/{project}/code"
 
 
 class BitaHubJobOperator(JobLifecycle):
@@ -56,6 +65,8 @@ class BitaHubJobOperator(JobLifecycle):
             "queue_seconds": 12.5,  # None where the platform does not report it; likewise the next two
             "run_seconds": 640.2,
             "exit_code": 0,
+            "code_digest": "5fa3b9d24e7c0a16",  # only with `code`
+            "bundle_version": "9c1e7d2...",  # only where the DAG's bundle has versions: a Git commit, for example
         }
 
     In commands, paths, and names of datasets and models, ``{user_id}`` and ``{user_name}`` stand for the connection's.
@@ -70,6 +81,12 @@ class BitaHubJobOperator(JobLifecycle):
         (seed); or folders as in `datasets`. None: the field is left out of the submission
     :param code_path: server path of the code, mounted at ``/code`` (seed); ``{project}`` stands for the project.
         None: no code
+    :param code: instead of `code_path`, code of the worker, as it is when the task runs: a folder, a file, or a
+        function, which stands for the file that defines it. A relative path begins beside the DAG's file. The command
+        starts in this folder. What a ``.gitignore`` or ``.bitahubignore`` names is left out. A retry runs the code that
+        the first try read; a clear reads it again. The files are uploaded, once for all jobs with the same code, to
+        ``/projects/{user_id}/{project}/code-{digest}``, and mounted at ``/code``. Without a ``storage_uri`` in the
+        connection, a small folder travels inside the command
     :param accelerator: device type such as ``gtx-1080-ti`` (seed); None or "": no accelerator
     :param accelerator_count: accelerators per replica
     :param cpu: cores per replica
@@ -81,6 +98,9 @@ class BitaHubJobOperator(JobLifecycle):
     :param job_name: a name to use exactly, with a counter appended on later attempts; default: a unique name
     :param output_version: the name of the output folder, likewise. It must differ from run to run, or an old result is
         taken for a new one
+    :param preflight: before anything is submitted, look the inputs up through the connection's ``storage_uri``, and
+        compare accelerator, cores and memory with what the connection says the installation has. What is missing or
+        impossible fails the task at once. A job that an earlier try submitted does not depend on this
     :param extra_body: fields of the submission that this package does not know, sent unchanged
     :param wait_for_completion: False: succeed as soon as the job is submitted
     :param poll_interval: the pause between two queries of the job
@@ -104,6 +124,7 @@ class BitaHubJobOperator(JobLifecycle):
         "datasets",
         "models",
         "code_path",
+        "code",
         "accelerator",
         "accelerator_count",
         "cpu",
@@ -123,6 +144,7 @@ class BitaHubJobOperator(JobLifecycle):
         "datasets": optional(as_list(as_dataset), default=[]),
         "models": optional(as_list(as_model)),
         "code_path": optional(as_path),
+        "code": optional(as_text),
         "accelerator": optional(as_text),
         "accelerator_count": as_count(),
         "cpu": as_count(),
@@ -132,6 +154,7 @@ class BitaHubJobOperator(JobLifecycle):
         "platform_queue": as_text,
         "job_name": optional(as_dns_label(MAX_GIVEN_NAME)),
         "output_version": optional(as_path_part),
+        "preflight": as_flag,
         "extra_body": optional(as_extra_body),
         "wait_for_completion": as_flag,
         "poll_interval": as_seconds,
@@ -157,7 +180,8 @@ class BitaHubJobOperator(JobLifecycle):
         image: str | None = None,
         datasets: Sequence[str | Mapping[str, str]] = (),
         models: Sequence[str | Mapping[str, str]] | None = (),
-        code_path: str | None = "/projects/{user_id}/{project}/code",
+        code_path: str | None = _PROJECTS_CODE,
+        code: str | os.PathLike[str] | Callable[..., Any] | None = None,
         accelerator: str | None = None,
         accelerator_count: int | str = 1,
         cpu: int | str = 2,
@@ -167,6 +191,7 @@ class BitaHubJobOperator(JobLifecycle):
         platform_queue: str = "default",
         job_name: str | None = None,
         output_version: str | None = None,
+        preflight: bool = True,
         extra_body: Mapping[str, Any] | None = None,
         wait_for_completion: bool = True,
         poll_interval: timedelta | float = 10,
@@ -187,6 +212,7 @@ class BitaHubJobOperator(JobLifecycle):
         self.datasets = datasets
         self.models = models
         self.code_path = code_path
+        self.code = _path_of(code)  # Airflow would call a function in a template field
         self.accelerator = accelerator
         self.accelerator_count = accelerator_count
         self.cpu = cpu
@@ -196,6 +222,7 @@ class BitaHubJobOperator(JobLifecycle):
         self.platform_queue = platform_queue
         self.job_name = job_name
         self.output_version = output_version
+        self.preflight = preflight
         self.extra_body = extra_body
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
@@ -206,6 +233,11 @@ class BitaHubJobOperator(JobLifecycle):
         self.resubmit_stopped = resubmit_stopped
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()
+
+    def check_combinations(self) -> None:
+        """Raise ConfigurationError for arguments that exclude each other."""
+        if self.code is not None and self.code_path not in (None, _PROJECTS_CODE):
+            raise ConfigurationError("Give code or code_path, not both.")
 
     # What subclasses replace -----------------------------------------------------------------------------------
 
@@ -220,10 +252,18 @@ class BitaHubJobOperator(JobLifecycle):
         return input_mounts(
             self.hook.folders,
             project=self.project,
-            code_path=self.code_path,
+            code_path=None if self.code else self.code_path,
             datasets=self.datasets,
             models=self.models,
         )
+
+    def inputs(self) -> dict[str, str]:
+        """Return the server paths that must exist, by the arguments that name them."""
+        mounts = BitaHubJobOperator.job_mounts(self)
+        named = {"code_path": mounts["code"]}
+        for argument in ("datasets", "models"):
+            named |= {f"{argument}[{number}]": each for number, each in enumerate(mounts[argument] or ())}
+        return {argument: mount.mount_source.path for argument, mount in named.items() if mount is not None}
 
     def output_mount(self, record: JobRecord) -> Mount:
         """Return the mount of the folder that the job writes to."""
@@ -245,11 +285,13 @@ class BitaHubJobOperator(JobLifecycle):
             "queue_seconds": job.queue_seconds,
             "run_seconds": job.run_seconds,
             "exit_code": job.exit_code,
+            **{name: value for name in ("code_digest", "bundle_version") if (value := getattr(record, name))},
         }
 
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission. Raises ConfigurationError for arguments that the platform could not accept."""
         from airflow_bitahub.operators import job_spec
+        from airflow_bitahub.storage import paths
 
         defaults = {
             "cpu": self.cpu,
@@ -259,13 +301,55 @@ class BitaHubJobOperator(JobLifecycle):
             "command": self.job_command(record),
         }
         accelerator = job_spec.accelerator(self.accelerator, self.accelerator_count)
+        roles = [
+            job_spec.task_role(self.hook.folders, role, defaults=defaults, accelerator=accelerator)
+            for role in self.task_roles or [{}]
+        ]
+        mounts = self.job_mounts()
+        if self._code is not None:
+            start, folder = self._code.command_start(), self._code.server_path(record.code_digest)
+            roles = [{**role, "command": start + role["command"]} for role in roles]
+            mounts["code"] = job_spec.mount(folder, paths.CODE) if folder else None
         return job_spec.job_spec(
             job_name=record.job_name,
-            **self.job_mounts(),
+            **mounts,
             output=self.output_mount(record),
-            task_roles=[
-                job_spec.task_role(self.hook.folders, role, defaults=defaults, accelerator=accelerator)
-                for role in self.task_roles or [{}]
-            ],
+            task_roles=roles,
             queue=self.platform_queue,
         )
+
+    def prepare(self, record: JobRecord) -> JobRecord:
+        """Look inputs up, and put the code where the job finds it. Return the record with the code's digest."""
+        record = replace(record, code_digest="") if self._code is None else self._code.pin(record)
+        spec = self.spec(record)
+        if self.preflight:
+            from airflow_bitahub.operators import preflight
+
+            replicas = preflight.replicas_of(spec.task_roles, self.task_roles)
+            preflight.look(self.hook, replicas, self.inputs())
+        if self._code is not None:
+            self._code.deliver()
+        return record
+
+    @cached_property
+    def _code(self) -> JobCode | None:
+        """The code of the worker that the job runs; None where there is none."""
+        if self.code is None or self._context is None:
+            return None
+        from airflow_bitahub.operators.job_code import code_of
+
+        has_storage = bool(self.hook.settings.text("storage_uri"))
+        storage, folder = self.hook.storage if has_storage else None, self.hook.folders.code(self.project)
+        return code_of(self.code, self.dag.fileloc, self._context, storage, folder)
+
+
+def _path_of(code: Any) -> Any:
+    """Return the path that `code` stands for; for a function, that of the file which defines it."""
+    if isinstance(code, os.PathLike):
+        return os.fspath(code)
+    if not callable(code):
+        return code
+    with suppress(TypeError):  # not every callable is made of Python
+        if file := inspect.getsourcefile(inspect.unwrap(code)):
+            return file
+    raise ConfigurationError(f"code must be a folder, a file, or a function that a file defines, not {code!r}.")

@@ -67,6 +67,10 @@ class JobLifecycle(ResourceLifecycle):
         """Return the submission. Raises ConfigurationError for arguments that the platform could not accept."""
 
     @abstractmethod
+    def prepare(self, record: JobRecord) -> JobRecord:
+        """Make ready what a new job needs, and return its record. Raises a BitaHubError where it cannot run."""
+
+    @abstractmethod
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Return the XCom result for a job that succeeded."""
 
@@ -85,6 +89,7 @@ class JobLifecycle(ResourceLifecycle):
                     self._record,
                     spec_for=self.spec,
                     save=self._save_unless_abandoned,
+                    prepare=self.prepare,
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
                     unreachable_timeout=self.unreachable_timeout,
@@ -221,6 +226,7 @@ class JobLifecycle(ResourceLifecycle):
             clear_number=getattr(dag_run, "clear_number", 0) or 0,
             job_name=self.job_name,
             output_version=self.output_version,
+            bundle_version=getattr(getattr(ti, "bundle_instance", None), "version", None) or "",
         )
 
     def _complete(self, event: JobEvent, record: JobRecord) -> dict[str, Any]:

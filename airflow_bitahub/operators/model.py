@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.identity import JobRecord
 
 _SOURCE, _TARGET = "/source", "/output"
-_NOT_TAKEN = ("command", "datasets", "models", "code_path", "task_roles")
+_NOT_TAKEN = ("command", "datasets", "models", "code_path", "code", "task_roles")
 
 
 class BitaHubSaveModelOperator(BitaHubJobOperator):
@@ -24,8 +24,8 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
     A version never changes once it exists, and a reader never sees a part of one: the copy goes into a temporary folder
     beside it, which is then renamed. Saving again makes another version.
 
-    Parameters are those of `BitaHubJobOperator` without ``command``, ``datasets``, ``models``, ``code_path`` and
-    ``task_roles``, and:
+    Parameters are those of `BitaHubJobOperator` without ``command``, ``datasets``, ``models``, ``code_path``,
+    ``code`` and ``task_roles``, and:
 
     :param model: the model's name; its versions are the folders of ``/models/{user_id}/{model}``
     :param source: server path of a job's output, such as the ``output_path`` in its result
@@ -79,6 +79,11 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         from airflow_bitahub.operators.job_spec import mount
 
         return {"code": None, "datasets": [mount(self.hook.folders.fill(self.source), _SOURCE)], "models": []}
+
+    def inputs(self) -> dict[str, str]:
+        """Return the server paths that must exist, by the arguments that name them."""
+        source = self.hook.folders.fill(self.source)
+        return {"source": source, "source_folder": f"{source}/{self.source_folder}"}
 
     def output_mount(self, record: JobRecord) -> Mount:
         """Return the mount of the folder that contains the versions, in which the finished copy is renamed."""

@@ -24,6 +24,7 @@ R = TypeVar("R", bound="DataclassInstance")
 log = logging.getLogger(__name__)
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
+_CODE_KEY = "bitahub_code"  # likewise
 _AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
@@ -53,6 +54,19 @@ def load_job_record(context: Context) -> JobRecord | None:
 def save_job_record(context: Context, record: JobRecord) -> None:
     """Store the job record of a task instance."""
     _save(context, JOB_RECORD_KEY, asdict(record))
+
+
+def load_code(context: Context, digest: str) -> str:
+    """Return the packed code that a task instance has stored; "" where it has none of this digest."""
+    stored = context["task_state_store"].get(_CODE_KEY)
+    if not isinstance(stored, dict) or stored.get("digest") != digest:
+        return ""
+    return str(stored.get("archive", ""))
+
+
+def save_code(context: Context, digest: str, archive: str) -> None:
+    """Store the packed code of a task instance's job, so that a later attempt runs the same."""
+    _save(context, _CODE_KEY, {"digest": digest, "archive": archive})
 
 
 @dataclass(frozen=True)

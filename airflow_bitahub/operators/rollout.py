@@ -91,6 +91,9 @@ class RolloutOperator(ResourceLifecycle):
     def plan(self, context: Context, record: Deployment) -> Plan:
         """Return what to deploy. Raises ConfigurationError for arguments that the platform could not accept."""
 
+    def look(self, plan: Plan) -> None:
+        """Raise ConfigurationError if a plan cannot work, before its first serving is created."""
+
     def known_secrets(self) -> Mapping[str, str]:
         """Return the secret values that this task knows, by name."""
         return {}
@@ -187,7 +190,7 @@ class RolloutOperator(ResourceLifecycle):
             turn.pause = self._pause
         context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
         try:
-            deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed)
+            deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
             deployed = self.hook.run(deployer.deploy())
         except _Deferral as deferral:
             self._defer(context, deferral.waiting)

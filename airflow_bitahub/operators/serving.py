@@ -94,6 +94,8 @@ class BitaHubDeployServingOperator(RolloutOperator):
     :param accelerator: device type such as ``gtx-1080-ti`` (seed); None or "": no accelerator
     :param accelerator_count: accelerators per replica
     :param version: the serving's version on the platform; the document always sends ``v1``
+    :param preflight: before anything is created, look the model up through the connection's ``storage_uri``, and
+        compare accelerator, cores and memory with what the connection says the installation has
     :param strategy: ``candidate``, see above; ``in_place`` or ``recreate``: switch at once, without a candidate, where
         there is no room for a second serving. Both verify and restore, too, but a version that does not work takes the
         service away for the time of a start. ``in_place`` needs the entry ``update_serving``
@@ -157,6 +159,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         "memory_mb": as_count(),
         "accelerator": optional(as_text),
         "accelerator_count": as_count(),
+        "preflight": as_flag,
         "strategy": one_of("candidate", "in_place", "recreate"),
         "checks": as_checks,
         "bake_seconds": as_seconds_or_zero,
@@ -189,6 +192,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         accelerator: str | None = None,
         accelerator_count: int | str = 1,
         version: str = "v1",
+        preflight: bool = True,
         strategy: Literal["candidate", "in_place", "recreate"] = "candidate",
         checks: Sequence[Mapping[str, Any]] = (),
         bake_seconds: timedelta | float = 0,
@@ -219,6 +223,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         self.accelerator = accelerator
         self.accelerator_count = accelerator_count
         self.version = version
+        self.preflight = preflight
         self.strategy = strategy
         self.checks = checks
         self.bake_seconds: Any = bake_seconds  # seconds, once the arguments have been read; likewise other times
@@ -270,6 +275,17 @@ class BitaHubDeployServingOperator(RolloutOperator):
             turn_deadline=self.turn_deadline(),
             poll_interval=self.poll_interval,
         )
+
+    def look(self, plan: Plan) -> None:
+        """Raise ConfigurationError if a plan cannot work, before its first serving is created."""
+        if not self.preflight:
+            return
+        from airflow_bitahub.operators import preflight
+
+        resource = plan.spec.resource
+        device = resource.acc_device.device_type if resource.acc_device else None
+        replica = preflight.Replica(plan.spec.image, resource.cpu, resource.memory_mb, device, {})
+        preflight.look(self.hook, [replica], {"model": plan.spec.model.path})
 
     def known_secrets(self) -> Mapping[str, str]:
         """Return the secret values among the environment and the commands, by name."""

@@ -60,6 +60,7 @@ class Deployer:
     :param plan_for: returns the plan, by the record of the serving when it is this task's turn
     :param wait: waits for a serving. It may raise something, to be called again later with the same plan
     :param is_resumed: this task has deployed before in the same try
+    :param look: raises where a plan cannot work; called only before its first serving is created
     """
 
     plan_for: Callable[[Deployment], Plan]
@@ -67,6 +68,7 @@ class Deployer:
     turn: Turn
     wait: Callable[[Plan, Waiting], Procedure[Serving]] | None = None
     is_resumed: bool = False
+    look: Callable[[Plan], None] = lambda plan: None  # noqa: ARG005
     clock: Callable[[], float] = time.time
     plan: Plan = field(init=False)
 
@@ -117,6 +119,7 @@ class Deployer:
                     f"The {current} needs the secret values {', '.join(missing)}, which this task does not know: it "
                     f"could not be created again, should the new version fail"
                 )
+        self.look(plan)
         rollout = Rollout(
             plan.owner,
             self.clock() + 4 * plan.launch_timeout + plan.candidate_timeout + plan.bake_seconds,

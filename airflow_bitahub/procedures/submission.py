@@ -32,6 +32,7 @@ def ensure_job(
     *,
     spec_for: Callable[[JobRecord], JobSpec],
     save: Callable[[JobRecord], None],
+    prepare: Callable[[JobRecord], JobRecord] = lambda record: record,
     resubmit_stopped: bool = False,
     extra_body: Mapping[str, Any] | None = None,
     unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
@@ -43,6 +44,8 @@ def ensure_job(
     :param record: the record that its last try saved; None: there is none
     :param spec_for: returns the submission for a record
     :param save: saves a record; called before anything is sent under the record's name
+    :param prepare: makes ready, or checks, what a job needs, and returns its record. It is called only where a job is
+        about to be submitted, and before that is recorded. So a job that exists never depends on it
     :param resubmit_stopped: treat a job that someone else stopped like one that failed
     :param unreachable_timeout: seconds for which queries of a job that exists, or may exist, may fail
     :raises StateUnknownError: they failed for longer
@@ -50,7 +53,7 @@ def ensure_job(
     :raises JobLostError: the platform had the job and no longer has it
     :raises JobRefusedError: a job of the requested name exists, and this task did not submit it
     """
-    submission = _Submission(task, spec_for, save, extra_body, unreachable_timeout, clock)
+    submission = _Submission(task, spec_for, save, prepare, extra_body, unreachable_timeout, clock)
     if record is None:
         return (yield from submission.send(task.first_attempt(None)))
     if task.is_new_generation(record):
@@ -70,7 +73,7 @@ def ensure_job(
     grace = 0 if record.confirmed else retry.GRACE_PERIOD
     job = yield from submission.find(record, grace, is_known=record.confirmed)
     if job is None and not record.confirmed:
-        record = replace(record, stopped=False)
+        record = prepare(replace(record, stopped=False))
         save(record)
         return (yield from submission.post(record))
     if job is not None:
@@ -88,6 +91,7 @@ class _Submission:
     task: TaskIdentity
     spec_for: Callable[[JobRecord], JobSpec]
     save: Callable[[JobRecord], None]
+    prepare: Callable[[JobRecord], JobRecord]
     extra_body: Mapping[str, Any] | None
     unreachable_timeout: float
     clock: Callable[[], float]
@@ -114,6 +118,7 @@ class _Submission:
 
     def send(self, record: JobRecord) -> Procedure[tuple[Job, JobRecord]]:
         """Submit under a name that was never used before."""
+        record = self.prepare(record)
         self.spec_for(record)  # arguments that cannot be sent must not be recorded
         if self.task.job_name:
             query, timeout = get_job(record.job_name), self.unreachable_timeout

@@ -55,6 +55,10 @@ class Files(ABC):
         """Return at most `limit` entries of a folder, in no order. Raises FileNotFoundError where there is none."""
 
     @abstractmethod
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file, folder or link."""
+
+    @abstractmethod
     def write(self, path: str, content: bytes) -> None:
         """Write a file, with its folders where they are missing. A reader sees the old file or the new one."""
 

@@ -37,6 +37,14 @@ class LocalFiles(Files):
         with self._parent(f"{path}/any entry") as (folder, _), os.scandir(folder) as found:
             return [_entry(entry) for entry in islice(found, limit)]
 
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file, folder or link."""
+        try:
+            with self._parent(path) as (folder, name):
+                return _exists(name, folder)
+        except FileNotFoundError:
+            return False
+
     def write(self, path: str, content: bytes) -> None:
         """Write a file, with its folders where they are missing. A reader sees the old file or the new one."""
         with self._parent(path, create=True) as (folder, name), _temporary(name, folder) as temporary:

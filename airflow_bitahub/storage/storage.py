@@ -13,7 +13,7 @@ from airflow_bitahub.storage.files import Entry, Files, NewFile
 from airflow_bitahub.storage.local import LocalFiles, read_regular
 from airflow_bitahub.storage.objects import ObjectFiles, read_object
 from airflow_bitahub.storage.paths import is_server_path
-from airflow_bitahub.texts import parse_json, shorten
+from airflow_bitahub.texts import contents_of, parse_json
 
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
@@ -98,16 +98,22 @@ class Storage:
         except FileNotFoundError:
             return None
 
+    def exists(self, argument: str, server_path: str) -> bool:
+        """Return whether there is a file, folder or link.
+
+        :raises StorageError: that cannot be found out
+        """
+        _check(server_path)
+        with _converted(argument, server_path, "read"):
+            return self._files.exists(server_path)
+
     def contents(self, server_path: str) -> str:
         """Return in a sentence what a folder contains, for messages."""
         try:
             entries = self._files.entries(server_path, _LISTED + 1)
         except Exception:
             return "Its folder does not exist or cannot be read."
-        names = ", ".join(repr(shorten(entry.name, 100)) for entry in sorted(entries[:_LISTED], key=lambda e: e.name))
-        return (
-            f"Its folder contains {names}{' and more' * (len(entries) > _LISTED)}." if names else "Its folder is empty."
-        )
+        return contents_of("Its folder", sorted(entry.name for entry in entries), _LISTED)
 
     def write_bytes(self, argument: str, server_path: str, content: bytes) -> None:
         """Write a file, with its folders where they are missing. A reader sees the old file or the new one.

@@ -277,7 +277,7 @@ def test_submission_the_platform_refuses_fails_at_once_and_leaves_nothing_to_ado
         ({"memory_mb": 1024, "shm_mb": 2048}, "shm_mb 2048 is more than memory_mb 1024"),
         ({"datasets": ["MNIST", "MNIST"]}, "two folders are mounted at /data/PengchengYang/MNIST"),
         ({"task_roles": [{"task_role_name": "a"}, {"task_role_name": "a"}]}, "two task roles have the same name"),
-        ({"datasets": ["never-uploaded"]}, "dataset .*never-uploaded' does not exist"),
+        ({"datasets": ["never-uploaded"], "preflight": False}, "dataset .*never-uploaded' does not exist"),
     ],
 )
 def test_wrong_argument_fails_at_once_and_submits_nothing(

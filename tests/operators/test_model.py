@@ -124,7 +124,7 @@ def test_missing_folder_fails_with_a_sentence_in_the_log_and_shows_no_version(
     model: str, source: str, task_run: TaskRun, platform: Emulator
 ) -> None:
     with pytest.raises(JobFailedError, match=r"(?s)Its last lines:.*sparse-mnist-tf.*No such file"):
-        save(model, source, source_folder="sparse-mnist-tf").execute(task_run.context())
+        save(model, source, source_folder="sparse-mnist-tf", preflight=False).execute(task_run.context())
     entries = (platform.storage / FOLDERS.model(model)[0].lstrip("/")).iterdir()
     assert all(entry.name.startswith(".") for entry in entries)
 
@@ -132,7 +132,7 @@ def test_missing_folder_fails_with_a_sentence_in_the_log_and_shows_no_version(
 @pytest.mark.usefixtures("connection")
 def test_missing_source_fails_at_once(model: str, source: str, task_run: TaskRun, submitted: Submitted) -> None:
     with pytest.raises(AirflowFailException, match="does not exist"):
-        save(model, f"{source}-never").execute(task_run.context())
+        save(model, f"{source}-never", preflight=False).execute(task_run.context())
     assert submitted() == []
 
 

@@ -18,7 +18,9 @@ def load(path: str, name: str) -> Any:
     """Return the function that a file defines, without its annotations, which may need modules of the DAG's file."""
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read(), path)
-    statement = tree.body[0].body[0] if isinstance(tree.body[0], ast.If) else tree.body[0]
+    if sys.version_info < (3, 7):
+        tree.body = tree.body[-1:]  # without `from __future__ import annotations`, which is not known there
+    statement = tree.body[-1].body[0] if isinstance(tree.body[-1], ast.If) else tree.body[-1]
     assert isinstance(statement, ast.FunctionDef)
     arguments = statement.args
     positional = [*getattr(arguments, "posonlyargs", []), *arguments.args]

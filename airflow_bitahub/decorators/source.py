@@ -1,6 +1,7 @@
 """The source of a function that is to run elsewhere, alone."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import builtins
@@ -35,13 +36,16 @@ def function_source(function: Callable[..., Any]) -> str:
     if not isinstance(statement, ast.FunctionDef) or statement.name != name:
         raise _refused(name, "its source is not found where Python says it is. Has the file changed since?")
     line = statement.lineno - is_indented  # of `def` among `lines`, after the decorators
-    if outside := sorted(_names_from_outside(statement)):
+    has_lazy_annotations = bool(function.__code__.co_flags & __future__.annotations.compiler_flag)
+    if outside := sorted(_names_from_outside(statement, has_lazy_annotations)):
         raise _refused(
             name,
             f"it uses {', '.join(outside)}, which would be missing in the job: only the function itself is sent. Write "
             f"imports and helpers inside the function, and pass values as arguments",
         )
     head = ["\n"] * (first_line + line - 2)
+    if has_lazy_annotations:
+        head[0] = "from __future__ import annotations\n"
     if is_indented:
         head[-1] = "if True:\n"
     return "".join([*head, *lines[line - 1 :]])
@@ -70,11 +74,21 @@ def _problem(function: Any) -> str:
 
 
 class _WithoutAnnotations(ast.NodeTransformer):
-    """Removes annotations that Python does not evaluate in a function: those of its variables."""
+    """Removes the annotations that Python does not evaluate: those of a function's variables, and all lazy ones."""
+
+    def __init__(self, *, are_lazy: bool) -> None:
+        self.are_lazy = are_lazy
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Remove lazy annotations of a function, and those of its variables."""
+        if self.are_lazy:
+            _remove_annotations(node)
+        return self.generic_visit(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        """Keep the annotations of a class, which are evaluated; but not those of variables in its methods."""
-        node.body = [entry if isinstance(entry, ast.AnnAssign) else self.visit(entry) for entry in node.body]
+        """Keep the annotations of a class, unless they are lazy."""
+        keeps = () if self.are_lazy else (ast.AnnAssign,)
+        node.body = [entry if isinstance(entry, keeps) else self.visit(entry) for entry in node.body]
         return node
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
@@ -82,17 +96,22 @@ class _WithoutAnnotations(ast.NodeTransformer):
         return ast.Assign([node.target], node.value or ast.Constant(None))
 
 
-def _names_from_outside(definition: ast.FunctionDef) -> set[str]:
-    """Return the names that a function needs when it is defined and called, and does not define itself."""
-    import symtable  # only the parsing of DAGs with such a function needs it
-
-    definition.decorator_list, definition.returns = [], None
+def _remove_annotations(definition: ast.FunctionDef) -> None:
+    definition.returns = None
     arguments = definition.args
     for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
         if argument is not None:
             argument.annotation = None
-    tree = ast.fix_missing_locations(ast.Module([_WithoutAnnotations().visit(definition)], []))
-    tables = list(_tables(symtable.symtable(ast.unparse(tree), "function", "exec")))
+
+
+def _names_from_outside(definition: ast.FunctionDef, has_lazy_annotations: bool) -> set[str]:
+    """Return the names that a function needs when it is defined and called, and does not define itself."""
+    import symtable  # only the parsing of DAGs with such a function needs it
+
+    definition.decorator_list = []
+    _remove_annotations(definition)  # as the job does
+    tree: ast.AST = _WithoutAnnotations(are_lazy=has_lazy_annotations).visit(definition)
+    tables = list(_tables(symtable.symtable(ast.unparse(ast.fix_missing_locations(tree)), "function", "exec")))
     symbols = [symbol for table in tables for symbol in table.get_symbols() if _is_global(symbol, table)]
     defined = {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
     return {symbol.get_name() for symbol in symbols if symbol.is_referenced()} - defined - _KNOWN_EVERYWHERE

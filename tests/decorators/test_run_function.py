@@ -48,4 +48,4 @@ def test_value_that_json_does_not_have_is_named(value: Any, says: str) -> None:
 def test_program_is_one_for_old_versions_of_python() -> None:
     source = Path(run_function.__file__).read_text("utf-8")
     ast.parse(source, feature_version=(3, 6))
-    assert "__future__" not in source
+    assert "\nfrom __future__" not in source

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,8 +38,8 @@ def mean(numbers: NDArray[Any], /, *, power: int = 1) -> NDArray[Any] | Any:
     """Return a mean."""
     import math
 
-    array: NDArray[Any] = numbers  # an annotation that is not evaluated
-    powers = [number**power for number in array]
+    array: NDArray[Any] = numbers
+    powers = array.__class__(number**power for number in array)
 
     def add(*terms: float) -> float:
         return math.fsum(terms)
@@ -46,7 +47,7 @@ def mean(numbers: NDArray[Any], /, *, power: int = 1) -> NDArray[Any] | Any:
     class Sum:
         text: str = "a string of\nseveral lines"
 
-        def of(self, terms: list[float]) -> float:
+        def of(self, terms: NDArray[Any]) -> float:
             return add(*terms)
 
     return Sum().of(powers) / len(powers)
@@ -160,6 +161,20 @@ class Class:
 def test_what_would_fail_in_the_job_is_refused(function: Callable[..., Any], says: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"^@task.bitahub cannot run .*{says}"):
         function_source(function)
+
+
+def test_annotations_are_evaluated_as_in_the_dags_file(tmp_path: Path) -> None:
+    def functions(head: str) -> dict[str, Any]:
+        inside = "def inner(x: Missing): ...\n" if "nested" in head else "x: Missing = 1\n    return x\n"
+        file = tmp_path / f"{head[:6]}{'nested' in head}.py"
+        file.write_text(f"{head}\ndef outer(x: int):\n    {inside}")
+        return runpy.run_path(str(file))
+
+    lazy = "from __future__ import annotations"
+    assert defined_alone(functions("# eager")["outer"], tmp_path)(0) == 1, "those of variables never are"
+    assert defined_alone(functions(f"{lazy}  # nested")["outer"], tmp_path)(0) is None
+    with pytest.raises(ConfigurationError, match="it uses Missing"):
+        function_source(functions("# nested")["outer"])
 
 
 def test_function_without_a_file_is_refused() -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from airflow.sdk.bases.decorator import DecoratedOperator, task_decorator_factory
+from airflow.sdk.definitions.mappedoperator import validate_mapping_kwargs
 
 from airflow_bitahub.decorators.source import function_source
 from airflow_bitahub.exceptions import ConfigurationError
-from airflow_bitahub.operators.arguments import Check, as_json
+from airflow_bitahub.operators.arguments import Check, as_json, is_template
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.masking import hide_secrets
 from airflow_bitahub.operators.xcom import problem_as_xcom
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _MOUNT = "/function"
 _PROGRAM = Path(__file__).with_name("run_function.py")
 _RESULT = "function_result.json"
-_NOT_TAKEN = ("command", "task_roles", "output_version", "wait_for_completion")
+_FIXED: Mapping[str, Any] = {"command": "", "task_roles": None, "output_version": None, "wait_for_completion": True}
 
 
 class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
@@ -36,22 +37,21 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
 
     custom_operator_name = "@task.bitahub"
     template_fields: Sequence[str] = (
-        *(name for name in BitaHubJobOperator.template_fields if name not in _NOT_TAKEN),
+        *(name for name in BitaHubJobOperator.template_fields if name not in _FIXED),
         *DecoratedOperator.template_fields,
     )
     argument_checks: ClassVar[Mapping[str, Check]] = {
-        name: check for name, check in BitaHubJobOperator.argument_checks.items() if name not in _NOT_TAKEN
+        name: check for name, check in BitaHubJobOperator.argument_checks.items() if name not in _FIXED
     }
     template_fields_renderers: ClassVar[dict[str, str]] = {
-        **{name: how for name, how in BitaHubJobOperator.template_fields_renderers.items() if name not in _NOT_TAKEN},
+        **{name: how for name, how in BitaHubJobOperator.template_fields_renderers.items() if name not in _FIXED},
         **DecoratedOperator.template_fields_renderers,
     }
 
     def __init__(self, *, project: str, code_path: str | None = None, **kwargs: Any) -> None:
-        refuse_arguments(kwargs)
-        # Given in any case, so that no default_args reach them.
-        fixed = {"command": "", "task_roles": None, "output_version": None, "wait_for_completion": True}
-        super().__init__(project=project, code_path=code_path, kwargs_to_upstream=fixed, **kwargs)
+        _refuse_fixed(kwargs)
+        # The fixed arguments are given, so that no default_args reach them.
+        super().__init__(project=project, code_path=code_path, kwargs_to_upstream=dict(_FIXED), **kwargs)
 
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission, once what it runs is on the storage."""
@@ -159,10 +159,22 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
         hide_secrets(dict(zip(names, parent.op_args, strict=False)))
 
 
-def refuse_arguments(arguments: Iterable[str]) -> None:
-    """Raise TypeError for arguments of a job that a function decides itself."""
-    if wrong := sorted({*_NOT_TAKEN} & {*arguments}):
+def _refuse_fixed(arguments: Iterable[str]) -> None:
+    """Raise TypeError for arguments that this operator sets itself."""
+    if wrong := sorted({*_FIXED} & {*arguments}):
         raise TypeError(f"@task.bitahub runs the function, waits for its result, and takes no {', '.join(wrong)}")
+
+
+def _check_job_arguments(arguments: dict[str, Any]) -> None:
+    """Raise for wrong arguments of the job. Airflow itself looks at those of a mapped function only when it runs."""
+    _refuse_fixed(arguments)
+    try:
+        validate_mapping_kwargs(BitaHubFunctionOperator, "partial", arguments)
+    except TypeError as error:
+        raise TypeError(str(error).replace("BitaHubFunctionOperator.partial()", "@task.bitahub")) from None
+    for name, check in BitaHubFunctionOperator.argument_checks.items():
+        if name in arguments and not is_template(arguments[name]):
+            check(name, arguments[name])
 
 
 def bitahub_task(
@@ -206,7 +218,7 @@ def bitahub_task(
     A type checker knows the function's parameters, but neither that they may be outputs of other tasks nor the
     arguments above: Airflow's declarations say no more.
     """
-    refuse_arguments(kwargs)
+    _check_job_arguments(kwargs)
     decorate: Any = task_decorator_factory(
         multiple_outputs=multiple_outputs, decorated_operator_class=BitaHubFunctionOperator, **kwargs
     )

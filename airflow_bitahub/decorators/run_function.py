@@ -18,19 +18,27 @@ def load(path: str, name: str) -> Any:
     """Return the function that a file defines, without its annotations, which may need modules of the DAG's file."""
     with open(path, encoding="utf-8") as file:
         tree = ast.parse(file.read(), path)
-    if sys.version_info < (3, 7):
-        tree.body = tree.body[-1:]  # without `from __future__ import annotations`, which is not known there
     statement = tree.body[-1].body[0] if isinstance(tree.body[-1], ast.If) else tree.body[-1]
-    assert isinstance(statement, ast.FunctionDef)
-    arguments = statement.args
+    definitions = [statement]
+    if sys.version_info < (3, 7):
+        # `from __future__ import annotations`, the statement before, is not known there, so all annotations go.
+        tree.body = tree.body[-1:]
+        definitions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for definition in definitions:
+        remove_annotations(definition)
+    namespace = {"__name__": "function", "__file__": path}
+    exec(compile(tree, path, "exec"), namespace)
+    return namespace[name]
+
+
+def remove_annotations(definition: Any) -> None:
+    """Remove the annotations of a function's parameters and of its value."""
+    arguments = definition.args
     positional = [*getattr(arguments, "posonlyargs", []), *arguments.args]
     for argument in (*positional, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
         if argument is not None:
             argument.annotation = None
-    statement.returns = None
-    namespace = {"__name__": "function", "__file__": path}
-    exec(compile(tree, path, "exec"), namespace)
-    return namespace[name]
+    definition.returns = None
 
 
 def as_json(value: Any, where: str = "") -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+from airflow_bitahub.decorators.run_function import remove_annotations
 from airflow_bitahub.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class _WithoutAnnotations(ast.NodeTransformer):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         """Remove lazy annotations of a function, and those of its variables."""
         if self.are_lazy:
-            _remove_annotations(node)
+            remove_annotations(node)
         return self.generic_visit(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
@@ -96,20 +97,12 @@ class _WithoutAnnotations(ast.NodeTransformer):
         return ast.Assign([node.target], node.value or ast.Constant(None))
 
 
-def _remove_annotations(definition: ast.FunctionDef) -> None:
-    definition.returns = None
-    arguments = definition.args
-    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg):
-        if argument is not None:
-            argument.annotation = None
-
-
 def _names_from_outside(definition: ast.FunctionDef, has_lazy_annotations: bool) -> set[str]:
     """Return the names that a function needs when it is defined and called, and does not define itself."""
     import symtable  # only the parsing of DAGs with such a function needs it
 
     definition.decorator_list = []
-    _remove_annotations(definition)  # as the job does
+    remove_annotations(definition)  # as the job does
     tree: ast.AST = _WithoutAnnotations(are_lazy=has_lazy_annotations).visit(definition)
     tables = list(_tables(symtable.symtable(ast.unparse(ast.fix_missing_locations(tree)), "function", "exec")))
     symbols = [symbol for table in tables for symbol in table.get_symbols() if _is_global(symbol, table)]

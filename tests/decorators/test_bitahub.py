@@ -21,6 +21,7 @@ from airflow_bitahub.decorators.bitahub import BitaHubFunctionOperator, bitahub_
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError, JobFailedError
+from airflow_bitahub.operators.failures import RETRY_POLICY
 from tests.conftest import Submitted, TaskRun, WorkerDied, events_of
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -209,6 +210,7 @@ def test_mapped_and_partial_and_overridden_function(submitted: Submitted) -> Non
         context = run.context()
         operator = render(dag.get_task(name), context)
         assert operator.multiple_outputs is True, "as the function is annotated"
+        assert operator.retry_policy is RETRY_POLICY
         assert operator.execute(context)["total"] == expected
         assert submitted()[-1].spec.task_roles[0].cpu == cpu
         assert run.xcoms["bitahub_output_path"].startswith(f"{FOLDERS.outputs('demo')}/20260101-")
@@ -273,9 +275,13 @@ def test_argument_that_a_function_decides_itself_is_refused(argument: str) -> No
         bitahub_task(project="demo")(add).override(**arguments)(1)
 
 
-def test_wrong_argument_of_the_job_is_refused_when_the_dag_is_parsed() -> None:
+def test_wrong_argument_of_the_job_is_refused_when_the_dag_is_parsed_also_of_a_mapped_function() -> None:
     with pytest.raises(ConfigurationError, match="cpu must be a whole number"):
-        operator_of(add, 1, job={"cpu": "many"})
+        bitahub_task(project="demo", cpu="many")
+    with pytest.raises(TypeError, match=r"^@task\.bitahub got an unexpected keyword argument 'acelerator'"):
+        bitahub_task(project="demo", acelerator="gtx-1080-ti")
+    with pytest.raises(ConfigurationError, match="cpu must be a whole number"):
+        bitahub_task(project="demo")(add).override(cpu="many")(1)
 
 
 def test_without_storage_nothing_is_submitted(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import ast
+import json
 import math
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 
 from airflow_bitahub.decorators import run_function
+from airflow_bitahub.decorators.source import function_source
 
 TENSOR = SimpleNamespace(numpy=lambda: np.float32(0.5))  # as TensorFlow has it
 
@@ -45,7 +49,27 @@ def test_value_that_json_does_not_have_is_named(value: Any, says: str) -> None:
         run_function.as_json(value)
 
 
-def test_program_is_one_for_old_versions_of_python() -> None:
-    source = Path(run_function.__file__).read_text("utf-8")
-    ast.parse(source, feature_version=(3, 6))
-    assert "\nfrom __future__" not in source
+def old_python() -> str:
+    """Return an interpreter of Python 3.6, for which TensorFlow 2.4 exists; "" if there is none."""
+    versions = Path(os.environ.get("PYENV_ROOT") or "~/.pyenv").expanduser() / "versions"
+    return next(map(str, versions.glob("3.6.*/bin/python3.6")), shutil.which("python3.6") or "")
+
+
+OLD_PYTHON = old_python()
+
+
+@pytest.mark.skipif(not OLD_PYTHON, reason="no Python 3.6 was found")
+def test_python_3_6_calls_a_function_with_annotations_that_it_does_not_know(tmp_path: Path) -> None:
+    def scale(numbers: list[float], factor: float | None) -> list[float]:
+        def times(number: float | Any) -> float:
+            return number * (factor or 1)
+
+        return [times(number) for number in numbers]
+
+    (tmp_path / "function.py").write_text(function_source(scale))
+    (tmp_path / "arguments.json").write_text(
+        json.dumps({"function": "scale", "args": [[1, 2]], "kwargs": {"factor": 3}})
+    )
+    result = tmp_path / "result.json"
+    subprocess.run([OLD_PYTHON, run_function.__file__, str(tmp_path), str(result)], check=True)
+    assert json.loads(result.read_text()) == {"value": [3, 6]}

@@ -39,7 +39,7 @@ def mean(numbers: NDArray[Any], /, *, power: int = 1) -> NDArray[Any] | Any:
     import math
 
     array: NDArray[Any] = numbers
-    powers = array.__class__(number**power for number in array)
+    powers: Any = [number**power for number in array]
 
     def add(*terms: float) -> float:
         return math.fsum(terms)

@@ -86,6 +86,8 @@ class _WithoutAnnotations(ast.NodeTransformer):
             remove_annotations(node)
         return self.generic_visit(node)
 
+    visit_AsyncFunctionDef = visit_FunctionDef
+
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         """Keep the annotations of a class, unless they are lazy."""
         keeps = () if self.are_lazy else (ast.AnnAssign,)

@@ -36,13 +36,17 @@ def registered(function: Callable[..., Any]) -> Callable[..., Any]:
 @registered
 def mean(numbers: NDArray[Any], /, *, power: int = 1) -> NDArray[Any] | Any:
     """Return a mean."""
+    import asyncio
     import math
 
     array: NDArray[Any] = numbers
     powers: Any = [number**power for number in array]
 
-    def add(*terms: float) -> float:
+    async def add_later(terms: NDArray[Any]) -> float:
         return math.fsum(terms)
+
+    def add(*terms: float) -> float:
+        return asyncio.run(add_later(terms))
 
     class Sum:
         text: str = "a string of\nseveral lines"

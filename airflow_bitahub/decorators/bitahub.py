@@ -54,22 +54,20 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
         super().__init__(project=project, code_path=code_path, kwargs_to_upstream=dict(_FIXED), **kwargs)
 
     def spec(self, record: JobRecord) -> JobSpec:
-        """Return the submission, once what it runs is on the storage."""
+        """Return the submission, once the function and its arguments are on the storage."""
         from airflow_bitahub.operators.job_spec import mount
 
         call = self._call()
         spec = super().spec(record)
-        folder = self._folder(record)
-        self._send(folder, call)
-        return spec.model_copy(update={"datasets": [*spec.datasets, mount(folder, _MOUNT)]})
+        self._deliver(record, call)
+        return spec.model_copy(update={"datasets": [*spec.datasets, mount(self._folder(record), _MOUNT)]})
 
     def job_command(self, record: JobRecord) -> str:  # noqa: ARG002
         """Return a line that calls the function in the output folder, where its files are kept."""
         from airflow_bitahub.storage import paths
 
-        code = f" {paths.CODE}" if self.code_path else ""
-        program = f"{_MOUNT}/{_PROGRAM.name}"
-        return f"cd {paths.OUTPUT} && exec python3 -u {program} {_MOUNT} {paths.OUTPUT}/{_RESULT}{code}"
+        program, result = f"{_MOUNT}/{_PROGRAM.name}", f"{paths.OUTPUT}/{_RESULT}"
+        return f"cd {paths.OUTPUT} && exec python3 -u {program} {_MOUNT} {result} {paths.CODE}"
 
     def result(self, job: Job, record: JobRecord) -> Any:
         """Return what the function has returned, and push the result of any job under names of its own."""
@@ -136,7 +134,7 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
             raise ConfigurationError(f"{what} cannot be sent as JSON: a key of a mapping must be text.")
         return plain
 
-    def _send(self, folder: str, call: dict[str, Any]) -> None:
+    def _deliver(self, record: JobRecord, call: dict[str, Any]) -> None:
         """Write what the job runs. What an earlier try wrote for the same attempt stays."""
         from airflow_bitahub.storage.files import NewFile
 
@@ -147,7 +145,9 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
             "arguments.json": json.dumps(call).encode(),
         }
         self.hook.storage.create_folder(
-            f"source and arguments of {self._name}()", folder, [NewFile(*file) for file in files.items()]
+            f"source and arguments of {self._name}()",
+            self._folder(record),
+            [NewFile(*file) for file in files.items()],
         )
 
     def _do_render_template_fields(

@@ -1,9 +1,10 @@
 """Call a function that a DAG has sent, and write what it returns. Runs in the job, on Python 3.6 or later.
 
-    python3 run_function.py FOLDER RESULT_FILE [CODE_FOLDER]
+    python3 run_function.py FOLDER RESULT_FILE CODE_FOLDER
 
-FOLDER contains `function.py` and `arguments.json`. Modules of CODE_FOLDER can be imported. RESULT_FILE becomes a JSON
-object with the entry `value`, or with the entry `problem`, which says in words what JSON does not have.
+FOLDER contains `function.py` and `arguments.json`. Modules of CODE_FOLDER can be imported, if there is such a folder.
+RESULT_FILE becomes a JSON object with the entry `value`, or with the entry `problem`, which says in words what JSON
+does not have.
 """
 
 import ast
@@ -73,9 +74,9 @@ def key_as_json(key: Any, where: str) -> str:
     raise TypeError(f"a mapping with the key {key!r}" + (f" at {where}" if where else ""))
 
 
-def main(folder: str, result_file: str, *code_folders: str) -> None:
+def main(folder: str, result_file: str, code_folder: str) -> None:
     """Call the function. An exception that it raises ends the program, with its traceback."""
-    sys.path[:1] = code_folders  # instead of this program's own folder
+    sys.path[0] = code_folder  # instead of this program's own
     with open(f"{folder}/arguments.json", encoding="utf-8") as file:
         call = json.load(file)
     function = load(f"{folder}/function.py", call["function"])

@@ -71,5 +71,5 @@ def test_python_3_6_calls_a_function_with_annotations_that_it_does_not_know(tmp_
         json.dumps({"function": "scale", "args": [[1, 2]], "kwargs": {"factor": 3}})
     )
     result = tmp_path / "result.json"
-    subprocess.run([OLD_PYTHON, run_function.__file__, str(tmp_path), str(result)], check=True)
+    subprocess.run([OLD_PYTHON, run_function.__file__, str(tmp_path), str(result), "no code"], check=True)
     assert json.loads(result.read_text()) == {"value": [3, 6]}

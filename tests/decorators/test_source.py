@@ -42,7 +42,7 @@ def mean(numbers: NDArray[Any], /, *, power: int = 1) -> NDArray[Any] | Any:
     array: NDArray[Any] = numbers
     powers: Any = [number**power for number in array]
 
-    async def add_later(terms: NDArray[Any]) -> float:
+    async def add_later(terms: NDArray[Any] | tuple[float, ...]) -> float:
         return math.fsum(terms)
 
     def add(*terms: float) -> float:

@@ -41,6 +41,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [f"airflow_bitahub.triggers.{name}" for name in ("job", "serving", "rollout")],
             }
         ],
+        "task-decorators": [{"name": "bitahub", "class-name": "airflow_bitahub.decorators.bitahub.bitahub_task"}],
         "extra-links": ["airflow_bitahub.links.BitaHubJobLink", "airflow_bitahub.links.BitaHubServingLink"],
         "connection-types": [
             {

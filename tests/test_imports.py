@@ -41,6 +41,7 @@ ARROWS = {
     },
     "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
+    "decorators": {"exceptions", "storage", "api", "identity", "operators"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
     "airflow_database": {
         *("exceptions", "identity", "procedures.deployments", "hooks.deployment_records", "operators.records"),
@@ -72,7 +73,8 @@ WHOSE = {
     "httpx": {"client", "transport_errors", "deadline", "proxies", "tls", "emulator", "demo"},
     "aiohttp": {"client"},
     "airflow": {
-        *("storage", "hooks", "links", "triggers", "operators", "sensors", "airflow_database", "reaper", "doctor"),
+        *("storage", "hooks", "links", "triggers", "operators", "decorators", "sensors", "airflow_database"),
+        *("reaper", "doctor"),
     },
     "fastapi": {"emulator"},
     "starlette": {"emulator"},
@@ -164,7 +166,7 @@ def test_workloads_are_plain_programs(file: Path) -> None:
 @pytest.mark.parametrize("file", DAGS, ids=name_of)
 def test_dags_use_what_is_meant_for_dags(file: Path) -> None:
     used = {part_of(name) for name in imports(file) if name.split(".")[0] == PACKAGE}
-    assert used <= {"operators", "sensors", "hooks"}
+    assert used <= {"operators", "decorators", "sensors", "hooks"}
 
 
 def test_there_are_files_to_look_at() -> None:
@@ -200,11 +202,11 @@ def test_parsing_a_dag_loads_next_to_nothing() -> None:
         for kind in ("operators", "sensors")
         for entry in get_provider_info()[kind]
         for name in entry["python-modules"]
-    ]
+    ] + [entry["class-name"].rpartition(".")[0] for entry in get_provider_info()["task-decorators"]]
     program = f"""
 import sys
 import airflow.sdk
-from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Variable, conf
+from airflow.sdk import DAG, BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Variable, conf, task
 before = set(sys.modules)
 import {", ".join(for_dags)}
 print(*sorted(set(sys.modules) - before))
@@ -214,6 +216,7 @@ print(*sorted(set(sys.modules) - before))
     ours = {name.split(".")[1] for name in loaded if name.startswith(f"{PACKAGE}.")}
     light = {
         "api",
+        "decorators",
         "exceptions",
         "hooks",
         "identity",
@@ -234,4 +237,4 @@ print(*sorted(set(sys.modules) - before))
     assert f"{PACKAGE}.hooks.bitahub" not in loaded
     assert [name for name in loaded if name.startswith(f"{PACKAGE}.triggers.")] == [f"{PACKAGE}.triggers.events"]
     others = [name for name in loaded if name.split(".")[0] != PACKAGE]
-    assert others == ["airflow.sdk.bases.skipmixin", "airflow.sdk.definitions.retry_policy"]
+    assert others == ["airflow.sdk.definitions.retry_policy"]

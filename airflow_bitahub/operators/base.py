@@ -106,8 +106,8 @@ class ResourceLifecycle(BitaHubOperator):
         """Return whether an error means that nothing is left to stop."""
         return False
 
-    def result_if_finished(self) -> dict[str, Any] | None:
-        """Return the task's result if its job or serving has finished meanwhile; None otherwise."""
+    def result_if_finished(self) -> tuple[Any] | None:
+        """Return the task's result, as the one entry of a tuple, if its job has finished meanwhile; None otherwise."""
         return None
 
     # Settling --------------------------------------------------------------------------------------------------
@@ -205,8 +205,8 @@ class ResourceLifecycle(BitaHubOperator):
     def on_deferral_failure(self, context: Context, error: TaskDeferralError | TaskDeferralTimeout) -> Any:
         """Return the result if the job finished anyway; otherwise raise the error for the failed or missing trigger."""
         with self.settling(context):
-            if (result := self.result_if_finished()) is not None:
-                return result
+            if finished := self.result_if_finished():
+                return finished[0]
             if isinstance(error, TaskDeferralTimeout):
                 raise self.timeout_error("was not watched: is a triggerer running?") from error
             raise StateUnknownError(f"Watching {self.subject} failed: {error}") from error

@@ -71,12 +71,12 @@ class JobLifecycle(ResourceLifecycle):
         """Make ready what a new job needs, and return its record. Raises a BitaHubError where it cannot run."""
 
     @abstractmethod
-    def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
+    def result(self, job: Job, record: JobRecord) -> Any:
         """Return the XCom result for a job that succeeded."""
 
     # What Airflow calls ----------------------------------------------------------------------------------------
 
-    def execute(self, context: Context) -> dict[str, Any] | None:
+    def execute(self, context: Context) -> Any:
         """Submit the job or find it again, wait for it, and return its result."""
         from airflow_bitahub.procedures.jobs import wait_for_job
         from airflow_bitahub.procedures.submission import ensure_job
@@ -113,7 +113,7 @@ class JobLifecycle(ResourceLifecycle):
                 job = self.hook.run(waiting)
             return self._conclude(job, record)
 
-    def execute_complete(self, context: Context, event: JobEvent | None = None) -> dict[str, Any] | None:
+    def execute_complete(self, context: Context, event: JobEvent | None = None) -> Any:
         """Continue after the deferral with what the trigger reports."""
         with self.settling(context):
             record = self._record
@@ -196,8 +196,8 @@ class JobLifecycle(ResourceLifecycle):
         job = self.hook.new_client().run(ending)
         return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
 
-    def result_if_finished(self) -> dict[str, Any] | None:
-        """Return the result if the job has succeeded meanwhile, and raise if it has failed; None otherwise."""
+    def result_if_finished(self) -> tuple[Any] | None:
+        """Return the result, in a tuple, if the job has succeeded meanwhile; raise if it has failed; None otherwise."""
         from airflow_bitahub.api.jobs import get_job
 
         if self._record is None:
@@ -206,7 +206,7 @@ class JobLifecycle(ResourceLifecycle):
             job = self.hook.send(get_job(self._record.job_name))
         except BitaHubError:
             return None  # the caller has an error of its own to raise
-        return self._conclude(job, self._record) if job.status.is_terminal else None
+        return (self._conclude(job, self._record),) if job.status.is_terminal else None
 
     # Steps -----------------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class JobLifecycle(ResourceLifecycle):
             bundle_version=getattr(getattr(ti, "bundle_instance", None), "version", None) or "",
         )
 
-    def _complete(self, event: JobEvent, record: JobRecord) -> dict[str, Any]:
+    def _complete(self, event: JobEvent, record: JobRecord) -> Any:
         """Return the result that a trigger's report leads to, or raise its error."""
         from airflow_bitahub.api.job_reading import Job
 
@@ -238,8 +238,8 @@ class JobLifecycle(ResourceLifecycle):
             case "finished":
                 return self._conclude(Job.model_validate(event["job"]), record)
             case "timeout" | "queue_timeout" as limit:
-                if (result := self.result_if_finished()) is not None:  # just in time
-                    return result
+                if finished := self.result_if_finished():  # just in time
+                    return finished[0]
                 kind = JobTimeoutError if limit == "timeout" else JobQueueTimeoutError
                 raise kind(message, record.job_name)
             case "lost":
@@ -276,7 +276,7 @@ class JobLifecycle(ResourceLifecycle):
             self.log.info("The %s", job)
         self._last_seen = job
 
-    def _conclude(self, job: Job, record: JobRecord) -> dict[str, Any]:
+    def _conclude(self, job: Job, record: JobRecord) -> Any:
         """Return the result of a job that succeeded; raise the error for any other end."""
         self._last_seen = job
         if job.status.is_successful:

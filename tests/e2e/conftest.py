@@ -27,7 +27,7 @@ from tests.ports import free_port
 REPOSITORY = Path(__file__).parents[2]
 DAGS = (
     *(LIFECYCLE, SCRIPTED, "nightly_check", "one_job", "both_ways", "gates", "endings", "again"),
-    *("deployments", "short_deferrals"),
+    *("deployments", "short_deferrals", "python_function"),
 )
 SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
     "scripted-train": {"dense-mnist-tf/saved_model.pb": "a model"},

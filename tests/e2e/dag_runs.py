@@ -67,4 +67,5 @@ MANUAL = {
     "gate closes": Manual(SCRIPTED, {"threshold": 1, "serving_name": "closed"}),
     "gates": Manual("gates"),
     "endings": Manual("endings"),
+    "function": Manual("python_function", {"image": "python:3"}),
 }

@@ -119,3 +119,14 @@ def queries(world: World, dag: str, run_id: str) -> list[Any]:
     """Return the requests that asked about the job of the task that waits on its worker."""
     job = world.job(dag, run_id, "on-worker")
     return [request for request in job["requests"] if request["method"] == "GET"] if job else []
+
+
+@pytest.mark.dag_runs("function")
+def test_a_python_function_runs_on_the_platform_and_what_it_returns_is_the_tasks_result(world: World) -> None:
+    dag, run_id, state = world.finish("function")
+
+    assert state == "success", world.states(dag, run_id)
+    assert world.airflow.xcom(dag, run_id, "best")["learning_rate"] == 0.5
+    for index in (0, 1):
+        output = world.airflow.xcom(dag, run_id, "train", "bitahub_output_path", map_index=index)
+        assert (world.emulator.storage / output.lstrip("/") / "model.json").exists()

@@ -1,0 +1,1 @@
+"""Decorators for `task`: a Python function that runs as a job."""

@@ -59,6 +59,7 @@ _SIGN_IN = "Signing in"
 _FOLDERS = "User, storage and images"
 _SECURITY = "Certificates and proxy"
 _INSTALLATION = "This installation"
+_PREFLIGHT = "Before a job is submitted"
 _CONSOLE = "Links to the console"
 _LOAD = "Time limits and load"
 
@@ -125,6 +126,23 @@ EXTRA_FIELDS: dict[str, dict[str, Any]] = {
         "Time zone",
         "Of the times that the platform writes without one. Empty: UTC.",
         examples=["Asia/Shanghai", "UTC"],
+    ),
+    "preflight": _field(
+        _PREFLIGHT,
+        "Look inputs up",
+        "Whether operators look up code, datasets and models on the storage, and refuse what is missing.",
+        "boolean",
+        default=True,
+    ),
+    "accelerators": _text(
+        _PREFLIGHT,
+        "Device types",
+        "Those that this installation has, with commas between them. Empty: any is accepted.",
+        examples=["gtx-1080-ti, rtx-3090"],
+    ),
+    "max_cpu": _number(_PREFLIGHT, "Cores of the largest machine", "Empty: any number is accepted.", None, 1),
+    "max_memory_mb": _number(
+        _PREFLIGHT, "Memory of the largest machine", "In MB. Empty: any number is accepted.", None, 1
     ),
     "console_url": _text(
         _CONSOLE, "Page of a job", "With {name} for the job's name. Empty: the job's address in the API."

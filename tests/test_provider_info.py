@@ -83,6 +83,7 @@ def test_a_fields_default_is_the_one_that_is_used() -> None:
     client = hook.new_client()
     used = {**vars(client.platform), **vars(client._auth)["_client"], "request_timeout": client._timeout}
     used["max_requests_per_second"] = 1000  # in triggers/watch
+    used["preflight"] = True  # in operators/preflight
     assert defaults == {name: used[name] for name in defaults}
 
 

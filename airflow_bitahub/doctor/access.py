@@ -11,7 +11,7 @@ from airflow_bitahub.api import candidates
 from airflow_bitahub.api.jobs import list_jobs
 from airflow_bitahub.doctor.report import FAILS, NOTE, WORKS
 from airflow_bitahub.exceptions import BitaHubError, UnexpectedResponseError
-from airflow_bitahub.procedures.probing import Access, find_access
+from airflow_bitahub.procedures.access import Access, find_access
 from airflow_bitahub.procedures.retry import Retry
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from airflow_bitahub.exceptions import (
     SignInRefusedError,
     UnexpectedResponseError,
 )
-from airflow_bitahub.procedures.probing import Access, Trial, find_access, find_endpoint
+from airflow_bitahub.procedures.access import Access, find_access
+from airflow_bitahub.procedures.probing import Trial, find_endpoint
 
 MISSING = NotFoundError(404, "404", "no such job", "get_job")
 NO_PATH = UnexpectedResponseError("no such address", 404, "404 page not found")

@@ -395,6 +395,12 @@ def shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_bitahub.procedures.retry.GRACE_PERIOD", 0.0)
 
 
+@pytest.fixture
+def results_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a finished job has written is there at once, so what is missing is not waited for."""
+    monkeypatch.setattr("airflow_bitahub.procedures.retry.RESULT_GRACE_PERIOD", 0.0)
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request as it came over the wire."""

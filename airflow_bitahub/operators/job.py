@@ -30,6 +30,7 @@ from airflow_bitahub.operators.arguments import (
 )
 from airflow_bitahub.operators.failures import RETRY_POLICY
 from airflow_bitahub.operators.job_lifecycle import JobLifecycle
+from airflow_bitahub.operators.outputs import OutputFile, as_outputs, read_outputs
 from airflow_bitahub.procedures.retry import UNREACHABLE_TIMEOUT
 
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ class BitaHubJobOperator(JobLifecycle):
     :param output_version: the name of the output folder, likewise. It must differ from run to run, or an old result is
         taken for a new one
     :param extra_body: fields of the submission that this package does not know, sent unchanged
+    :param outputs: files that the job writes to ``/output``, whose contents become entries of the result:
+        ``{"scores": "scores.json", "report": "report.md"}``. A ``.json`` file is parsed, any other is text. Each has at
+        most 1 MiB and is read through the connection's ``storage_uri``; a link is not followed. They are missing from
+        the result with ``wait_for_completion=False``
     :param wait_for_completion: False: succeed as soon as the job is submitted
     :param poll_interval: the pause between two queries of the job
     :param deferrable: wait in the triggerer instead of on a worker; default: ``[operators] default_deferrable``
@@ -114,6 +119,7 @@ class BitaHubJobOperator(JobLifecycle):
         "job_name",
         "output_version",
         "extra_body",
+        "outputs",
     )
     argument_checks: ClassVar[Mapping[str, Check]] = {
         "bitahub_conn_id": as_text,
@@ -133,6 +139,7 @@ class BitaHubJobOperator(JobLifecycle):
         "job_name": optional(as_dns_label(MAX_GIVEN_NAME)),
         "output_version": optional(as_path_part),
         "extra_body": optional(as_extra_body),
+        "outputs": optional(as_outputs(), default={}),
         "wait_for_completion": as_flag,
         "poll_interval": as_seconds,
         "deferrable": as_flag,
@@ -145,6 +152,7 @@ class BitaHubJobOperator(JobLifecycle):
         "command": "bash",
         "task_roles": "json",
         "extra_body": "json",
+        "outputs": "json",
     }
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubJobLink(),)
     ui_color = "#d6ecff"
@@ -168,6 +176,7 @@ class BitaHubJobOperator(JobLifecycle):
         job_name: str | None = None,
         output_version: str | None = None,
         extra_body: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, str] | None = None,
         wait_for_completion: bool = True,
         poll_interval: timedelta | float = 10,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -197,6 +206,7 @@ class BitaHubJobOperator(JobLifecycle):
         self.job_name = job_name
         self.output_version = output_version
         self.extra_body = extra_body
+        self.outputs = outputs
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
         self.deferrable = deferrable
@@ -236,9 +246,13 @@ class BitaHubJobOperator(JobLifecycle):
         """Return the shell line of the job."""
         return self.command
 
+    def output_files(self) -> Mapping[str, OutputFile]:
+        """Return the files that become entries of the result, by the entries' names."""
+        return {name: OutputFile(f"outputs[{name!r}]", file) for name, file in (self.outputs or {}).items()}
+
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
-        """Return the XCom result for a job that succeeded."""
-        return {
+        """Return the XCom result for a job that succeeded. Raises StorageError when an output cannot be read."""
+        result = {
             "job_name": job.name,
             "status": job.status.value,
             "output_path": record.output_path,
@@ -246,11 +260,18 @@ class BitaHubJobOperator(JobLifecycle):
             "run_seconds": job.run_seconds,
             "exit_code": job.exit_code,
         }
+        if not self.wait_for_completion:
+            return result
+        self.read_arguments("outputs")
+        return {**result, **read_outputs(self.hook, record.output_path, self.output_files())}
 
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission. Raises ConfigurationError for arguments that the platform could not accept."""
         from airflow_bitahub.operators import job_spec
 
+        if self.wait_for_completion:  # an output that nobody could read is found before the job costs anything
+            for file in self.output_files().values():
+                self.hook.storage.path(file.path_in(record.output_path))
         defaults = {
             "cpu": self.cpu,
             "memory_mb": self.memory_mb,

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from airflow_bitahub.exceptions import ConfigurationError, StorageError
+from airflow_bitahub.exceptions import ConfigurationError, FileNotReadyError, StorageError
 from airflow_bitahub.storage.files import Entry, Files, NewFile
 from airflow_bitahub.storage.local import LocalFiles, read_regular
 from airflow_bitahub.storage.objects import ObjectFiles, read_object
@@ -60,14 +60,15 @@ class Storage:
         """Read a file that a job may have written.
 
         :param limit: bytes that it may have
-        :raises StorageError: it does not exist, is too large, is no regular file, or cannot be read
+        :raises FileNotReadyError: it does not exist
+        :raises StorageError: it is too large, is no regular file, or cannot be read
         """
         _check(server_path)
         try:
             with _converted(argument, server_path, "read", FileNotFoundError):
                 return self._files.read(server_path, limit)
         except FileNotFoundError:
-            raise StorageError(
+            raise FileNotReadyError(
                 f"{argument}: {server_path} does not exist (Airflow reads it at {self.path(server_path)}). "
                 f"{self.contents(server_path.rsplit('/', 1)[0])} "
                 f"Check that the job wrote it, and that storage_uri of the Airflow connection shows the platform's "

@@ -69,10 +69,10 @@ def test_a_job_that_is_not_waited_for_has_no_files_yet(task_run: TaskRun) -> Non
 
 @pytest.mark.parametrize("outputs", ["report.md", ["report.md"], {"status": "a"}, {"return_value": "a"}, {"": "a"}])
 def test_outputs_that_the_result_has_no_place_for_are_refused(outputs: Any) -> None:
-    with pytest.raises(ConfigurationError, match="^outputs must "):
+    with pytest.raises(ConfigurationError, match=r"^outputs must "):
         job(outputs=outputs)
 
 
 def test_an_evaluation_has_metrics_anyway() -> None:
-    with pytest.raises(ConfigurationError, match="^outputs must have other keys than 'metrics'"):
+    with pytest.raises(ConfigurationError, match=r"^outputs must have other keys than 'metrics'"):
         BitaHubEvaluateOperator(task_id="t", project="p", command="c", predictions="/x", outputs={"metrics": "m.json"})

@@ -35,7 +35,8 @@
         ServingCheckError*        it failed a check of its author
         InvokeError               the served program refused the request, or gave a wrong answer
           ServingUnavailableError no program listens yet, or it says that it cannot answer now
-      StorageError                a file is missing or cannot be read
+      StorageError                a file is missing, or cannot be read or written
+        FileNotReadyError         it is missing or incomplete, and may only be late
       ConfigurationError*         the Airflow connection or an argument is incomplete or wrong
         MissingExtraError*        packages of an extra are not installed
 
@@ -316,7 +317,11 @@ class ServingUnavailableError(InvokeError):
 
 
 class StorageError(BitaHubError):
-    """A file is missing or cannot be read."""
+    """A file is missing, or cannot be read or written."""
+
+
+class FileNotReadyError(StorageError):
+    """A file is missing or incomplete. What a job has written may only be late, see `procedures.results`."""
 
 
 class ConfigurationError(BitaHubError):

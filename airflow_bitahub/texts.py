@@ -27,6 +27,11 @@ def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
     if len(text) > limit:
         half = limit // 2
         text = f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
+    return make_storable(text)
+
+
+def make_storable(text: str) -> str:
+    """Return a text in which U+FFFD replaces every character that Airflow cannot store."""
     return _UNSTORABLE.sub("\ufffd", text)
 
 
@@ -87,7 +92,7 @@ _CAREFUL_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_
 
 def _replace_unstorable(value: Any) -> Any:
     if isinstance(value, str):
-        return _UNSTORABLE.sub("\ufffd", value)
+        return make_storable(value)
     if isinstance(value, list):
         return [_replace_unstorable(each) for each in value]
     if isinstance(value, dict):

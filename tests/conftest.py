@@ -395,6 +395,35 @@ def shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_bitahub.procedures.retry.GRACE_PERIOD", 0.0)
 
 
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """An empty bucket of an S3 server, as `storage_uri` names it with an Airflow connection."""
+    from airflow.sdk.io import attach
+    from moto.server import ThreadedMotoServer  # which takes seconds to import
+    from s3fs import S3FileSystem
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+
+    def connect() -> S3FileSystem:
+        options = {"key": "any", "secret": "any", "endpoint_url": f"http://{host}:{port}"}
+        return S3FileSystem(**options, skip_instance_cache=True)
+
+    # The file system that Airflow's own provider makes of a connection, without the provider's many packages.
+    for connection in ("aws_test", "aws_other"):
+        attach(protocol="s3", conn_id=connection, fs=connect())
+    connect().call_s3("create_bucket", Bucket="platform")
+    yield "s3://aws_test@platform"
+    server.stop()
+
+
+@pytest.fixture
+def results_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a finished job has written is there at once, so what is missing is not waited for."""
+    monkeypatch.setattr("airflow_bitahub.procedures.retry.RESULT_GRACE_PERIOD", 0.0)
+
+
 @dataclass(frozen=True)
 class Asked:
     """A request as it came over the wire."""

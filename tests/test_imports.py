@@ -41,7 +41,7 @@ ARROWS = {
     },
     "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
     "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
-    "decorators": {"exceptions", "storage", "api", "identity", "operators"},
+    "decorators": {"exceptions", "storage", "api", "procedures", "identity", "operators"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
     "airflow_database": {
         *("exceptions", "identity", "procedures.deployments", "hooks.deployment_records", "operators.records"),

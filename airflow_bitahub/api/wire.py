@@ -62,11 +62,11 @@ def items_of(data: Any) -> list[Any]:
     return data
 
 
-def log_of(data: Any, tail_lines: int) -> str:
+def log_of(data: Any, tail_lines: int, line_limit: int = LOG_LINE_LIMIT) -> str:
     """Return the last lines of a log answer. Of a line that is too long, only its beginning and end are returned."""
     text = str(data.get("log", "") if isinstance(data, dict) else data or "")
     lines = text.rstrip("\n").split("\n")[-tail_lines:]  # a platform may ignore the number of lines
-    return "\n".join(shorten(line, LOG_LINE_LIMIT) for line in lines)
+    return "\n".join(shorten(line, line_limit) for line in lines)
 
 
 def to_epoch(value: Any, zone: tzinfo = timezone.utc) -> float | None:

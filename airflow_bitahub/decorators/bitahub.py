@@ -76,13 +76,15 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
 
     def result(self, job: Job, record: JobRecord) -> Any:
         """Return what the function has returned, and push the result of any job under names of its own."""
+        from airflow_bitahub.procedures.results import read_when_visible
         from airflow_bitahub.storage.storage import RESULT_LIMIT
 
         if self._context is not None:
             for name, value in super().result(job, record).items():
                 self._context["ti"].xcom_push(key=f"bitahub_{name}", value=value)
         what = f"result of {self._name}()"
-        result = self.hook.storage.read_json(what, f"{record.output_path}/{_RESULT}", RESULT_LIMIT)
+        path = f"{record.output_path}/{_RESULT}"
+        result = self.hook.run(read_when_visible(lambda: self.hook.storage.read_json(what, path, RESULT_LIMIT)))
         unusable = ""
         if "problem" in result:
             unusable = f"{self._name}() returned {result['problem']}, which JSON does not have."

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_bitahub.exceptions import StorageError
-from airflow_bitahub.operators.arguments import Check, as_path, as_text
+from airflow_bitahub.operators.arguments import Check, as_path, as_text, one_of, optional
 from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.operators.outputs import OutputFile, as_outputs
 from airflow_bitahub.operators.xcom import problem_as_xcom
 from airflow_bitahub.texts import shorten
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
-    from airflow_bitahub.api.jobs import JobSpec
     from airflow_bitahub.identity import JobRecord
 
 
@@ -25,8 +25,11 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
     Parameters are those of `BitaHubJobOperator`, except:
 
     :param predictions: server path of an inference job's output, such as the ``output_path`` in its result
-    :param result_file: the file in ``/output`` to which the job writes a JSON object of metrics (seed), of at most
-        1 MiB. It is read through the connection's ``storage_uri``. A link is not followed
+    :param result_file: the file in ``/output`` to which the job writes a JSON object of metrics (seed); it is read as
+        `outputs` are
+    :param metrics_from: ``"storage"``: read the metrics from `result_file`. ``"log"``: they are the last line of the
+        job's log that is a JSON object, among its last 500 lines; this needs no ``storage_uri``. Either may become
+        visible some seconds after the job has finished, and is waited for
 
     The XCom result has one more entry, ``metrics``: that object, such as ``{"accuracy": 0.903}``. The entry is missing
     with ``wait_for_completion=False``. A number that is NaN, infinite or too large is None in it.
@@ -35,8 +38,10 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
     template_fields: Sequence[str] = (*BitaHubJobOperator.template_fields, "predictions", "result_file")
     argument_checks: ClassVar[Mapping[str, Check]] = {
         **BitaHubJobOperator.argument_checks,
+        "outputs": optional(as_outputs("metrics"), default={}),
         "predictions": as_path,
         "result_file": as_text,
+        "metrics_from": one_of("storage", "log"),
     }
 
     def __init__(
@@ -44,12 +49,14 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
         *,
         predictions: str,
         result_file: str = "evaluation_result.json",
+        metrics_from: Literal["storage", "log"] = "storage",
         models: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(models=models, **kwargs)
         self.predictions = predictions
         self.result_file = result_file
+        self.metrics_from = metrics_from
         self.check_arguments()
 
     def job_mounts(self) -> dict[str, Any]:
@@ -65,28 +72,27 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
         """Return the server paths that must exist, by the arguments that name them."""
         return {**super().inputs(), "predictions": self.hook.folders.fill(self.predictions)}
 
-    def spec(self, record: JobRecord) -> JobSpec:
-        """Return the submission. Raises ConfigurationError also when its result is wanted and could not be read."""
-        if self.wait_for_completion:
-            self.hook.storage.path(self._result_path(record))
-        return super().spec(record)
+    def output_files(self) -> Mapping[str, OutputFile]:
+        """Return the files of any job, and the one with the metrics where they are not in the log."""
+        files = super().output_files()
+        if self.metrics_from == "log":
+            return files
+        return {**files, "metrics": OutputFile("result_file", self.result_file, is_metrics=True)}
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Return the result of any job, and the metrics. Raises StorageError when they cannot be read."""
+        result = super().result(job, record)
         if not self.wait_for_completion:
-            return super().result(job, record)
-        from airflow_bitahub.storage.storage import RESULT_LIMIT
+            return result
+        if self.metrics_from == "log":
+            result["metrics"] = self._metrics_in_log(job.name)
+        self.log.info("Metrics of job %s: %s", job.name, shorten(str(result["metrics"])))
+        return result
 
-        path = self._result_path(record)
-        metrics = self.hook.storage.read_json("result_file", path, RESULT_LIMIT)
-        if not isinstance(metrics, dict):
-            raise StorageError(
-                f"result_file: {path} contains {shorten(str(metrics), 100)!r} instead of a JSON object of metrics."
-            )
+    def _metrics_in_log(self, name: str) -> dict[str, Any]:
+        from airflow_bitahub.procedures.results import read_metrics_in_log
+
+        metrics = self.hook.run(read_metrics_in_log(name))
         if problem := problem_as_xcom(metrics):
-            raise StorageError(f"result_file: {path} cannot become a result in Airflow: {problem}.")
-        self.log.info("Metrics of job %s: %s", job.name, shorten(str(metrics)))
-        return {**super().result(job, record), "metrics": metrics}
-
-    def _result_path(self, record: JobRecord) -> str:
-        return f"{record.output_path}/{self.result_file}"
+            raise StorageError(f"metrics_from: the metrics in the log of job {name!r} cannot be stored: {problem}.")
+        return metrics

@@ -36,6 +36,7 @@ from airflow_bitahub.operators.arguments import (
 )
 from airflow_bitahub.operators.failures import RETRY_POLICY
 from airflow_bitahub.operators.job_lifecycle import JobLifecycle
+from airflow_bitahub.operators.outputs import OutputFile, as_outputs, read_outputs
 from airflow_bitahub.procedures.retry import UNREACHABLE_TIMEOUT
 
 if TYPE_CHECKING:
@@ -102,6 +103,10 @@ class BitaHubJobOperator(JobLifecycle):
         compare accelerator, cores and memory with what the connection says the installation has. What is missing or
         impossible fails the task at once. A job that an earlier try submitted does not depend on this
     :param extra_body: fields of the submission that this package does not know, sent unchanged
+    :param outputs: files that the job writes to ``/output``, whose contents become entries of the result:
+        ``{"scores": "scores.json", "report": "report.md"}``. A ``.json`` file is parsed, any other is text. Each has at
+        most 1 MiB and is read through the connection's ``storage_uri``; a link is not followed. They are missing from
+        the result with ``wait_for_completion=False``
     :param wait_for_completion: False: succeed as soon as the job is submitted
     :param poll_interval: the pause between two queries of the job
     :param deferrable: wait in the triggerer instead of on a worker; default: ``[operators] default_deferrable``
@@ -135,6 +140,7 @@ class BitaHubJobOperator(JobLifecycle):
         "job_name",
         "output_version",
         "extra_body",
+        "outputs",
     )
     argument_checks: ClassVar[Mapping[str, Check]] = {
         "bitahub_conn_id": as_text,
@@ -156,6 +162,7 @@ class BitaHubJobOperator(JobLifecycle):
         "output_version": optional(as_path_part),
         "preflight": as_flag,
         "extra_body": optional(as_extra_body),
+        "outputs": optional(as_outputs(), default={}),
         "wait_for_completion": as_flag,
         "poll_interval": as_seconds,
         "deferrable": as_flag,
@@ -168,6 +175,7 @@ class BitaHubJobOperator(JobLifecycle):
         "command": "bash",
         "task_roles": "json",
         "extra_body": "json",
+        "outputs": "json",
     }
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubJobLink(),)
     ui_color = "#d6ecff"
@@ -193,6 +201,7 @@ class BitaHubJobOperator(JobLifecycle):
         output_version: str | None = None,
         preflight: bool = True,
         extra_body: Mapping[str, Any] | None = None,
+        outputs: Mapping[str, str] | None = None,
         wait_for_completion: bool = True,
         poll_interval: timedelta | float = 10,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -224,6 +233,7 @@ class BitaHubJobOperator(JobLifecycle):
         self.output_version = output_version
         self.preflight = preflight
         self.extra_body = extra_body
+        self.outputs = outputs
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
         self.deferrable = deferrable
@@ -276,9 +286,13 @@ class BitaHubJobOperator(JobLifecycle):
         """Return the shell line of the job."""
         return self.command
 
+    def output_files(self) -> Mapping[str, OutputFile]:
+        """Return the files that become entries of the result, by the entries' names."""
+        return {name: OutputFile(f"outputs[{name!r}]", file) for name, file in (self.outputs or {}).items()}
+
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
-        """Return the XCom result for a job that succeeded."""
-        return {
+        """Return the XCom result for a job that succeeded. Raises StorageError when an output cannot be read."""
+        result = {
             "job_name": job.name,
             "status": job.status.value,
             "output_path": record.output_path,
@@ -287,12 +301,19 @@ class BitaHubJobOperator(JobLifecycle):
             "exit_code": job.exit_code,
             **{name: value for name in ("code_digest", "bundle_version") if (value := getattr(record, name))},
         }
+        if not self.wait_for_completion:
+            return result
+        self.read_arguments("outputs")
+        return {**result, **read_outputs(self.hook, record.output_path, self.output_files())}
 
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission. Raises ConfigurationError for arguments that the platform could not accept."""
         from airflow_bitahub.operators import job_spec
         from airflow_bitahub.storage import paths
 
+        if self.wait_for_completion:  # an output that nobody could read is found before the job costs anything
+            for file in self.output_files().values():
+                self.hook.storage.path(file.path_in(record.output_path))
         defaults = {
             "cpu": self.cpu,
             "memory_mb": self.memory_mb,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -43,6 +43,20 @@ class NewFile:
         return nullcontext(BytesIO(self.content)) if isinstance(self.content, bytes) else self.content.open("rb")
 
 
+@dataclass(frozen=True)
+class CopiedFile:
+    """A file that was copied.
+
+    :param name: its path below the folder that was copied
+    :param size: its bytes
+    :param sha256: the digest of the copy
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
 class Files(ABC):
     """The files of one storage. Paths are server paths that have been checked. Errors are those of the storage."""
 
@@ -54,6 +68,27 @@ class Files(ABC):
     def entries(self, path: str, limit: int) -> list[Entry]:
         """Return at most `limit` entries of a folder, in no order. Raises FileNotFoundError where there is none."""
 
+    def tree(self, path: str, limit: int) -> list[Entry]:
+        """Return all that a folder and its folders contain, by paths below it. Raises OSError for more than `limit`."""
+        found: list[Entry] = []
+        folders = [""]
+        while folders:
+            prefix = folders.pop()
+            for entry in self.entries(f"{path}/{prefix}".rstrip("/"), limit - len(found) + 1):
+                found.append(replace(entry, name=f"{prefix}{entry.name}"))
+                if len(found) > limit:
+                    raise OSError(f"it contains more than {limit} files and folders")
+                if entry.is_folder:
+                    folders.append(f"{prefix}{entry.name}/")
+        return found
+
+    def exists(self, path: str) -> bool:
+        """Return whether a folder exists and is not empty."""
+        try:
+            return bool(self.entries(path, 1))
+        except FileNotFoundError:
+            return False
+
     @abstractmethod
     def exists(self, path: str) -> bool:
         """Return whether there is a file, folder or link."""
@@ -61,6 +96,14 @@ class Files(ABC):
     @abstractmethod
     def write(self, path: str, content: bytes) -> None:
         """Write a file, with its folders where they are missing. A reader sees the old file or the new one."""
+
+    @abstractmethod
+    def copy_file(self, source: str, target: str) -> CopiedFile | None:
+        """Copy a file, with its folders where they are missing. A link is copied as it is, and gives None."""
+
+    @abstractmethod
+    def make_folder(self, path: str) -> None:
+        """Make a folder that may stay empty, with its folders, where the storage knows such a thing."""
 
     @abstractmethod
     def create_folder(self, path: str, files: Sequence[NewFile]) -> bool:

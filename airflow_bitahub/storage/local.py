@@ -13,9 +13,14 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from itertools import islice
 
-from airflow_bitahub.storage.files import Entry, Files, NewFile, check_size, checked
+from airflow_bitahub.storage.files import CopiedFile, Entry, Files, NewFile, check_size, checked
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+_PART = 2**20  # bytes that are copied at a time
 
 
 class LocalFiles(Files):
@@ -51,6 +56,44 @@ class LocalFiles(Files):
             _write_file(NewFile(temporary, content), folder)
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
+    def copy_file(self, source: str, target: str) -> CopiedFile | None:
+        """Copy a file with its mode. A link is copied as it is, and gives None."""
+        with self._parent(source) as (old, name), self._parent(target, create=True) as (new, new_name):
+            if stat.S_ISLNK(os.stat(name, dir_fd=old, follow_symlinks=False).st_mode):
+                os.symlink(os.readlink(name, dir_fd=old), new_name, dir_fd=new)
+                return None
+            file = _open_entry(name, os.O_NOFOLLOW, old)
+            with open(file, "rb") as content:
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(f"{name!r} is not a regular file")
+                copy = os.open(new_name, _NEW, status.st_mode & 0o777, dir_fd=new)
+                with os.fdopen(copy, "wb") as written:
+                    digest = sha256()
+                    size = 0
+                    while part := content.read(_PART):
+                        written.write(part)
+                        digest.update(part)
+                        size += len(part)
+                    written.flush()
+                    os.fsync(copy)
+        return CopiedFile(target, size, digest.hexdigest())
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, with its folders."""
+        with self._parent(f"{path}/any entry", create=True):
+            pass
+
+    def rename(self, path: str, new_path: str) -> None:
+        """Rename a folder at once. Raises FileExistsError where the new one exists and is not empty."""
+        with self._parent(path) as (old, name), self._parent(new_path, create=True) as (new, new_name):
+            try:
+                os.rename(name, new_name, src_dir_fd=old, dst_dir_fd=new)
+            except OSError as error:
+                if error.errno in _TAKEN:
+                    raise FileExistsError(error.errno, "it exists", new_path) from None
+                raise
+
     def create_folder(self, path: str, files: Sequence[NewFile]) -> bool:
         """Write a folder beside its place and rename it. Return False where it exists already."""
         with self._parent(path, create=True) as (folder, name), _temporary(name, folder) as temporary:
@@ -63,7 +106,7 @@ class LocalFiles(Files):
             try:
                 os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # somebody else was quicker
+                if error.errno in _TAKEN:  # somebody else was quicker
                     return False
                 raise
         return True
@@ -163,7 +206,7 @@ def _temporary(name: str, folder: int) -> Iterator[str]:
 
 def _write_file(new: NewFile, folder: int) -> None:
     mode = 0o777 if new.is_executable else 0o666
-    file = os.open(new.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode, dir_fd=folder)
+    file = os.open(new.name, _NEW, mode, dir_fd=folder)
     with os.fdopen(file, "wb") as target, new.open() as source:
         shutil.copyfileobj(source, target)
         target.flush()

@@ -8,11 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from airflow_bitahub.exceptions import ConfigurationError, StorageError
+from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, FileNotReadyError, StorageError
 from airflow_bitahub.storage.files import Entry, Files, NewFile
 from airflow_bitahub.storage.local import LocalFiles, read_regular
 from airflow_bitahub.storage.objects import ObjectFiles, read_object
 from airflow_bitahub.storage.paths import is_server_path
+from airflow_bitahub.storage.saving import Outcome, Saving, TakenError, save_folder
 from airflow_bitahub.texts import contents_of, parse_json
 
 if TYPE_CHECKING:
@@ -44,7 +45,17 @@ class Storage:
         from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
 
         root = ObjectStoragePath(self.uri)
-        return LocalFiles(root.path) if _is_local(root) else ObjectFiles(root)
+        if _is_local(root):
+            return LocalFiles(root.path)
+        try:
+            root.fs  # noqa: B018  the provider's import, and the look-up of its connection
+        except (ImportError, ValueError) as error:
+            raise ConfigurationError(
+                f"The extra 'storage_uri' of the Airflow connection begins with {root.protocol}://, which this Airflow "
+                f"cannot open: {error} Install the Airflow provider for it, such as "
+                f"'apache-airflow-providers-amazon[s3fs]' for s3://, wherever tasks run."
+            ) from error
+        return ObjectFiles(root)
 
     def path(self, server_path: str) -> ObjectStoragePath:
         """Return the path at which Airflow opens a server path.
@@ -60,14 +71,15 @@ class Storage:
         """Read a file that a job may have written.
 
         :param limit: bytes that it may have
-        :raises StorageError: it does not exist, is too large, is no regular file, or cannot be read
+        :raises FileNotReadyError: it does not exist
+        :raises StorageError: it is too large, is no regular file, or cannot be read
         """
         _check(server_path)
         try:
             with _converted(argument, server_path, "read", FileNotFoundError):
                 return self._files.read(server_path, limit)
         except FileNotFoundError:
-            raise StorageError(
+            raise FileNotReadyError(
                 f"{argument}: {server_path} does not exist (Airflow reads it at {self.path(server_path)}). "
                 f"{self.contents(server_path.rsplit('/', 1)[0])} "
                 f"Check that the job wrote it, and that storage_uri of the Airflow connection shows the platform's "
@@ -137,6 +149,27 @@ class Storage:
         with _converted(argument, server_path, "written"):
             return self._files.create_folder(server_path, files)
 
+    def save_folder(self, argument: str, saving: Saving) -> Outcome:
+        """Copy a folder with a manifest, so that readers see all of it or nothing, see `storage.saving`.
+
+        :raises ConfigurationError: the target exists, and must not be replaced
+        :raises StorageError: the source does not exist, or a file cannot be read or written
+        """
+        for path in (saving.source, saving.target):
+            _check(path)
+        try:
+            with _converted(argument, saving.target, "saved", FileNotFoundError, TakenError):
+                return save_folder(self._files, saving)
+        except FileNotFoundError as error:
+            if self.list_folder(argument, saving.source, limit=1) is not None:
+                raise StorageError(f"{argument}: {saving.target} cannot be saved: {error}") from error
+            raise FileNotReadyError(
+                f"{argument}: {saving.source} does not exist (Airflow reads it at {self.path(saving.source)}). "
+                f"{self.contents(saving.source.rsplit('/', 1)[0])}"
+            ) from None
+        except TakenError as error:
+            raise ConfigurationError(f"if_exists={saving.if_exists!r}: {error}.") from None
+
     def remove(self, argument: str, server_path: str) -> None:
         """Remove a file, or a folder with what is in it. Nothing happens where there is none.
 
@@ -175,7 +208,7 @@ def _converted(argument: str, where: str, done: str, *passed: type[Exception]) -
     """Raise StorageError for every error, since every kind of storage has its own, but those that are `passed`."""
     try:
         yield
-    except passed:
+    except (*passed, BitaHubError):
         raise
     except Exception as error:
         raise StorageError(f"{argument}: {where} cannot be {done}: {error}") from error

@@ -18,7 +18,7 @@ from airflow_bitahub.exceptions import StorageError
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from tests.conftest import Submitted, TaskRun, events_of
 
-pytestmark = pytest.mark.usefixtures("connection")
+pytestmark = pytest.mark.usefixtures("connection", "results_at_once")
 
 PREDICTIONS = f"{FOLDERS.outputs('infer')}/20260101-abc-1"
 
@@ -59,6 +59,26 @@ def test_deferred_evaluation_reads_the_metrics_when_it_resumes(task_run: TaskRun
     [event] = events_of(deferred.value.trigger)
     result: Any = evaluate(result_file="m.json").execute_complete(task_run.context(), event)
     assert result["metrics"] == {"loss": 0.5}
+
+
+def test_metrics_are_read_from_the_log_without_any_storage(
+    task_run: TaskRun, connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del connection["extra"]["storage_uri"]
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
+    long = "x" * 2000
+    command = f'echo \'{{"accuracy": 0.9, "note": "{long}"}}\'; echo done'
+    result: Any = evaluate(metrics_from="log", command=command).execute(task_run.context())
+    assert result["metrics"] == {"accuracy": 0.9, "note": long}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("accuracy 0.9", "none of the last 500 lines of its log"), ('{"a": {"__id__": 1}}', "has the key '__id__'")],
+)
+def test_log_without_usable_metrics_is_told(line: str, says: str, task_run: TaskRun) -> None:
+    with pytest.raises(StorageError, match=f"^metrics_from: .*{says}"):
+        evaluate(metrics_from="log", command=f"echo '{line}'").execute(task_run.context())
 
 
 def test_metrics_that_are_no_numbers_survive_as_none(task_run: TaskRun) -> None:

@@ -167,7 +167,7 @@ def test_traceback_of_a_failure_appears_once(task_run: TaskRun, monkeypatch: pyt
     assert tracebacks(unreachable.value) == 1
 
 
-@pytest.mark.usefixtures("connection")
+@pytest.mark.usefixtures("connection", "results_at_once")
 def test_job_that_has_succeeded_is_not_said_to_be_stopped_when_its_result_is_missing(
     task_run: TaskRun, platform: Emulator, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

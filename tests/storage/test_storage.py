@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk.io import attach
 
 from airflow_bitahub.exceptions import ConfigurationError, StorageError
 from airflow_bitahub.storage.files import Entry, NewFile
@@ -108,18 +108,18 @@ def test_the_storage_itself_and_its_areas_may_be_links(root: Path, tmp_path: Pat
     assert read_json(Storage((tmp_path / "link").as_uri()), path) == {"accuracy": 0.903}
 
 
-def test_an_object_store_is_read_up_to_a_limit_too() -> None:
-    memory = pytest.importorskip("fsspec.implementations.memory")  # comes with Airflow
-    attach(protocol="memory", fs=memory.MemoryFileSystem())
-    storage = Storage("memory://bucket/bitahub")
-    path = storage.path("/projects/u/demo/outputs/1/m.json")
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b'{"a": 1}')
+def test_an_object_store_is_read_up_to_a_limit_too(bucket: str) -> None:
+    storage = Storage(f"{bucket}/{secrets.token_hex(4)}")
+    storage.write_bytes("code", "/projects/u/demo/outputs/1/m.json", b'{"a": 1}')
     assert read_json(storage, "/projects/u/demo/outputs/1/m.json", 8) == {"a": 1}
     with pytest.raises(StorageError, match="its size is 8 bytes, and the limit is 7"):
         read_json(storage, "/projects/u/demo/outputs/1/m.json", 7)
     with pytest.raises(StorageError, match=r"does not exist .*Its folder contains 'm\.json'\."):
         read_json(storage, "/projects/u/demo/outputs/1/n.json")
+    with pytest.raises(StorageError, match="is not a regular file"):
+        read_json(storage, "/projects/u/demo/outputs/1")
+    with pytest.raises(StorageError, match="it is a file"):
+        storage.list_folder("code", "/projects/u/demo/outputs/1/m.json")
 
 
 @pytest.mark.parametrize("where", ["{}", "file://{}"])
@@ -165,9 +165,45 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """Storage of every kind, empty."""
     if request.param == "file system":
         return Storage(tmp_path.as_uri())
-    memory = pytest.importorskip("fsspec.implementations.memory")  # comes with Airflow
-    attach(protocol="memory", fs=memory.MemoryFileSystem())
-    return Storage(f"memory://bucket/{tmp_path.name}")
+    return Storage(f"{request.getfixturevalue('bucket')}/{secrets.token_hex(4)}")
+
+
+def test_what_others_write_is_seen_at_once(anywhere: Storage, bucket: str) -> None:
+    other = Storage(anywhere.uri.replace(bucket, bucket.replace("aws_test", "aws_other")))
+    for content in (b"old", b"newer"):
+        other.write_bytes("code", f"/models/u/dense/dense/{content.decode()}", content)
+        other.write_bytes("code", "/models/u/dense/dense/a", content)
+        assert read_bytes(anywhere, "/models/u/dense/dense/a") == content
+        names = [entry.name for entry in anywhere.list_folder("code", "/models/u/dense/dense") or ()]
+        assert content.decode() in names
+    assert anywhere.list_folder("code", "/models/u/dense") == [Entry("dense", is_folder=True)]
+
+
+def test_a_large_folder_is_listed_only_in_part(bucket: str) -> None:
+    storage = Storage(f"{bucket}/{secrets.token_hex(4)}")
+    for number in range(30):
+        storage.write_bytes("code", f"/datasets/u/d/{number}", b"")
+    listed = storage.path("/datasets/u/d").fs
+    assert len(storage.list_folder("code", "/datasets/u/d", limit=5) or ()) == 5
+    assert len(listed.dircache[storage.path("/datasets/u/d").path]) < 30
+    assert len(storage.list_folder("code", "/datasets/u/d") or ()) == 30
+
+
+def test_a_bucket_that_does_not_exist_is_named(bucket: str) -> None:
+    storage = Storage(f"{bucket}-misspelt/bitahub")
+    says = "the bucket of storage_uri, '.*-misspelt', does not exist"
+    with pytest.raises(StorageError, match=says):
+        storage.list_folder("datasets", "/datasets/u")
+    with pytest.raises(StorageError, match=says):
+        storage.write_bytes("code", "/projects/u/a.txt", b"")
+    assert not storage.path("/projects/u").fs.exists(f"{bucket.rpartition('@')[2]}-misspelt"), "no bucket was made"
+
+
+def test_a_scheme_that_no_provider_knows_is_told_with_what_to_install() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"nosuch://, which this Airflow cannot open: .*providers-amazon\[s3fs\]"
+    ):
+        Storage("nosuch://bucket").list_folder("code", "/projects/u")
 
 
 def test_what_was_written_is_read_listed_and_removed(anywhere: Storage) -> None:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from airflow_bitahub.storage.storage import Storage
 
 # Entries of every result, and keys under which Airflow or this package store something else.
-_TAKEN = ("job_name", "status", "output_path", "queue_seconds", "run_seconds", "exit_code")
+_TAKEN = (
+    *("job_name", "status", "output_path", "queue_seconds", "run_seconds", "exit_code"),
+    *("code_digest", "bundle_version"),
+)
 _TAKEN_KEYS = (*_TAKEN, "return_value", BitaHubJobLink().xcom_key)
 
 

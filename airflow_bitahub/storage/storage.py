@@ -44,14 +44,14 @@ class Storage:
     def _files(self) -> Files:
         from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
 
-        root = ObjectStoragePath(self.uri)
-        if _is_local(root):
-            return LocalFiles(root.path)
         try:
+            root = ObjectStoragePath(self.uri)
+            if _is_local(root):
+                return LocalFiles(root.path)
             root.fs  # noqa: B018  the provider's import, and the look-up of its connection
         except (ImportError, ValueError) as error:
             raise ConfigurationError(
-                f"The extra 'storage_uri' of the Airflow connection begins with {root.protocol}://, which this Airflow "
+                f"The extra 'storage_uri' of the Airflow connection begins with {self.uri.partition('://')[0]}://, which this Airflow "
                 f"cannot open: {error} Install the Airflow provider for it, such as "
                 f"'apache-airflow-providers-amazon[s3fs]' for s3://, wherever tasks run."
             ) from error

@@ -50,8 +50,9 @@ class Storage:
                 return LocalFiles(root.path)
             root.fs  # noqa: B018  the provider's import, and the look-up of its connection
         except (ImportError, ValueError) as error:
+            scheme = self.uri.partition("://")[0]
             raise ConfigurationError(
-                f"The extra 'storage_uri' of the Airflow connection begins with {self.uri.partition('://')[0]}://, which this Airflow "
+                f"The extra 'storage_uri' of the Airflow connection begins with {scheme}://, which this Airflow "
                 f"cannot open: {error} Install the Airflow provider for it, such as "
                 f"'apache-airflow-providers-amazon[s3fs]' for s3://, wherever tasks run."
             ) from error

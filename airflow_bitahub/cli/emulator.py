@@ -140,6 +140,7 @@ def add_emulator(subparsers: Subparsers) -> None:
 
 def _run_emulator(args: argparse.Namespace) -> int:
     from airflow_bitahub.emulator.credentials import choose_password, choose_token, hide_environment
+    from airflow_bitahub.emulator.http.access import BASIC, KUBESPHERE
     from airflow_bitahub.emulator.http.signin import TOKEN_PATH, SignIn, user_id_of
     from airflow_bitahub.emulator.server import Emulator, run_until_signal
     from airflow_bitahub.emulator.state.capacity import parse_accelerators
@@ -179,6 +180,9 @@ def _run_emulator(args: argparse.Namespace) -> int:
 
     def announce() -> None:
         connection = emulator.connection(login="you", user_id="_you")
+        if args.auth in (BASIC, KUBESPHERE):  # the emulator's own token is then no token of the platform
+            connection = emulator.connection(login=args.sign_in, user_id=user_id_of(args.sign_in), auth=args.auth)
+            connection["password"] = "<password>"  # noqa: S105  a placeholder
         print(f"BitaHub emulator  {emulator.url}")
         print(f"storage           {emulator.storage}")
         print(f"token             {emulator.token}")

@@ -165,7 +165,7 @@ def _log(examination: Examination, name: str) -> str:
     is_first = name == examination.name("1")
     found = examination.find(call)
     while found.error is None and examination.mark not in str(found.answer) and time.monotonic() < deadline:
-        time.sleep(0.5)
+        time.sleep(0.2)
         found = examination.find(call)
     if is_first and found.error is not None:
         report.row(FAILS, "log of a job", examination.why(found.error))

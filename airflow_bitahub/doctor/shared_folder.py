@@ -84,7 +84,7 @@ class SharedFolder:
             is_there = storage.list_folder("storage_uri", folder, 1) is not None
         except BitaHubError:
             return  # what is wrong shows when something is written
-        if not is_there:
+        if not is_there and "user_id" not in self._examination.found:  # otherwise the platform itself says it
             self._examination.report.row(
                 NOTE,
                 "user_id",

@@ -173,6 +173,8 @@ def _broken_off(settings: Settings) -> Diagnosis:
 
 def _strange_answer(error: UnexpectedResponseError, settings: Settings) -> Diagnosis:
     said, platform = error.said, settings.platform()
+    if not error.status:
+        return Diagnosis("", "The platform answers in its own form, but what its answer contains cannot be read.")
     if error.status == 407:
         return _proxy_password()
     if 300 <= error.status < 400:

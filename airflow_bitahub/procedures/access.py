@@ -56,6 +56,7 @@ class _Search:
         ]
         self.client_ids = _first(stated.get("client_id"), candidates.CLIENT_IDS)
         self._is_password_refused = False
+        self._has_no_sign_in = False
         self._denial_of_nobody = ""
         self.knows_no_path = False  # the server has shown nothing of the platform
         self.stranger: BitaHubError | None = None  # the first answer for a path that is not known
@@ -75,6 +76,8 @@ class _Search:
 
     def _may_send_password(self, auth: str) -> bool:
         """Return whether to send the password to a sign-in: once, and to a server that may be the platform."""
+        if auth == "kubesphere" and self._has_no_sign_in:
+            return False
         return not self._is_password_refused and (auth == self._stated_auth or not self.knows_no_path)
 
     def denies_nobody(self, error: BitaHubError | None, auth: str) -> bool:
@@ -93,6 +96,7 @@ class _Search:
             if not (isinstance(error, SignInRefusedError) and error.subject == "client"):
                 self._is_password_refused = True
         weight += 2 if auth == self._stated_auth else 1 if auth == "bearer" else 0
+        self._has_no_sign_in = self._has_no_sign_in or reach is Reach.NO_SIGN_IN
         if weight > self._weight:
             self._weight, self.refusal, self.refused_extras = weight, error, extras
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.hooks.bitahub import BitaHubHook
@@ -191,6 +192,7 @@ def test_a_wrong_prefix(connect: Connect, emulator: Emulator) -> None:
         (403, {"kind": "Status", "message": "User system:anonymous cannot list"}, "took the request for that of"),
         (403, {"kind": "Status", "message": 'cannot list in the namespace "bita-user"'}, "Wrong: namespace. The"),
         (403, {"status": {"code": 403, "msg": "no"}}, "Wrong: permission. The platform itself knows the user"),
+        (200, {"status": {"code": 0, "msg": "success"}, "data": "no list"}, "answers in its own form, but what its"),
         (429, "slow down", "too many requests"),
         (502, "bad gateway", "Nothing shows that the connection is wrong"),
     ],
@@ -198,6 +200,22 @@ def test_a_wrong_prefix(connect: Connect, emulator: Emulator) -> None:
 def test_what_an_answer_says(connect: Connect, status: int, body: Any, words: str) -> None:
     with server(status, body) as port:
         says(connect, words, host=f"http://127.0.0.1:{port}", password="a-token")
+
+
+@pytest.mark.parametrize(
+    ("effect", "words"),
+    [
+        (Effect(before="close"), "Wrong: address. 127.0.0.1 port"),
+        (Effect(after=Answer(status=504, body="<html>504 Gateway Time-out</html>")), "answers that it failed itself"),
+        (Effect(after=Answer(body='{"status": {"co')), "Wrong: address. Something answers (HTTP 200)"),
+        (Effect(before=Answer(status=401, body={"kind": "Status", "message": "expired"})), "Wrong: token. The gateway"),
+        (Effect(delay=5), "sent no complete answer in time"),
+    ],
+)
+def test_what_an_emulated_fault_says(connect: Connect, emulator: Emulator, effect: Effect, words: str) -> None:
+    fault = emulator.faults.add(Fault(match=Match(method="GET", path="*/jobs"), effect=effect))
+    says(connect, words, host=emulator.url, password=emulator.token, extra={"request_timeout": 0.5})
+    emulator.faults.remove(fault.id)
 
 
 def test_a_redirection(connect: Connect) -> None:

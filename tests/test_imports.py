@@ -56,6 +56,7 @@ WHOSE = {
     "fastapi": {"emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
+    "pathspec": {"operators"},
     "pydantic": {"api", "operators", "emulator"},
 }
 

@@ -55,7 +55,7 @@ class Files(ABC):
         """Return at most `limit` entries of a folder, in no order. Raises FileNotFoundError where there is none."""
 
     @abstractmethod
-    def exists(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
         """Return whether there is a file, folder or link."""
 
     @abstractmethod

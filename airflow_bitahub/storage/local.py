@@ -37,7 +37,7 @@ class LocalFiles(Files):
         with self._parent(f"{path}/any entry") as (folder, _), os.scandir(folder) as found:
             return [_entry(entry) for entry in islice(found, limit)]
 
-    def exists(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
         """Return whether there is a file, folder or link."""
         try:
             with self._parent(path) as (folder, name):

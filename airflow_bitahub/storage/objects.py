@@ -31,7 +31,7 @@ class ObjectFiles(Files):
         found = (_entry(detail) for detail in folder.fs.ls(folder.path, detail=True))
         return list(islice((entry for entry in found if entry.name not in ("", folder.name)), limit))
 
-    def exists(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
         """Return whether there is a file, or a folder with a file in it."""
         place = self._at(path)
         return bool(place.fs.exists(place.path))

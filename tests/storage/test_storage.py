@@ -189,6 +189,14 @@ def test_what_was_written_is_read_listed_and_removed(anywhere: Storage) -> None:
     assert anywhere.list_folder("code", folder) is None
 
 
+def test_files_and_folders_are_looked_up(anywhere: Storage) -> None:
+    assert anywhere.list_folder("model", "/models/", 1) in (None, [])
+    anywhere.write_bytes("model", "/models/u/dense/v1/weights", b"1")
+    places = ("/models/u", "/models/u/dense/v1", "/models/u/dense/v1/weights", "/models/u/dense/v", "/projects/u")
+    assert [anywhere.has("model", place) for place in places] == [True, True, True, False, False]
+    assert anywhere.list_folder("model", "/models/", 1) == [Entry("u", is_folder=True)]
+
+
 def test_a_folder_is_created_once(anywhere: Storage, tmp_path: Path) -> None:
     folder = "/projects/u/demo/code-1"
     (tmp_path / "program").write_bytes(b"local")

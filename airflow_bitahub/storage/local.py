@@ -81,6 +81,11 @@ class LocalFiles(Files):
         except FileNotFoundError:
             raise OSError(f"the folder of storage_uri, {self.root}, does not exist on this machine") from None
         try:
+            area = path.split("/")[1]
+            if create and not _exists(area, root):  # an empty mount point takes everything
+                raise OSError(
+                    f"the folder of storage_uri, {self.root}, has no folder {area!r}: is the storage mounted?"
+                )
             # Whoever set up the storage may have linked its areas to other disks; jobs cannot write there.
             with _opened(path, root, create=create, links=1) as opened:
                 yield opened

@@ -50,6 +50,7 @@ def bitahub_emulator() -> Iterator[Emulator]:
 @pytest.fixture
 def bitahub_connection(bitahub_emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> str:
     """The id of an Airflow connection to `bitahub_emulator`: ``bitahub_default``."""
-    connection = bitahub_emulator.connection(login="tester", user_id="_tester", default_image="any")
+    # Scripted jobs need no inputs.
+    connection = bitahub_emulator.connection(login="tester", user_id="_tester", default_image="any", preflight=False)
     monkeypatch.setenv(f"AIRFLOW_CONN_{DEFAULT_CONN_ID.upper()}", json.dumps(connection))
     return DEFAULT_CONN_ID

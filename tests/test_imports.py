@@ -79,6 +79,7 @@ WHOSE = {
     "fastapi": {"emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
+    "pathspec": {"operators"},
     "pydantic": {"api", "operators", "emulator"},
 }
 

@@ -361,7 +361,7 @@ class BitaHubJobOperator(JobLifecycle):
 
         has_storage = bool(self.hook.settings.text("storage_uri"))
         storage, folder = self.hook.storage if has_storage else None, self.hook.folders.code(self.project)
-        return code_of(self.code, self.dag.fileloc, self._context, storage, folder)
+        return code_of(self.code, self.dag.folder, self._context, storage, folder)
 
 
 def _path_of(code: Any) -> Any:

@@ -142,15 +142,16 @@ class InlineCode(JobCode):
         save_code(self._context, code.digest, self._archive)
 
 
-def code_of(path: str, dag_file: str, context: Context, storage: Storage | None, folder: str) -> JobCode:
+def code_of(path: str, base: str, context: Context, storage: Storage | None, folder: str) -> JobCode:
     """Return the code of a job.
 
-    :param path: a folder or file of this worker; a relative path begins beside the DAG's file
+    :param path: a folder or file of this worker
+    :param base: the folder in which a relative path begins
     :param storage: the platform's; None: Airflow does not reach it
     :param folder: the server path of the project's code
     """
 
     def read() -> Code:
-        return read_code(path, Path(dag_file).parent)
+        return read_code(path, Path(base))
 
     return InlineCode(read, context) if storage is None else UploadedCode(read, storage, folder)

@@ -152,7 +152,7 @@ def missing(storage: Storage, inputs: Mapping[str, str]) -> list[str]:
     }
     places = {argument: path for argument, path in places.items() if _area(path) not in unseen}
     for pause in (*PAUSES, None):
-        places = {argument: path for argument, path in places.items() if not storage.exists(argument, path)}
+        places = {argument: path for argument, path in places.items() if not storage.has(argument, path)}
         if not places or pause is None:
             break
         time.sleep(pause)
@@ -174,7 +174,7 @@ def _explain(storage: Storage, argument: str, path: str) -> str:
     folder = _area(path)
     for part in filter(None, path.removeprefix(folder).split("/")):
         inner = f"{folder}{part}"
-        if not storage.exists(argument, inner):
+        if not storage.has(argument, inner):
             names = [entry.name for entry in storage.list_folder(argument, folder) or ()]
             there = folder.rstrip("/")
             hint = _HINTS.get(argument, "")

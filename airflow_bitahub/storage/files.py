@@ -83,7 +83,7 @@ class Files(ABC):
         return found
 
     @abstractmethod
-    def exists(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
         """Return whether there is a file, folder or link."""
 
     @abstractmethod

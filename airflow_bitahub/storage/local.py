@@ -42,7 +42,7 @@ class LocalFiles(Files):
         with self._parent(f"{path}/any entry") as (folder, _), os.scandir(folder) as found:
             return [_entry(entry) for entry in islice(found, limit)]
 
-    def exists(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
         """Return whether there is a file, folder or link."""
         try:
             with self._parent(path) as (folder, name):
@@ -124,6 +124,11 @@ class LocalFiles(Files):
         except FileNotFoundError:
             raise OSError(f"the folder of storage_uri, {self.root}, does not exist on this machine") from None
         try:
+            area = path.split("/")[1]
+            if create and not _exists(area, root):  # an empty mount point takes everything
+                raise OSError(
+                    f"the folder of storage_uri, {self.root}, has no folder {area!r}: is the storage mounted?"
+                )
             # Whoever set up the storage may have linked its areas to other disks; jobs cannot write there.
             with _opened(path, root, create=create, links=1) as opened:
                 yield opened

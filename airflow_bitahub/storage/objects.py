@@ -46,7 +46,7 @@ class ObjectFiles(Files):
         inner = (detail for detail in found if str(detail["name"]).rstrip("/") != own_name)
         return list(islice(map(_entry, inner), limit))
 
-    def exists(self, path: str) -> bool:
+    def has(self, path: str) -> bool:
         """Return whether there is a file, or a folder with a file in it."""
         place = self._at(path)
         return bool(place.fs.exists(place.path))

@@ -111,14 +111,14 @@ class Storage:
         except FileNotFoundError:
             return None
 
-    def exists(self, argument: str, server_path: str) -> bool:
+    def has(self, argument: str, server_path: str) -> bool:
         """Return whether there is a file, folder or link.
 
         :raises StorageError: that cannot be found out
         """
         _check(server_path)
         with _converted(argument, server_path, "read"):
-            return self._files.exists(server_path)
+            return self._files.has(server_path)
 
     def contents(self, server_path: str) -> str:
         """Return in a sentence what a folder contains, for messages."""

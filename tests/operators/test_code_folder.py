@@ -157,9 +157,7 @@ def test_file_that_changes_while_it_is_read_is_read_again_or_fails_the_try(
     monkeypatch.setattr("airflow_bitahub.operators.code_folder.time.sleep", lambda _: None)
     [read] = read_code("code", tmp_path).files
     assert read.content == b"22"
-    monkeypatch.setattr(
-        code_folder.os, "fstat", lambda handle: file.write_text(file.read_text() + "3") and fstat(handle)
-    )
+    changes = iter("34567890")
     with pytest.raises(StorageError, match="changes while it is read"):
         read_code("code", tmp_path)
 

@@ -51,6 +51,7 @@ TRAIN = BitaHubTrainOperator(
     ),
     accelerator="gtx-1080-ti",
     wait_for_completion=False,
+    preflight=False,  # this user's folders are not in the emulator
 )
 INFER = BitaHubInferOperator(
     task_id="task",
@@ -66,6 +67,7 @@ INFER = BitaHubInferOperator(
     ),
     accelerator="gtx-1080-ti",
     wait_for_completion=False,
+    preflight=False,  # this user's folders are not in the emulator
 )
 EVALUATE = BitaHubEvaluateOperator(
     task_id="task",
@@ -80,6 +82,7 @@ EVALUATE = BitaHubEvaluateOperator(
         "--predictions /prediction/prediction_results.npy --output-dir /output"
     ),
     wait_for_completion=False,
+    preflight=False,  # this user's folders are not in the emulator
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError, JobFailedError, StorageError
+from airflow_bitahub.operators.code_folder import MOST_PACKED
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.model import BitaHubSaveModelOperator
 from tests.conftest import Submitted, TaskRun, WorkerDied
@@ -144,6 +146,16 @@ def test_upload_that_fails_submits_nothing_and_the_next_try_repeats_it(
     assert (submitted(), task_run.store) == ([], {})
     task_run.retry()
     assert job(code).execute(task_run.context())
+
+
+def test_code_of_almost_the_largest_size_travels_inside_a_command(
+    code: Path, task_run: TaskRun, platform: Emulator, monkeypatch: pytest.MonkeyPatch, connection: dict[str, Any]
+) -> None:
+    del connection["extra"]["storage_uri"]
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
+    (code / "noise").write_bytes(os.urandom(MOST_PACKED - 600))
+    assert seen(platform, job(code).execute(task_run.context())) == "one"
+    assert len(json.dumps(task_run.store["bitahub_code"])) < 65_535, "more than this, Airflow's store complains about"
 
 
 @pytest.mark.usefixtures("way")

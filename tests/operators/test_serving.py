@@ -129,7 +129,7 @@ def test_platform_without_updates_in_place_gets_a_new_serving(
     [
         ({"checks": [WRONG]}, AirflowFailException, "-> 7 .*3 was expected"),
         ({"commands": "echo loading the model; exit 3"}, ServingFailedError, "is FAILED"),
-        ({"model": "never-saved"}, AirflowFailException, "never-saved' does not exist"),
+        ({"model": "never-saved", "preflight": False}, AirflowFailException, "never-saved' does not exist"),
         ({"readiness_path": "/sick", "launch_timeout": 0.5}, ServingFailedError, "was not ready in time"),
     ],
 )
@@ -230,7 +230,7 @@ def test_placeholders_are_filled_in_and_numbers_may_be_text(service: Service, ta
     [
         ({"port": 0}, "port must be a whole number"),
         ({"model": "a b"}, "model 'a b' cannot be part of a path"),
-        ({"model": "never-saved"}, "model .*never-saved' does not exist"),
+        ({"model": "never-saved", "preflight": False}, "model .*never-saved' does not exist"),
         ({"metrics": {"accuracy": {0.9}}}, "metrics cannot be stored as JSON"),
     ],
 )

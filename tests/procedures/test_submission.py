@@ -30,6 +30,7 @@ from airflow_bitahub.exceptions import (
     RateLimitError,
     RequestTimeoutError,
     StateUnknownError,
+    TransportError,
     UnexpectedResponseError,
 )
 from airflow_bitahub.identity import JobRecord, TaskIdentity
@@ -572,6 +573,49 @@ def test_what_cannot_be_sent_is_not_written_down() -> None:
     with pytest.raises(ConfigurationError):
         stage.run(ensure_job(TASK, None, spec_for=impossible, save=saved.append))
     assert (saved, stage.done) == ([], [])
+
+
+@dataclass
+class Preparing:
+    """Prepares jobs with the code that there is now, unless their task has begun with other code."""
+
+    code: str
+    prepared: list[str] = field(default_factory=list)
+
+    def __call__(self, record: JobRecord) -> JobRecord:
+        self.prepared.append(record.job_name)
+        return replace(record, code_digest=record.code_digest or self.code)
+
+
+def test_every_submission_is_prepared_and_no_job_that_exists() -> None:
+    world = Jobs(plan=[(25, JobStatus.FAILED)])
+    first, second, third = Preparing("old"), Preparing("new"), Preparing("new")
+    for preparing, task in [(first, TASK), (first, retry(TASK)), (second, retry(retry(TASK))), (third, clear(TASK))]:
+        world.ensure(task, prepare=preparing)
+        world.now += 0 if preparing is first and task is TASK else 60
+    assert [*first.prepared, *second.prepared, *third.prepared] == world.submitted
+    assert [len(preparing.prepared) for preparing in (first, second, third)] == [1, 1, 1]
+    digests = {record.job_name: record.code_digest for record in world.saved}
+    assert list(digests.values()) == ["old", "old", "new"], "a retry keeps the code, and a clear takes the new one"
+
+
+def test_a_submission_that_never_arrived_is_prepared_again() -> None:
+    world, preparing = Jobs(dropped=[1, 2, 3]), Preparing("old")
+    with pytest.raises(TransportError):
+        world.ensure(TASK, prepare=preparing)
+    world.now += 60
+    job = world.ensure(retry(TASK), prepare=preparing)
+    assert preparing.prepared == [job.name, job.name]
+
+
+def test_what_cannot_be_prepared_is_not_written_down() -> None:
+    def impossible(record: JobRecord) -> JobRecord:
+        raise ConfigurationError(record.job_name)
+
+    world = Jobs()
+    with pytest.raises(ConfigurationError):
+        world.ensure(TASK, prepare=impossible)
+    assert (world.saved, world.calls) == ([], [])
 
 
 @pytest.mark.parametrize("again", [clear, clear_after_lowering_retries])

@@ -160,11 +160,17 @@ def test_nothing_outside_the_platforms_folders_is_read(root: Path, path: str) ->
         read_bytes(Storage(root.as_uri()), path)
 
 
+def mounted(folder: Path) -> Path:
+    for area in ("projects", "datasets", "models"):
+        (folder / area).mkdir()
+    return folder
+
+
 @pytest.fixture(params=["file system", "object store"])
 def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """Storage of every kind, empty."""
     if request.param == "file system":
-        return Storage(tmp_path.as_uri())
+        return Storage(mounted(tmp_path).as_uri())
     return Storage(f"{request.getfixturevalue('bucket')}/{secrets.token_hex(4)}")
 
 
@@ -225,6 +231,14 @@ def test_what_was_written_is_read_listed_and_removed(anywhere: Storage) -> None:
     assert anywhere.list_folder("code", folder) is None
 
 
+def test_files_and_folders_are_looked_up(anywhere: Storage) -> None:
+    assert anywhere.list_folder("model", "/models/", 1) in (None, [])
+    anywhere.write_bytes("model", "/models/u/dense/v1/weights", b"1")
+    places = ("/models/u", "/models/u/dense/v1", "/models/u/dense/v1/weights", "/models/u/dense/v", "/projects/u")
+    assert [anywhere.has("model", place) for place in places] == [True, True, True, False, False]
+    assert anywhere.list_folder("model", "/models/", 1) == [Entry("u", is_folder=True)]
+
+
 def test_a_folder_is_created_once(anywhere: Storage, tmp_path: Path) -> None:
     folder = "/projects/u/demo/code-1"
     (tmp_path / "program").write_bytes(b"local")
@@ -237,7 +251,7 @@ def test_a_folder_is_created_once(anywhere: Storage, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_completed_leaves_nothing(tmp_path: Path) -> None:
-    storage = Storage(tmp_path.as_uri())
+    storage = Storage(mounted(tmp_path).as_uri())
     files = [NewFile("a.txt", b"given"), NewFile("b.txt", tmp_path / "none")]
     with pytest.raises(StorageError, match=r"code: /projects/u/demo/code-1 cannot be written: .*none"):
         storage.create_folder("code", "/projects/u/demo/code-1", files)
@@ -246,7 +260,7 @@ def test_a_folder_that_cannot_be_completed_leaves_nothing(tmp_path: Path) -> Non
 
 def test_a_program_stays_executable(tmp_path: Path) -> None:
     files = [NewFile("run.sh", b"", is_executable=True), NewFile("data", b"")]
-    Storage(tmp_path.as_uri()).create_folder("code", "/projects/u/code", files)
+    Storage(mounted(tmp_path).as_uri()).create_folder("code", "/projects/u/code", files)
     assert [os.access(tmp_path / "projects/u/code" / name, os.X_OK) for name in ("run.sh", "data")] == [True, False]
 
 
@@ -279,6 +293,12 @@ def test_removing_a_folder_leaves_what_its_links_lead_to(tmp_path: Path) -> None
     Storage((tmp_path / "storage").as_uri()).remove("code", "/projects/u/demo")
     assert not folder.exists()
     assert (tmp_path / "kept").exists()
+
+
+def test_nothing_is_written_into_an_empty_mount_point(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="has no folder 'projects'"):
+        Storage(tmp_path.as_uri()).create_folder("code", "/projects/u/demo/code-1", [NewFile("a.txt", b"")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_storage_that_is_not_mounted_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from itertools import islice
 
 from airflow_bitahub.storage.files import CopiedFile, Entry, Files, NewFile, check_size, checked
 
-
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 _PART = 2**20  # bytes that are copied at a time
@@ -56,7 +55,7 @@ class LocalFiles(Files):
                 os.symlink(os.readlink(name, dir_fd=old), new_name, dir_fd=new)
                 return None
             file = _open_entry(name, os.O_NOFOLLOW, old)
-            with open(file, "rb") as content:
+            with os.fdopen(file, "rb") as content:
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
                     raise OSError(f"{name!r} is not a regular file")

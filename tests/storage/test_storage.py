@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from airflow_bitahub.exceptions import ConfigurationError, StorageError
 from airflow_bitahub.storage.files import Entry, NewFile
 from airflow_bitahub.storage.storage import Storage, read_anywhere

@@ -303,7 +303,8 @@ class BitaHubJobOperator(JobLifecycle):
         }
         if not self.wait_for_completion:
             return result
-        self.read_arguments("outputs")
+        if self.outputs:
+            self.read_arguments("outputs")  # a resumed task has only rendered it
         return {**result, **read_outputs(self.hook, record.output_path, self.output_files())}
 
     def spec(self, record: JobRecord) -> JobSpec:

@@ -36,8 +36,8 @@ T = TypeVar("T")
 
 # Seconds for which a new job or serving may stay invisible (assumed: creations go through a queue and a database).
 GRACE_PERIOD = 30.0
-# Seconds for which the files and the log of a finished job may stay invisible: a network file system caches a folder for
-# up to a minute, and a log goes through a collector. And seconds between two looks at them.
+# Seconds for which the files and the log of a finished job may stay invisible: a network file system caches a folder
+# for up to a minute, and a log goes through a collector. And seconds between two looks at them.
 RESULT_GRACE_PERIOD, RESULT_PAUSE = 60.0, 2.0
 # Seconds for which the platform may be unreachable while a job or serving is waited for.
 UNREACHABLE_TIMEOUT = 900.0

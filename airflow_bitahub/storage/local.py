@@ -63,7 +63,7 @@ class LocalFiles(Files):
                 os.symlink(os.readlink(name, dir_fd=old), new_name, dir_fd=new)
                 return None
             file = _open_entry(name, os.O_NOFOLLOW, old)
-            with open(file, "rb") as content:
+            with os.fdopen(file, "rb") as content:
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
                     raise OSError(f"{name!r} is not a regular file")

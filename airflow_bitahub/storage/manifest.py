@@ -1,12 +1,13 @@
 """The manifest of a saved model: what it consists of, and where it comes from.
 
-    {"job": "mnist-20260101-abc-1", "model": "mnist", "version": "20260101-abc-1", ...
+    {"saved_by": "save-model-20260101-abc-1", "model": "mnist", "version": "20260101-abc-1", ...
     "files": [
     {"path": "dense/weights", "size": 7, "sha256": "..."}
     ]}
 
-It is the last file that a saved model gets, so a model that has one is complete. Its first line identifies who saved it,
-so that a shell can read it. A job that copies a model writes the same form, see `operators.model_script`.
+It is the last file that a saved model gets, so a model that has one is complete. Its first line begins with the job or
+task attempt that saved it, so that a shell can read that. A job that copies a model writes the same form, see
+`operators.model_script`.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ _MAIN_FILES = (
 
 
 def head(about: Mapping[str, Any]) -> str:
-    """Return the first line of a manifest. `about` must begin with ``job``."""
+    """Return the first line of a manifest. `about` begins with ``saved_by`` and ``model``."""
     return json.dumps(about, ensure_ascii=False, allow_nan=False).removesuffix("}") + ","
 
 
-def job_of(first_line: str) -> str:
-    """Return the beginning of a manifest's first line that says which job saved the model.
+def saver_of(first_line: str) -> str:
+    """Return the beginning of a manifest's first line that says who saved the model.
 
     :param first_line: what `head` returns
     """

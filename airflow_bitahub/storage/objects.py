@@ -56,7 +56,7 @@ class ObjectFiles(Files):
         self._write(path, NewFile(path, content))
 
     def claim(self, path: str, content: bytes) -> None:
-        """Write a file that must not exist yet. Raises FileExistsError where it does; S3 itself decides who is first."""
+        """Write a file that must not exist yet. Raises FileExistsError where it does; S3 knows who is first."""
         self._write(path, NewFile(path, content), mode="create")
 
     def create_folder(self, path: str, files: Sequence[NewFile]) -> bool:

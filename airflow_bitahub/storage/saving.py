@@ -10,7 +10,7 @@ from typing import Literal
 
 from airflow_bitahub.storage.files import CopiedFile, Files
 from airflow_bitahub.storage.local import LocalFiles
-from airflow_bitahub.storage.manifest import MANIFEST, MANIFEST_LIMIT, job_of, main_file_last, manifest
+from airflow_bitahub.storage.manifest import MANIFEST, MANIFEST_LIMIT, main_file_last, manifest, saver_of
 from airflow_bitahub.storage.objects import ObjectFiles
 
 IfExists = Literal["refuse", "keep", "replace"]
@@ -84,7 +84,7 @@ def _is_own(files: Files, saving: Saving) -> bool:
         content = files.read(f"{saving.target}/{MANIFEST}", MANIFEST_LIMIT)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return content.startswith(job_of(saving.first_line).encode())
+    return content.startswith(saver_of(saving.first_line).encode())
 
 
 def _is_kept(files: Files, saving: Saving) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_bitahub.demo.platform import FOLDERS
-from airflow_bitahub.emulator.mounts.symlinks import PathMap
 from airflow_bitahub.emulator.server import Emulator
-from airflow_bitahub.exceptions import ConfigurationError, JobFailedError
-from airflow_bitahub.identity import JobRecord
+from airflow_bitahub.exceptions import ConfigurationError, JobFailedError, StorageError
 from airflow_bitahub.operators.model import BitaHubSaveModelOperator
+from airflow_bitahub.storage.manifest import MANIFEST
+from airflow_bitahub.storage.storage import Storage
 from tests.conftest import Submitted, TaskRun
 
 _numbers = count(1)
@@ -40,7 +41,7 @@ def model(platform: Emulator) -> str:
     return name
 
 
-def save(model: str, source: str, **arguments: Any) -> BitaHubSaveModelOperator:
+def save(model: str, source: str | dict[str, Any], **arguments: Any) -> BitaHubSaveModelOperator:
     return BitaHubSaveModelOperator(
         **{
             "task_id": "task",
@@ -55,8 +56,8 @@ def save(model: str, source: str, **arguments: Any) -> BitaHubSaveModelOperator:
 
 
 def files_below(folder: Path) -> dict[str, str]:
-    """Give the files of a model, without the note of who saved it."""
-    files = (file for file in folder.rglob("*") if file.is_file() and file.name != ".saved-by")
+    """Give the files of a model, without its manifest."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     return {str(file.relative_to(folder)): file.read_text() for file in files}
 
 
@@ -108,12 +109,12 @@ def test_version_that_another_job_saved_is_neither_overwritten_nor_taken_for_one
     assert first is not None
     weights = platform.storage / source.lstrip("/") / "dense-mnist-tf" / "variables" / "weights"
     weights.write_text("4, 5, 6")
-    with pytest.raises(JobFailedError, match=r"(?s)exit code 1.*version 2026\.1 exists, and another job made it"):
+    with pytest.raises(JobFailedError, match=r"(?s)exit code 1.*2026\.1 exists, and another job made it"):
         save(model, source, output_version="2026.1").execute(TaskRun().context())
     assert files_below(platform.storage / first["model_path"].lstrip("/")) == COMPLETE
 
 
-@pytest.mark.parametrize("argument", ["command", "datasets", "models", "code_path", "task_roles"])
+@pytest.mark.parametrize("argument", ["command", "datasets", "models", "code_path", "task_roles", "outputs"])
 def test_arguments_that_would_have_no_effect_are_refused_when_the_dag_is_read(argument: str) -> None:
     with pytest.raises(TypeError, match=f"takes no {argument}"):
         save("m", "/x", **{argument: "x"})
@@ -149,73 +150,109 @@ def test_odd_characters_are_refused_when_the_dag_is_read_and_again_when_a_templa
         operator.read_arguments()
 
 
-class Copy:
-    """The job's command, run where the test can cut it off."""
-
-    def __init__(self, folder: Path) -> None:
-        self.source, self.models, self._bin = folder / "trained", folder / "versions", folder / "bin"
-        for place in (self.source / "dense", self.models, self._bin):
-            place.mkdir(parents=True)
-        for name in "abc":
-            (self.source / "dense" / name).write_text(name * 1000)
-        record = JobRecord("job", "/models/u/m/v1", "token", 1, 1, 2, 0)
-        command = save("m", "/x", source_folder="dense").job_command(record)
-        self._command = PathMap({"/source": str(self.source), "/output": str(self.models)})(command)
-
-    def run(self) -> subprocess.CompletedProcess[str]:
-        path = f"{self._bin}:/usr/bin:/bin"
-        return subprocess.run(["/bin/sh", "-c", self._command], env={"PATH": path}, capture_output=True, text=True)
-
-    def replace(self, program: str, script: str) -> None:
-        (self._bin / program).write_text(f"#!/bin/sh\n{script}\n")
-        (self._bin / program).chmod(0o755)
-
-    def restore(self, program: str) -> None:
-        (self._bin / program).unlink()
-
-    def visible(self) -> list[str]:
-        return [entry.name for entry in self.models.iterdir() if not entry.name.startswith(".")]
+@pytest.mark.usefixtures("connection")
+def test_the_manifest_says_what_the_model_consists_of_and_where_it_comes_from(
+    model: str, source: str, task_run: TaskRun, platform: Emulator
+) -> None:
+    trained = {"output_path": source, "job_name": "train-1", "code_digest": "abc", "status": "SUCCEEDED"}
+    metrics = {"accuracy": 0.9, "loss": float("nan"), "note": 'it\'s "fine"; $(rm) \\'}
+    task_run.map_index = 2
+    result: Any = save(model, trained, metrics=metrics).execute(task_run.context())
+    manifest = json.loads((platform.storage / result["model_path"].lstrip("/") / MANIFEST).read_text())
+    files = manifest.pop("files")
+    assert manifest == {
+        "saved_by": result["job_name"],
+        "model": model,
+        "version": result["version"],
+        "run": {"dag_id": "tests", "run_id": task_run.run_id, "task_id": "task", "map_index": 2},
+        "source": source,
+        "job": "train-1",
+        "code_digest": "abc",
+        "metrics": {**metrics, "loss": None},
+    }
+    sizes = {file["path"]: (file["size"], file["sha256"]) for file in files}
+    expected = {name: (len(text), sha256(text.encode()).hexdigest()) for name, text in COMPLETE.items()}
+    assert sizes == expected
 
 
-KILL = "kill -9 $PPID"
+@pytest.fixture(params=["job", "storage"])
+def copy_by(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("connection", "results_at_once")
+def test_the_whole_output_can_be_the_documents_plain_model(
+    copy_by: str, model: str, source: str, task_run: TaskRun, platform: Emulator
+) -> None:
+    arguments = {"source_folder": None, "versioned": False, "copy_by": copy_by}
+    result: Any = save(model, source, **arguments).execute(task_run.context())
+    assert (result["model_path"], result["version"]) == (FOLDERS.model(model)[0], None)
+    folder = platform.storage / result["model_path"].lstrip("/")
+    whole = {name.removeprefix("dense-mnist-tf/"): text for name, text in COMPLETE.items()}
+    assert files_below(folder / "dense-mnist-tf") == whole
+    again: Any = save(model, source, if_exists="replace", **arguments).execute(TaskRun().context())
+    assert again["model_path"] == result["model_path"]
+    assert files_below(folder / "dense-mnist-tf") == whole
+    assert (folder.parent / f".{model}.previous" / MANIFEST).exists()
+    kept: Any = save(model, source, if_exists="keep", **arguments).execute(TaskRun().context())
+    assert kept["model_path"] == result["model_path"]
+
+
+@pytest.mark.usefixtures("connection", "results_at_once")
+def test_a_retry_finds_what_an_earlier_try_has_copied_itself(
+    model: str, source: str, task_run: TaskRun, platform: Emulator, submitted: Submitted
+) -> None:
+    operator = save(model, source, copy_by="storage")
+    first: Any = operator.execute(task_run.context())
+    assert first["job_name"] is None
+    task_run.retry()
+    assert save(model, source, copy_by="storage").execute(task_run.context())["version"] == first["version"]  # type: ignore[index]
+    task_run.clear()
+    second: Any = save(model, source, copy_by="storage").execute(task_run.context())
+    assert second["version"] != first["version"]
+    for result in (first, second):
+        assert files_below(platform.storage / result["model_path"].lstrip("/")) == COMPLETE
+    assert submitted() == [], "no job is needed"
+
+
+@pytest.mark.usefixtures("connection", "results_at_once")
+def test_what_cannot_be_saved_by_the_worker_is_told_by_its_argument(model: str, source: str) -> None:
+    arguments = {"copy_by": "storage", "output_version": "2026.1"}
+    save(model, source, **arguments).execute(TaskRun().context())
+    with pytest.raises(AirflowFailException, match=r"if_exists='refuse': .*/2026\.1 exists, and another job made it"):
+        save(model, source, **arguments).execute(TaskRun().context())
+    with pytest.raises(StorageError, match=r"^source: .*/sparse does not exist .*Its folder contains 'dense-mnist-tf'"):
+        save(model, source, source_folder="sparse", copy_by="storage").execute(TaskRun().context())
+
+
+@pytest.mark.usefixtures("results_at_once")
+def test_a_worker_saves_to_an_object_store(
+    bucket: str, connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch, task_run: TaskRun
+) -> None:
+    storage = Storage(f"{bucket}/{next(_numbers)}")
+    connection["extra"]["storage_uri"] = storage.uri
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps(connection))
+    source = f"{FOLDERS.outputs('trained')}/s3"
+    storage.write_bytes("source", f"{source}/dense-mnist-tf/weights", b"1, 2, 3")
+    result: Any = save("s3", source, copy_by="storage").execute(task_run.context())
+    manifest = storage.read_json("model", f"{result['model_path']}/{MANIFEST}", 10_000)
+    assert [(file["path"], file["size"]) for file in manifest["files"]] == [("dense-mnist-tf/weights", 7)]
 
 
 @pytest.mark.parametrize(
-    ("program", "script"),
+    ("arguments", "says"),
     [
-        pytest.param("mkdir", KILL, id="before the folder is made"),
-        pytest.param("cp", KILL, id="before the first file"),
-        pytest.param("cp", f'mkdir -p "$3/dense"; head -c 10 "$2/a" > "$3/dense/a"; {KILL}', id="within a file"),
-        pytest.param("mv", KILL, id="after the last file"),
+        ({"source_folder": "a/b"}, "source_folder 'a/b' cannot be part of a path"),
+        ({"metrics": {"x": "y" * 20_000}}, "metrics must have at most 16384 bytes"),
+        ({"if_exists": "overwrite"}, "if_exists must be 'refuse' or 'keep' or 'replace'"),
+        ({"copy_by": "hand"}, "copy_by must be 'job' or 'storage'"),
     ],
 )
-def test_copy_killed_halfway_shows_nothing_and_the_same_command_completes_it(
-    program: str, script: str, tmp_path: Path
-) -> None:
-    copy = Copy(tmp_path)
-    copy.replace(program, script)
-    assert copy.run().returncode != 0
-    assert copy.visible() == []
-    copy.restore(program)
-    done = copy.run()
-    assert (done.returncode, done.stdout) == (0, "saved v1\n")
-    assert copy.visible() == ["v1"]
-    assert files_below(copy.models) == {f"v1/dense/{name}": name * 1000 for name in "abc"}
+def test_wrong_arguments_are_told_when_the_dag_is_read(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        save("m", "/x", **arguments)
 
 
-def test_copy_run_again_leaves_a_complete_version_alone(tmp_path: Path) -> None:
-    copy = Copy(tmp_path)
-    assert copy.run().returncode == 0
-    (copy.source / "dense" / "a").write_text("changed")
-    again = copy.run()
-    assert (again.returncode, again.stdout) == (0, "saved before\n")
-    assert files_below(copy.models)["v1/dense/a"] == "a" * 1000
-
-
-def test_copy_that_fails_shows_nothing(tmp_path: Path) -> None:
-    copy = Copy(tmp_path)
-    copy.replace("cp", 'echo "cp: no space left" >&2; exit 1')
-    failed = copy.run()
-    assert failed.returncode != 0
-    assert "no space left" in failed.stderr
-    assert copy.visible() == []
+def test_a_source_without_an_output_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"^source must be a server path, or the result of a job"):
+        save("m", {"job_name": "x"})

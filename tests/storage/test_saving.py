@@ -44,7 +44,7 @@ def trained(storage: Storage, job: str) -> None:
 
 
 def saving(job: str, if_exists: IfExists = "refuse", target: str = MODEL) -> Saving:
-    first_line = head({"job": job, "model": "dense", "version": None})
+    first_line = head({"saved_by": job, "model": "dense", "version": None})
     return Saving(SOURCE.format(job), target, "dense", first_line, f"owner-{job}", if_exists)
 
 
@@ -58,7 +58,7 @@ def saved_by(storage: Storage, target: str = MODEL) -> str | None:
         manifest = storage.read_json("model", f"{target}/{MANIFEST}", 10_000)
     except FileNotReadyError:
         return None
-    job = str(manifest["job"])
+    job = str(manifest["saved_by"])
     expected = {f"dense/{name}": content + job.encode() for name, content in FILES.items()}
     assert {file["path"] for file in manifest["files"]} == expected.keys()
     for file in manifest["files"]:

@@ -141,7 +141,7 @@ def tls_gateway(target: str, pair: Pair, clients: Pair | None = None, version: i
 
     class Handler(_Handler):
         def _pass_on(self) -> None:
-            shown = self.connection.getpeercert() or {}  # type: ignore[attr-defined]
+            shown = self.connection.getpeercert() or {}
             gateway.clients.append(dict(part[0] for part in shown.get("subject", ())).get("commonName", ""))
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             backend = http.client.HTTPConnection(urlsplit(target).netloc, timeout=30)

@@ -62,9 +62,9 @@ def mistake() -> ConfigurationError:
     for scheme in _SCHEMES:
         if (proxy := _proxy(scheme)) and (wrong := _wrong(proxy)):
             return ConfigurationError(f"{_variable(scheme)} {wrong}, or unset {_variable(scheme)}.")
-    unreadable = [repr(entry) for entry in getproxies().get("no", "").split(",") if not _is_host_pattern(entry.strip())]
+    entries = [repr(entry) for entry in getproxies().get("no", "").split(",") if not _is_host_pattern(entry.strip())]
     return ConfigurationError(
-        f"{_variable('no')} has entries that cannot be read: {', '.join(unreadable) or 'unknown'}. Write hosts, such as "
+        f"{_variable('no')} has entries that cannot be read: {', '.join(entries) or 'unknown'}. Write hosts, such as "
         f"example.com, and addresses without brackets and ranges, such as ::1."
     )
 
@@ -84,9 +84,9 @@ def proxy_of(url: str, proxy: str) -> str | None:
     if proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     for scheme in (parts.scheme, "all"):
-        if of_scheme := _proxy(scheme):
+        if value := _proxy(scheme):
             with suppress(httpx.InvalidURL, UnicodeError):
-                return f"{httpx.URL(of_scheme).copy_with(userinfo=b'', raw_path=b'/')} of {_variable(scheme)}"
+                return f"{httpx.URL(value).copy_with(userinfo=b'', raw_path=b'/')} of {_variable(scheme)}"
     return None
 
 

@@ -43,7 +43,7 @@ def page(world: World) -> Iterator[Page]:
             executable_path=CHROMIUM,
             args=["--no-proxy-server", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
         )
-        page = browser.new_page(viewport={"width": 1280, "height": 1400}, reduced_motion="reduce", locale="en-US")
+        page = browser.new_page(viewport={"width": 1000, "height": 800}, reduced_motion="reduce", locale="en-US")
         page.set_default_timeout(SECONDS * 1000)
         page.on("request", lambda request: others.add(urlsplit(request.url).netloc))
         yield page
@@ -75,12 +75,12 @@ class Keyboard:
         """Write into a field, in place of what it holds."""
         self.go_to(target)
         self.page.keyboard.press("ControlOrMeta+a")
-        self.page.keyboard.type(text)
+        self.page.keyboard.insert_text(text)
 
     def choose(self, target: Locator, text: str) -> None:
         """Choose from a list by writing the beginning of an entry."""
         self.go_to(target)
-        self.page.keyboard.type(text)
+        self.page.keyboard.insert_text(text)
         self.page.get_by_role("option").first.wait_for()
         self.page.keyboard.press("Enter")
 

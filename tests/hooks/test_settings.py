@@ -8,7 +8,6 @@ import re
 from typing import Any
 from urllib.parse import urlencode
 
-import certifi
 import pytest
 
 from airflow_bitahub.api.jobs import get_job
@@ -272,10 +271,9 @@ def test_a_login_in_the_host_is_refused_without_being_shown(connect: Any, host: 
         ("no", False),
         (1, True),
         ("1", True),
-        (f" {certifi.where()} ", certifi.where()),
     ],
 )
-def test_how_certificates_are_checked(connect: Any, value: Any, verify: bool | str) -> None:
+def test_how_certificates_are_checked(connect: Any, value: Any, verify: bool) -> None:
     assert connect({"verify": value}).client._verify == verify
 
 

@@ -211,6 +211,11 @@ def test_what_cannot_be_shown_is_known_when_the_connection_is_read(
     assert "open-sesame" not in shown
 
 
+def test_blanks_around_a_path_are_not_part_of_it(connect: Any, files: Files) -> None:
+    path = str(files.ca.certificate_file)
+    assert connect({"verify": f" {path} "}).client._verify == path
+
+
 def test_a_renewed_certificate_is_taken_up(connect: Any, files: Files, tmp_path: Path) -> None:
     certify(tmp_path, "short-lived", files.ca)
     paths = {"client_certificate": tmp_path / "short-lived.crt", "client_key": tmp_path / "short-lived.key"}

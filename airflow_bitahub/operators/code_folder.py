@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,30 +102,29 @@ def read_code(path: str, base: Path) -> Code:
     """
     source = _find(Path(base, path))
     listing = _Listing(str(source.resolve()))  # a link to the current version may change while files are read
+    if listing.root == "/":
+        raise ConfigurationError("code: / is the whole machine, which is too much for code. Give a smaller folder.")
     if source.is_dir():
         listing.add_folder("", _rules_above(Path(listing.root)))
     else:
         listing.add_file(source.name, listing.root)
     if not listing.files:
         raise ConfigurationError(f"code: {source} has no files{' that are not ignored' * (listing.seen > 0)}.")
-    return Code(str(source), tuple(_read(name, file) for name, file in sorted(listing.files)))
+    return Code(str(source), tuple(_read(name, file) for name, file, _ in sorted(listing.files)))
 
 
 def _find(path: Path) -> Path:
-    try:
-        path.stat()
-    except FileNotFoundError:
+    with _reading(str(path)):
+        if path.exists():
+            return path
         folder, missing = path.parent, path.name
         while not folder.is_dir():
             folder, missing = folder.parent, folder.name
         names = sorted(entry.name for entry in folder.iterdir())
-        raise ConfigurationError(
-            f"code: {path} does not exist on this worker: {folder} has no {missing!r}.{nearest(missing, names)} "
-            f"{contents_of('It', names)}"
-        ) from None
-    except OSError as error:
-        raise ConfigurationError(f"code: {path} cannot be read: {error.strerror}.") from error
-    return path
+    raise ConfigurationError(
+        f"code: {path} does not exist on this worker: {folder} has no {missing!r}.{nearest(missing, names)} "
+        f"{contents_of('It', names)}"
+    )
 
 
 @dataclass
@@ -132,11 +132,11 @@ class _Listing:
     """The files of a folder that are not ignored. Links are followed as long as they stay in the folder.
 
     :param root: the folder, without links in its path
-    :param files: the name and path of each file
+    :param files: the name, path and size of each file
     """
 
     root: str
-    files: list[tuple[str, str]] = field(default_factory=list)
+    files: list[tuple[str, str, int]] = field(default_factory=list)
     bytes: int = 0
     seen: int = 0
 
@@ -151,7 +151,7 @@ class _Listing:
         if folder in around or len(around) == _DEEPEST:
             raise ConfigurationError(f"code: {self.root}/{name} is a link to a folder around it, or too deep.")
         with _reading(folder), os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            found = sorted(islice(entries, _MOST_SEEN + 1), key=lambda entry: entry.name)
         rules = [*rules, *_rules_in(Path(folder), name)]
         for entry in found:
             self.seen += 1
@@ -175,16 +175,18 @@ class _Listing:
 
     def add_file(self, name: str, path: str) -> None:
         """Add a file, unless that makes too many or too much."""
-        self.files.append((name, path))
         with _reading(path):
-            self.bytes += Path(path).stat().st_size
+            size = Path(path).stat().st_size
+        self.files.append((name, path, size))
+        self.bytes += size
         self._check_bounds()
 
     def _target(self, path: str) -> str:
         """Return what a link leads to. Nobody expects that other files of the worker are uploaded with a folder."""
-        target = os.path.realpath(path)
-        if not Path(target).exists():
-            raise ConfigurationError(f"code: {path} is a link that leads nowhere. {_IGNORE_IT}")
+        with _reading(path):
+            target = os.path.realpath(path)
+            if not Path(target).exists():
+                raise ConfigurationError(f"code: {path} is a link that leads nowhere. {_IGNORE_IT}")
         if os.path.commonpath((target, self.root)) != self.root:
             raise ConfigurationError(
                 f"code: {path} is a link that leads out of {self.root}, to {target}. Put a copy there. {_IGNORE_IT}"
@@ -192,18 +194,22 @@ class _Listing:
         return target
 
     def _check_bounds(self) -> None:
-        if len(self.files) > MOST_FILES or self.seen > _MOST_SEEN:
-            what = f"more than {MOST_FILES:,} files" if len(self.files) > MOST_FILES else f"{self.seen:,} entries"
-            places = Counter(name.partition("/")[0] for name, _ in self.files).most_common(1)
+        has_too_many = len(self.files) > MOST_FILES
+        if has_too_many:
+            what = f"more than {MOST_FILES:,} files"
+        elif self.seen > _MOST_SEEN:
+            what = f"more than {_MOST_SEEN:,} entries, with those that are ignored"
         elif self.bytes > MOST_BYTES:
             what = f"more than {MOST_BYTES // 2**20} MiB"
-            places = [(max(self.files, key=lambda file: Path(file[1]).stat().st_size)[0], 1)]
         else:
             return
-        most = f", most of it in {places[0][0]!r}" if places else ""
+        places: Counter[str] = Counter()
+        for name, _, size in self.files:
+            places[name.partition("/")[0]] += 1 if has_too_many else size
+        most = f", most of it in {places.most_common(1)[0][0]!r}" if places else ""
         raise ConfigurationError(
             f"code: {self.root} has {what}{most}, which is too much for code. Give a smaller folder, or name what is "
-            f"no code in {self.root.rstrip('/')}/.bitahubignore. Upload data as a dataset."
+            f"no code in {self.root}/.bitahubignore. Upload data as a dataset."
         )
 
 

@@ -96,6 +96,7 @@ def test_a_retry_after_the_worker_was_killed_finds_its_job(world: World) -> None
     assert result["job_name"] == job["name"]
     output = world.emulator.storage / result["output_path"].lstrip("/")
     assert (output / "result.txt").read_text() == "done\n"
+    assert (output.parent.parent / f"code-{result['code_digest']}" / "run.sh").exists()
 
 
 def test_marking_tasks_as_failed_stops_their_jobs(world: World) -> None:

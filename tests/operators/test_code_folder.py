@@ -135,9 +135,10 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         read_code("code", tmp_path)
 
 
-def test_misplaced_root_fails_soon() -> None:
-    with pytest.raises(ConfigurationError, match=r"^code: /"):
-        read_code("/", Path("/"))
+@pytest.mark.parametrize("path", ["/", "/usr", "/proc"])
+def test_misplaced_folder_fails_soon(path: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^code: {path}"):
+        read_code(path, Path("/"))
 
 
 def test_file_that_changes_while_it_is_read_is_read_again_or_fails_the_try(

@@ -1,4 +1,4 @@
-"""One job that takes 40 seconds; its task waits on the worker."""
+"""One job that takes 40 seconds and runs code from beside this file; its task waits on the worker."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ with DAG(dag_id="one_job", schedule=None):
         task_id="job",
         project="one-job",
         image="python:3",
-        code_path=None,
-        command="sleep 40; echo done > /output/result.txt",
+        code="one_job_code",
+        command="sh run.sh /output",
         deferrable=False,
         poll_interval=1,
         retries=1,

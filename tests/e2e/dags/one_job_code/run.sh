@@ -1,0 +1,2 @@
+sleep 40
+echo done > "$1/result.txt"

@@ -82,6 +82,13 @@ class Files(ABC):
                     folders.append(f"{prefix}{entry.name}/")
         return found
 
+    def has_content(self, path: str) -> bool:
+        """Return whether a folder exists and is not empty."""
+        try:
+            return bool(self.entries(path, 1))
+        except FileNotFoundError:
+            return False
+
     @abstractmethod
     def has(self, path: str) -> bool:
         """Return whether there is a file, folder or link."""

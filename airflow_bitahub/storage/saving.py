@@ -69,7 +69,7 @@ def save_folder(files: Files, saving: Saving) -> Outcome:
     if not files.entries(saving.source, 1):
         raise OSError(f"{saving.source} is empty")
     model = saving.target.rsplit("/", 1)[0]
-    if files.exists(model) and _has_manifest(files, model):
+    if files.has_content(model) and _has_manifest(files, model):
         raise TakenError(f"{model} is a model itself, without versions")
     if isinstance(files, ObjectFiles):
         return _write_in_place(files, saving)
@@ -142,7 +142,7 @@ def _rename_into_place(files: LocalFiles, saving: Saving) -> Outcome:
     if _is_own(files, saving):
         _tidy(files, saving, aside)
         return "saved before"
-    if files.exists(saving.target) and _is_kept(files, saving):
+    if files.has_content(saving.target) and _is_kept(files, saving):
         return "kept"
     half = f"{parent}/{mine}-{secrets.token_hex(4)}.partial"
     try:
@@ -156,7 +156,7 @@ def _rename_into_place(files: LocalFiles, saving: Saving) -> Outcome:
 def _publish(files: LocalFiles, saving: Saving, half: str, aside: str) -> Outcome:
     for _ in range(_ROUNDS):
         try:
-            if files.exists(saving.target):
+            if files.has_content(saving.target):
                 if _is_kept(files, saving):
                     return "kept"
                 _tidy(files, saving, aside)
@@ -176,7 +176,7 @@ def _publish(files: LocalFiles, saving: Saving, half: str, aside: str) -> Outcom
 
 def _tidy(files: LocalFiles, saving: Saving, aside: str) -> None:
     """Let what was moved aside be the previous one; what was that before is removed."""
-    if not files.exists(aside):
+    if not files.has_content(aside):
         return
     old = saving.beside(f"{saving.owner}-old.partial")
     for path, new_path in ((saving.previous, old), (aside, saving.previous)):
@@ -198,7 +198,7 @@ def _write_in_place(files: ObjectFiles, saving: Saving) -> Outcome:
         return "saved before"
     held = _claim_of(files, saving, claim)
     if held is None:
-        if files.exists(saving.target) and _is_kept(files, saving):
+        if files.has_content(saving.target) and _is_kept(files, saving):
             return "kept"
         try:
             files.claim(claim, _claim(saving, "old"))

@@ -146,7 +146,7 @@ def test_a_connection_from_the_environment_cannot_be_written(installation: Start
 
 def test_a_connection_from_a_secrets_backend_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     class Vault(BaseSecretsBackend):
-        def get_connection(self, conn_id: str, **_: Any) -> Any:
+        def get_connection(self, conn_id: str, team_name: str | None = None) -> Any:  # noqa: ARG002
             return object() if conn_id == "in_the_vault" else None
 
     monkeypatch.setattr("airflow.configuration.secrets_backend_list", [Vault(), MetastoreBackend(), Vault()])

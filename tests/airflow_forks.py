@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import psutil
 from setproctitle import setproctitle
 
-# What the components import. Nothing of this package: in a fork it is imported as in any other Airflow.
+# What the components import, and what each task imports of this package.
 _MODULES = (
     "airflow.__main__",
     "airflow.api_fastapi.core_api.app",
@@ -35,6 +35,13 @@ _MODULES = (
     "airflow.executors.local_executor",
     "airflow.jobs.scheduler_job_runner",
     "airflow.jobs.triggerer_job_runner",
+    "airflow_bitahub.hooks.bitahub",
+    "airflow_bitahub.operators.model",
+    "airflow_bitahub.operators.records",
+    "airflow_bitahub.operators.serving",
+    "airflow_bitahub.procedures.submission",
+    "airflow_bitahub.triggers.job",
+    "airflow_bitahub.triggers.rollout",
 )
 # Programs, and the modules with their `main`.
 _MAINS = {"airflow": "airflow.__main__", "airflow-bitahub": "airflow_bitahub.cli"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
+from airflow_bitahub.demo.airflow import COMPONENTS, AirflowError, LocalAirflow
 from tests.airflow_forks import Forks
 
 
@@ -17,11 +17,15 @@ class PatientAirflow(LocalAirflow):
 
     Airflow refuses a request with HTTP 5xx while its database (SQLite) is locked, and on a busy machine it may answer
     late. Its components are forks of one process, so Airflow is imported once. It reads each DAG file once.
+
+    :param later: components that the caller starts when it is time
     """
 
     _forks: Forks | None = None
 
-    def __init__(self, home: Path, dags: Path, *, port: int, config: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Path, dags: Path, *, port: int, config: Mapping[str, str], later: Collection[str] = ()
+    ) -> None:
         config = {
             "scheduler.scheduler_idle_sleep_time": "1",
             "dag_processor.min_file_process_interval": "300",
@@ -29,9 +33,10 @@ class PatientAirflow(LocalAirflow):
             **config,
         }
         super().__init__(home, dags, port=port, config=config)
+        self.components = tuple(component for component in COMPONENTS if component not in later)
 
     def start(self) -> None:
-        """Make the database, start every component and return once the API answers."""
+        """Make the database, start `components` and return once the API answers."""
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._forks = Forks(self.environment, self.home)
         super().start()

@@ -53,6 +53,7 @@ class LocalAirflow:
         self.home = home.resolve()
         self.port = port or free_port()
         self.url = f"http://{LOOPBACK}:{self.port}"
+        self.components = tuple(COMPONENTS)  # what `start` starts
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._passwords = self.home / "passwords.json"
         settings = {
@@ -99,7 +100,7 @@ class LocalAirflow:
         return str(json.loads(self._passwords.read_text())[USER])
 
     def start(self) -> None:
-        """Create the database, start every component, and wait until the API answers.
+        """Create the database, start `components`, and wait until the API answers.
 
         :raises AirflowError: a component ended, or the API did not answer in time
         """
@@ -110,7 +111,7 @@ class LocalAirflow:
         # The first command also writes airflow.cfg, with the secrets that all components share.
         if self._run(["db", "migrate"], self._log("db-migrate")).wait():
             raise AirflowError(f"Airflow could not create its database; see {self._log('db-migrate')}.")
-        for component in COMPONENTS:
+        for component in self.components:
             self.start_component(component)
         self._wait_until("answer", self._is_healthy, _START_SECONDS)
 

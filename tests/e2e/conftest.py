@@ -19,6 +19,7 @@ from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
+from tests.e2e.asking import AskingClient
 from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED
 from tests.leaks import ProcessArguments
 from tests.patient_airflow import PatientAirflow
@@ -35,6 +36,7 @@ SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
     "scripted-eval": {"evaluation_result.json": {"accuracy": 0.9}},
 }
 PASSWORD = "e2e-correct-horse"
+DEPLOYED = "again-and-again"  # the serving of the DAG "deployments"
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
 
 
@@ -74,6 +76,7 @@ class World:
     emulator: Emulator
     sign_in: RecordingSignIn
     arguments: ProcessArguments
+    asking: AskingClient
     close: Callable[[], None]
     started: dict[str, str] = field(default_factory=dict)  # ids of runs and backfills, by their names in `dag_runs`
 
@@ -137,10 +140,13 @@ def pytest_runtest_teardown(item: pytest.Function, nextitem: pytest.Function | N
 def wait_until(condition: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait until a condition is true and return its value."""
     deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.5)  # many conditions ask Airflow, whose answers are expensive
-    return answer
+    while True:
+        start = time.monotonic()
+        if answer := condition():
+            return answer
+        assert start < deadline, "it did not happen in time"
+        # Many conditions ask Airflow, whose answers are expensive, above all on a busy machine.
+        time.sleep(max(0.5, 4 * (time.monotonic() - start)))
 
 
 @pytest.fixture(scope="session")
@@ -172,7 +178,7 @@ def world(
         emulator = stack.enter_context(
             Emulator(root / "emulator", image_cache=image_cache, max_running=40, sign_in=sign_in)
         )
-        airflow = PatientAirflow(root / "airflow", dags, port=free_port(), config=config)
+        airflow = PatientAirflow(root / "airflow", dags, port=free_port(), config=config, later=("scheduler",))
         stack.enter_context(airflow)
         emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
         for project, outputs in SCRIPTED_OUTPUTS.items():
@@ -184,19 +190,21 @@ def world(
         connection = platform.connection(emulator)
         extra = {**json.loads(str(connection["extra"])), "auth": "kubesphere"}
         airflow.set_connection({**connection, "password": PASSWORD, "extra": json.dumps(extra)})
-        world = World(airflow, emulator, sign_in, arguments, stack.close)
+        platform.server_folder(emulator.storage, platform.FOLDERS.model("served")[0]).mkdir(parents=True)
+        asking = AskingClient(emulator, DEPLOYED)
+        stack.callback(asking.stop)
+        world = World(airflow, emulator, sign_in, arguments, asking, stack.close)
         wanted = [
             name for item in request.session.items for mark in item.iter_markers("dag_runs") for name in mark.args
         ]
-        for name, backfill in BACKFILLS.items():
-            if name in wanted:
-                airflow.await_dag(backfill.dag_id, seconds=SECONDS)
-                world.started[name] = backfill.start(airflow)
         for dag_id in DAGS:
             airflow.await_dag(dag_id, seconds=SECONDS)
-        for name, run in MANUAL.items():
+        for name, run in {**BACKFILLS, **MANUAL}.items():
             if name in wanted:
                 world.started[name] = run.start(airflow)
+        if "deployments" in wanted:
+            asking.start()
+        airflow.start_component("scheduler")
         yield world
 
 

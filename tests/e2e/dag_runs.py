@@ -53,8 +53,8 @@ class Backfill:
 _TODAY = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
 _ONE_DAY = datetime(2026, 1, 5, tzinfo=timezone.utc)
 
-# Started first, while the scheduler has nothing to do: if SQLite refuses a write because the scheduler writes too,
-# Airflow removes the runs that it has created already, which ends the scheduler if it has seen them.
+# Started before the scheduler: if SQLite refuses a write because the scheduler writes too, Airflow removes the runs that
+# it has created already, which ends the scheduler if it has seen them.
 BACKFILLS = {
     "three days": Backfill(
         SCRIPTED, _TODAY - timedelta(days=2), _TODAY, {"threshold": 0.5, "serving_name": "backfilled"}
@@ -63,6 +63,7 @@ BACKFILLS = {
 }
 # In the order in which they are started: the longest first.
 MANUAL = {
+    "deployments": Manual("deployments"),
     "gate opens": Manual(LIFECYCLE, {"serving_name": "opened"}),
     "gate closes": Manual(SCRIPTED, {"threshold": 1, "serving_name": "closed"}),
     "gates": Manual("gates"),

@@ -7,10 +7,11 @@ import gzip
 import io
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,10 +25,16 @@ from PIL import Image, ImageOps
 
 from airflow_bitahub.demo import dataset
 from tests.ports import free_port
+from tests.workloads.tensorflow_forks import TensorFlowForks
 
 pytestmark = pytest.mark.tensorflow
 
 PROGRAMS = Path(__file__).parents[2] / "dags" / "workloads" / "dense-mnist-tf"
+
+
+def arguments(options: Mapping[str, Path]) -> list[str]:
+    """Return options as the command line has them."""
+    return [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 class Workload:
@@ -44,11 +51,10 @@ class Workload:
         self.first_result: dict[str, float] = {}
 
     def run(self, program: str, *flags: str, **options: Path) -> subprocess.CompletedProcess[str]:
-        arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-        command = [self.python, "-B", PROGRAMS / program, *flags, *arguments]
+        command = [self.python, "-B", PROGRAMS / program, *flags, *arguments(options)]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
-    def chain(self) -> dict[str, float]:
+    def chain(self, forks: TensorFlowForks) -> dict[str, float]:
         """Train, predict, evaluate; return the evaluation's result."""
         for program, options in (
             ("train.py", {"data_dir": self.data, "output_dir": self.model}),
@@ -58,8 +64,8 @@ class Workload:
                 {"label_dir": self.data, "predictions": self.predictions, "output_dir": self.output},
             ),
         ):
-            done = self.run(program, **options)
-            assert done.returncode == 0, done.stderr
+            forks.start(PROGRAMS / program, arguments(options))
+            assert forks.wait() == 0, forks.errors
         result: dict[str, float] = json.loads(self.result.read_text())
         return result
 
@@ -70,11 +76,20 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dataset.Dataset:
 
 
 @pytest.fixture(scope="module")
+def forks(tensorflow_python: str | Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TensorFlowForks]:
+    with TensorFlowForks(tensorflow_python, tmp_path_factory.mktemp("forks")) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
 def trained(
-    tensorflow_python: str | Path, prepared: dataset.Dataset, tmp_path_factory: pytest.TempPathFactory
+    tensorflow_python: str | Path,
+    forks: TensorFlowForks,
+    prepared: dataset.Dataset,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Workload:
     workload = Workload(tensorflow_python, prepared, tmp_path_factory.mktemp("trained"))
-    workload.first_result = workload.chain()
+    workload.first_result = workload.chain(forks)
     return workload
 
 
@@ -96,9 +111,9 @@ def test_accuracy(trained: Workload) -> None:
     assert 0.88 <= trained.first_result["accuracy"] <= 1
 
 
-def test_rerun_over_the_same_folders_gives_the_same(trained: Workload) -> None:
+def test_rerun_over_the_same_folders_gives_the_same(trained: Workload, forks: TensorFlowForks) -> None:
     before = np.load(trained.predictions)
-    assert trained.chain() == trained.first_result
+    assert trained.chain(forks) == trained.first_result
     assert np.allclose(np.load(trained.predictions), before, atol=1e-5)
     assert sorted(path.name for path in trained.output.iterdir()) == [trained.result.name, trained.predictions.name]
 
@@ -196,33 +211,29 @@ def test_evaluate_needs_no_tensorflow(broken: Workload) -> None:
 
 
 @pytest.fixture(scope="module")
-def serving(trained: Workload, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def serving(trained: Workload, forks: TensorFlowForks) -> Iterator[httpx.Client]:
     """Return a client of the running service."""
     port = free_port()
-    environment = os.environ | {"MODEL_PATH": str(trained.model), "HOST": "127.0.0.1", "PORT": str(port)}
-    log = tmp_path_factory.mktemp("serving") / "log"
-    with log.open("w") as stream:
-        process = subprocess.Popen(
-            [trained.python, "-B", PROGRAMS / "serving" / "serving.py"], env=environment, stdout=stream, stderr=stream
-        )
+    variables = {"MODEL_PATH": str(trained.model), "HOST": "127.0.0.1", "PORT": str(port)}
+    process = forks.start(PROGRAMS / "serving" / "serving.py", [], variables)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-            wait_until_healthy(client, process, log)
+            wait_until_healthy(client, forks)
             yield client
     finally:
-        process.terminate()
-        process.wait(30)
+        os.kill(process, signal.SIGTERM)
+        forks.wait()
 
 
-def wait_until_healthy(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_healthy(client: httpx.Client, forks: TensorFlowForks) -> None:
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         try:
             assert client.get("/health").status_code == 200
             return
         except httpx.TransportError:
             time.sleep(0.2)
-    pytest.fail(f"The service did not start:\n{log.read_text()}")
+    pytest.fail(f"The service did not start:\n{forks.errors}")
 
 
 @pytest.fixture(scope="module")

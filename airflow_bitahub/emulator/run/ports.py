@@ -7,7 +7,7 @@ import functools
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from airflow_bitahub.emulator.listener import LOOPBACK
@@ -42,14 +42,14 @@ def backend_of(group: ProcessGroup, ports: Sequence[int]) -> Backend | None:
     if not _can_see_sockets():
         found = [port for port in ports[:1] if _accepts(port)]
     else:
-        found = [port for port in ports if listens(group, port)]
+        listening = _ports_of(group.processes())
+        found = [port for port in ports if port in listening]
     return next((Backend(port=port) for port in found), None)
 
 
 def listens(group: ProcessGroup, port: int) -> bool:
     """Return whether a program listens on a port; False where that cannot be seen."""
-    sockets = _listening_sockets(port)
-    return bool(sockets) and any(_has_file(process, sockets) for process in group.processes())
+    return port in _ports_of(group.processes())
 
 
 def is_taken(port: int) -> bool:
@@ -65,26 +65,34 @@ def is_taken(port: int) -> bool:
 def _can_see_sockets() -> bool:
     """Return whether ``/proc`` shows which process has which socket."""
     with socket.create_server((LOOPBACK, 0)) as own:
-        return _has_file(Path("/proc/self"), _listening_sockets(own.getsockname()[1]))
+        return own.getsockname()[1] in _ports_of([Path("/proc/self")])
 
 
-def _listening_sockets(port: int) -> set[str]:
-    """Return the sockets that listen on a port, as the links in ``/proc/*/fd`` name them."""
-    end, found = f":{port:04X}", set()
-    for table in _TABLES:
-        with contextlib.suppress(OSError):
-            lines = map(str.split, table.read_text().splitlines())
-            found |= {f"socket:[{line[9]}]" for line in lines if line[1].endswith(end) and line[3] == _LISTENS}
-    return found
+def _ports_of(processes: Iterable[Path]) -> set[int]:
+    """Return the ports on which processes listen. The processes are folders in ``/proc``."""
+    sockets = {name for process in processes for name in _sockets_of(process)}
+    if not sockets:  # as while a program starts; reading the tables takes the kernel milliseconds
+        return set()
+    return {port for port, name in _listening_sockets() if name in sockets}
 
 
-def _has_file(process: Path, names: set[str]) -> bool:
+def _sockets_of(process: Path) -> Iterator[str]:
+    """Yield the sockets of a process, as its links in ``/proc/*/fd`` name them."""
     with contextlib.suppress(OSError):
         for link in (process / "fd").iterdir():
             with contextlib.suppress(OSError):  # closed meanwhile
-                if str(link.readlink()) in names:
-                    return True
-    return False
+                name = str(link.readlink())
+                if name.startswith("socket:"):
+                    yield name
+
+
+def _listening_sockets() -> Iterator[tuple[int, str]]:
+    """Yield the port and the name of each socket that listens."""
+    for table in _TABLES:
+        with contextlib.suppress(OSError):
+            for line in map(str.split, table.read_text().splitlines()):
+                if line[3] == _LISTENS:
+                    yield int(line[1].rpartition(":")[2], 16), f"socket:[{line[9]}]"
 
 
 def _accepts(port: int) -> bool:

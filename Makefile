@@ -31,7 +31,7 @@ unit: .venv/ready ## run the tests that need neither Airflow nor TensorFlow
 chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
-bench: .venv-bench/ready ## measure this package beside others, in about 45 minutes [ARGS="--json FILE --only NAME --jobs 1000"]
+bench: .venv-bench/ready ## measure this package beside others, in about an hour [ARGS="--json FILE --only NAME --jobs 1000"]
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
 lint: .venv/ready ## check style and types
@@ -65,10 +65,15 @@ clean: ## remove everything the other targets made
 
 .venv-bench/ready: .venv/ready benchmarks/requirements.txt
 	@echo "Installing the other providers into .venv-bench (only once)"
-	@if command -v uv >/dev/null && uv venv --quiet --clear --python $(PYTHON) .venv-bench; then \
-		uv pip install --quiet --python .venv-bench/bin/python --requirement benchmarks/requirements.txt --editable '.[demo]'; \
+	@set -e; \
+	if command -v uv >/dev/null && uv venv --quiet --clear --python $(PYTHON) .venv-bench; then \
+		install="uv pip install --python .venv-bench/bin/python"; \
 	else \
-		$(PYTHON) -m venv --clear .venv-bench && .venv-bench/bin/python -m pip --disable-pip-version-check install \
-			--quiet --requirement benchmarks/requirements.txt --editable '.[demo]'; \
+		$(PYTHON) -m venv --clear .venv-bench; \
+		install=".venv-bench/bin/python -m pip --disable-pip-version-check install"; \
+	fi; \
+	if ! $$install --requirement benchmarks/requirements.txt --editable '.[demo]' >.venv-bench/install.log 2>&1; then \
+		tail -n 3 .venv-bench/install.log >&2; \
+		echo "The providers could not be installed. The whole log is .venv-bench/install.log." >&2; exit 1; \
 	fi
 	@touch $@

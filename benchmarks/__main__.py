@@ -1,4 +1,4 @@
-"""Measure, and print tables. It takes about 45 minutes, and listens on the loopback interface only."""
+"""Measure, and print tables. It takes about an hour, and listens on the loopback interface only."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from typing import Any
 import trustme
 
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.lifecycle import STAGES, lifecycle_costs
+from benchmarks.lifecycle import STAGES, chain_costs, lifecycle_costs
 from benchmarks.parsing import dag_costs, import_costs
+from benchmarks.short_tasks import burst_costs, noticing_costs
+from benchmarks.stand import Sizes, open_stand
 from benchmarks.transport import transport_costs
 from benchmarks.watching import INTERVALS
 
 _REPOSITORY = Path(__file__).parents[1]
 _MINUTES = 3  # limit for one contestant
 _LEFT_OUT = {("sagemaker", 5000): "left out: 13 GB of memory"}
+_LARGEST = 20000  # jobs, which only this package watches, by their list
 
 _WATCHING: dict[str, tuple[str, Callable[[Any], str]]] = {
     "contestant": ("", str),
@@ -60,11 +63,27 @@ _LIFECYCLE: dict[str, tuple[str, Callable[[Any], str]]] = {
     "added": ("sum without the job", "{:.2f}".format),
     "requests": ("requests", str),
 }
+_CHAIN: dict[str, tuple[str, Callable[[Any], str]]] = {"run": ("run", str), "seconds": ("seconds", "{:.2f}".format)}
+_NOTICING: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "way": ("a job's end", str),
+    "length": ("length s", "{:g}".format),
+    "noticed_p50": ("noticed after s, median", "{:.2f}".format),
+    "noticed_max": ("longest", "{:.2f}".format),
+    "requests_p50": ("requests for a job, median", "{:g}".format),
+    "requests_max": ("most", str),
+}
+_BURST: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "way": ("mapped short jobs", str),
+    "jobs": ("jobs", str),
+    "length": ("length s", "{:g}".format),
+    "seconds": ("seconds for all", "{:.1f}".format),
+}
 _TRANSPORT: dict[str, tuple[str, Callable[[Any], str]]] = {
     "by": ("a query by", str),
     "cpu_us": ("CPU µs", "{:.0f}".format),
 }
-_OTHERS = ("parsing", "lifecycle", "transport")
+_ON_AIRFLOW = ("lifecycle", "noticing", "burst")
+_OTHERS = (*_ON_AIRFLOW, "parsing", "transport")
 
 
 def main() -> None:
@@ -80,14 +99,17 @@ def main() -> None:
         metavar="FOLDER",
         help="built environments for the lifecycle's jobs (default: the demo's)",
     )
+    parser.add_argument("--burst", type=int, default=Sizes.burst, help="mapped short jobs at once")
+    parser.add_argument("--rounds", type=int, default=Sizes.rounds, help="jobs of each length, for noticing")
+    parser.add_argument("--length", action="append", type=float, help="only jobs of so many seconds, for noticing")
     arguments = parser.parse_args()
     only = arguments.only or [*CONTESTANTS, *_OTHERS]
     with tempfile.TemporaryDirectory() as home:
         figures: dict[str, Any] = {"cores": os.cpu_count(), "python": sys.version.split()[0]}
-        if "lifecycle" in only:  # first, because installing an image's packages needs the usual certificates
-            print("measuring the lifecycle", file=sys.stderr, flush=True)
-            figures["lifecycle"] = lifecycle_costs(Path(home) / "lifecycle", arguments.image_cache.resolve())
-            _show(_LIFECYCLE, figures["lifecycle"])
+        if chosen := [name for name in _ON_AIRFLOW if name in only]:
+            # First, because installing an image's packages needs the usual certificates.
+            sizes = Sizes(arguments.burst, arguments.rounds, arguments.length or Sizes.lengths)
+            _measure_on_airflow(Path(home) / "stand", arguments.image_cache.resolve(), sizes, chosen, figures)
         environment = _environment(Path(home))
         os.environ.update(environment)
         if "parsing" in only:
@@ -100,13 +122,35 @@ def main() -> None:
             _show(_TRANSPORT, figures["transport"])
         names = [name for name in CONTESTANTS if name in only]
         figures["watching"] = [
-            _watch(name, jobs, certificate) for jobs in arguments.jobs or INTERVALS for name in names
+            _watch(name, jobs, certificate)
+            for jobs in arguments.jobs or INTERVALS
+            for name in names
+            if jobs < _LARGEST or name == "bitahub, collection"
         ]
     if names:
         _show(_WATCHING, figures["watching"])
     print(f"{figures['cores']} cores, Python {figures['python']}, intervals {INTERVALS} s")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def _measure_on_airflow(
+    home: Path, image_cache: Path, sizes: Sizes, chosen: Sequence[str], figures: dict[str, Any]
+) -> None:
+    with open_stand(home, image_cache, sizes) as stand:
+        for name in chosen:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            if name == "lifecycle":
+                figures["lifecycle"] = lifecycle_costs(stand)
+                _show(_LIFECYCLE, figures["lifecycle"])
+                figures["chain"] = chain_costs(stand, figures["lifecycle"])
+                _show(_CHAIN, figures["chain"])
+            elif name == "noticing":
+                figures["noticing"] = noticing_costs(stand)
+                _show(_NOTICING, figures["noticing"])
+            else:
+                figures["burst"] = burst_costs(stand)
+                _show(_BURST, figures["burst"])
 
 
 def _environment(home: Path) -> dict[str, str]:

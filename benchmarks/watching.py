@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.server import end_of
 
-INTERVALS = {100: 5.0, 1000: 5.0, 5000: 10.0}  # number of jobs -> seconds between two polls of each
+INTERVALS = {100: 5.0, 1000: 5.0, 5000: 10.0, 20000: 10.0}  # number of jobs -> seconds between two polls of each
 _TICK = 0.05  # seconds between two measurements of the event loop's lag
 
 
@@ -80,7 +80,7 @@ async def measure(name: str, jobs: int, server: Server) -> dict[str, Any]:
     gc.collect()
 
     start = time.time()
-    since = start + 1.5 * interval + (2 if jobs > 1000 else 0)
+    since = start + 1.5 * interval + jobs / 2500
     until = since + cycles * interval
     end = until + interval
     server.send(f"begin {jobs} {since} {until} {end}")

@@ -116,9 +116,13 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Sleep:
-    """A step of a procedure: wait for this many seconds."""
+    """A step of a procedure: wait for this many seconds.
+
+    :param at_most: a driver with many procedures may wait longer, up to this, to save requests; None: it may not
+    """
 
     seconds: float
+    at_most: float | None = None
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,9 @@ class BitaHubHook(BaseHook):
     - ``request_timeout``: seconds for one whole request (default: 30)
     - ``max_requests_per_second``: the limit of each triggerer, for all deferred tasks together (default: 1000)
     - ``watch``: how a triggerer queries jobs: ``collection`` (the list of all jobs), ``single`` (each job by its name)
-      or ``auto`` (the cheaper one; the default)
-    - ``longest_poll_interval``: seconds. The longer a job has been deferred, the more rarely it is queried: the pause
-      grows to a twentieth of the time waited, up to this (default: the pause stays `poll_interval`)
+      or ``auto`` (the cheaper one; the default). A few young jobs, and ends, are always queried by name
+    - ``longest_poll_interval``: seconds. The older a job is, the more rarely it is queried: the pause is a tenth of its
+      age, up to its task's `poll_interval` or, in a triggerer, up to this where it is longer
     - ``timezone``: the zone of the platform's times that have no offset, such as ``Asia/Shanghai`` (default: UTC)
     - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 # Seconds that `on_kill` may take: Airflow kills a task process 5 seconds after its SIGTERM.
 KILL_BUDGET = 4.0
+# Seconds for which a task that may be deferred waits on its worker first: the default of `defer_after`. A deferral
+# takes about ten seconds itself, most of them for Airflow's scheduler to record it.
+DEFER_AFTER = 20.0
 
 
 class BitaHubOperator(BaseOperator, CheckedArguments):

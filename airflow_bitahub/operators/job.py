@@ -34,6 +34,7 @@ from airflow_bitahub.operators.arguments import (
     as_text,
     optional,
 )
+from airflow_bitahub.operators.base import DEFER_AFTER
 from airflow_bitahub.operators.failures import RETRY_POLICY
 from airflow_bitahub.operators.job_lifecycle import JobLifecycle
 from airflow_bitahub.operators.outputs import OutputFile, as_outputs, read_outputs
@@ -108,8 +109,12 @@ class BitaHubJobOperator(JobLifecycle):
         most 1 MiB and is read through the connection's ``storage_uri``; a link is not followed. They are missing from
         the result with ``wait_for_completion=False``
     :param wait_for_completion: False: succeed as soon as the job is submitted
-    :param poll_interval: the pause between two queries of the job
+    :param poll_interval: the longest pause between two queries of the job. A young job is queried more often: the pause
+        is a tenth of its age, and at least 0.5 s
     :param deferrable: wait in the triggerer instead of on a worker; default: ``[operators] default_deferrable``
+    :param defer_after: how long a deferrable task waits on its worker first, while its job is young and runs. A job
+        that waits for its turn, or a platform that does not answer, is left to the triggerer at once. 0: so is every
+        job. The limits of time go on counting
     :param queue_timeout: how long the job may stay in the queue, from the start of the try. Then it is stopped and the
         try fails. None: no limit. ``execution_timeout`` works likewise, also while the task is deferred
     :param unreachable_timeout: how long the platform may be unreachable during the wait. Then the try fails, and the
@@ -166,6 +171,7 @@ class BitaHubJobOperator(JobLifecycle):
         "wait_for_completion": as_flag,
         "poll_interval": as_seconds,
         "deferrable": as_flag,
+        "defer_after": as_seconds_or_zero,
         "queue_timeout": optional(as_seconds),
         "unreachable_timeout": as_seconds_or_zero,
         "cancel_on_kill": as_flag,
@@ -205,6 +211,7 @@ class BitaHubJobOperator(JobLifecycle):
         wait_for_completion: bool = True,
         poll_interval: timedelta | float = 10,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: timedelta | float = DEFER_AFTER,
         queue_timeout: timedelta | float | None = None,
         unreachable_timeout: timedelta | float = UNREACHABLE_TIMEOUT,
         cancel_on_kill: bool = True,
@@ -237,6 +244,7 @@ class BitaHubJobOperator(JobLifecycle):
         self.wait_for_completion = wait_for_completion
         self.poll_interval = poll_interval
         self.deferrable = deferrable
+        self.defer_after = defer_after
         self.queue_timeout = queue_timeout
         self.unreachable_timeout = unreachable_timeout
         self.cancel_on_kill = cancel_on_kill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from contextlib import suppress
 from dataclasses import replace
@@ -50,6 +51,7 @@ class JobLifecycle(ResourceLifecycle):
     wait_for_completion: bool
     poll_interval: Any  # seconds, once the arguments have been read; likewise the other limits of time
     deferrable: bool
+    defer_after: Any
     queue_timeout: Any
     unreachable_timeout: Any
     cancel_on_kill: bool
@@ -79,10 +81,12 @@ class JobLifecycle(ResourceLifecycle):
     def execute(self, context: Context) -> Any:
         """Submit the job or find it again, wait for it, and return its result."""
         from airflow_bitahub.procedures.jobs import wait_for_job
+        from airflow_bitahub.procedures.pace import FIRST_LOOKS
         from airflow_bitahub.procedures.submission import ensure_job
 
         with self.settling(context):
             self.read_arguments()
+            earlier = self._record
             job, record = self.hook.run(
                 ensure_job(
                     self._identity(context),
@@ -93,24 +97,27 @@ class JobLifecycle(ResourceLifecycle):
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
                     unreachable_timeout=self.unreachable_timeout,
+                    first_look=min(FIRST_LOOKS[0], self.poll_interval) if self.wait_for_completion else 0,
                 )
             )
             context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
             self._log_change(job)
             if not self.wait_for_completion:
                 return self.result(job, record)
-            if not job.status.is_terminal and self.deferrable:
-                self._defer(context, job)
+            waits_since = time.monotonic()
+            waiting = wait_for_job(
+                job.name,
+                poll_interval=self.poll_interval,
+                known=job,
+                is_new=earlier is None or earlier.job_name != job.name,
+                defer_after=self.defer_after if self.deferrable else None,
+                queue_deadline=self._queue_deadline(),  # Airflow itself enforces execution_timeout on a worker
+                unreachable_timeout=self.unreachable_timeout,
+                on_change=self._log_change,
+            )
+            job = self.hook.run(waiting)
             if not job.status.is_terminal:
-                waiting = wait_for_job(
-                    job.name,
-                    poll_interval=self.poll_interval,
-                    queue_deadline=self._queue_deadline(),  # Airflow itself enforces execution_timeout on a worker
-                    unreachable_timeout=self.unreachable_timeout,
-                    is_known=True,
-                    on_change=self._log_change,
-                )
-                job = self.hook.run(waiting)
+                self._defer(context, job, time.monotonic() - waits_since)
             return self._conclude(job, record)
 
     def execute_complete(self, context: Context, event: JobEvent | None = None) -> Any:
@@ -247,7 +254,7 @@ class JobLifecycle(ResourceLifecycle):
             case _:
                 raise StateUnknownError(f"The state of job {record.job_name!r} is unknown: {message}")
 
-    def _defer(self, context: Context, job: Job) -> None:
+    def _defer(self, context: Context, job: Job, waited: float) -> None:
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
         # Airflow does not enforce execution_timeout while a task is deferred, and restarts it when the task resumes.
@@ -262,7 +269,7 @@ class JobLifecycle(ResourceLifecycle):
                 queue_deadline=self._queue_deadline(),
                 unreachable_timeout=self.unreachable_timeout,
                 cancel_on_kill=self.cancel_on_kill,
-                earliest_report=earliest_report(context["ti"].start_date),
+                earliest_report=earliest_report(context["ti"].start_date, waited),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

@@ -22,6 +22,7 @@ from airflow_bitahub.operators.arguments import (
     one_of,
     optional,
 )
+from airflow_bitahub.operators.base import DEFER_AFTER
 from airflow_bitahub.operators.checks import as_checks
 from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
 
@@ -73,6 +74,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
         "candidate_timeout": as_seconds,
         "poll_interval": as_seconds,
         "deferrable": as_flag,
+        "defer_after": as_seconds_or_zero,
         "cancel_on_kill": as_flag,
     }
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
@@ -93,6 +95,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
         candidate_timeout: timedelta | float = 600,
         poll_interval: timedelta | float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: timedelta | float = DEFER_AFTER,
         cancel_on_kill: bool = True,
         multiple_outputs: bool = True,
         bitahub_conn_id: str = DEFAULT_CONN_ID,
@@ -111,6 +114,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
         self.candidate_timeout: Any = candidate_timeout
         self.poll_interval = poll_interval
         self.deferrable = deferrable
+        self.defer_after = defer_after
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from airflow_bitahub.procedures.site import Site
     from airflow_bitahub.triggers.events import ServingEvent
 
-# Seconds for which a task waits on its worker for the new version under the public name, before it is deferred.
-_FIRST_WAIT = 20.0
 # How long a task that waits for its turn is deferred. It is longer than Airflow takes to record a deferral.
 _TURN_PAUSE = timedelta(seconds=30)
 
@@ -75,6 +73,7 @@ class RolloutOperator(ResourceLifecycle):
     serving_name: str
     version: str
     deferrable: bool
+    defer_after: Any
     cancel_on_kill: bool
     launch_timeout: Any
     poll_interval: Any
@@ -84,6 +83,7 @@ class RolloutOperator(ResourceLifecycle):
     _read_checks: list[AnswerCheck | SampleCheck] | None = None
     _site: Site | None = None
     _owner: Owner | None = None
+    _waited = 0.0  # seconds, on this worker
 
     # What subclasses implement ---------------------------------------------------------------------------------
 
@@ -212,15 +212,19 @@ class RolloutOperator(ResourceLifecycle):
         }
 
     def _wait(self, plan: Plan, waiting: Waiting) -> Procedure[Serving]:
-        """Wait for a serving: on the worker, or on the worker for a short time only and then in the triggerer."""
+        """Wait for a serving: on the worker, or there for `defer_after` only and then in the triggerer."""
         from airflow_bitahub.procedures.plan import wait_for
 
         if not self.deferrable:
             return (yield from wait_for(waiting, plan))
-        is_public, now = waiting.name == self.serving_name, time.time()
-        first = now + _FIRST_WAIT if is_public and waiting.until is None else now
-        with suppress(ServingTimeoutError):
-            return (yield from wait_for(replace(waiting, deadline=min(first, waiting.deadline)), plan))
+        now, since = time.time(), time.monotonic()
+        is_too_long = waiting.until is not None and waiting.until > now + self.defer_after
+        first = now if is_too_long else now + self.defer_after
+        try:
+            with suppress(ServingTimeoutError):
+                return (yield from wait_for(replace(waiting, deadline=min(first, waiting.deadline)), plan))
+        finally:
+            self._waited += time.monotonic() - since
         limits = (waiting.deadline, waiting.pending_deadline)
         if any(limit is not None and limit <= time.time() for limit in limits):
             return (yield from wait_for(waiting, plan))
@@ -258,7 +262,7 @@ class RolloutOperator(ResourceLifecycle):
                 unseen_until=waiting.unseen_until,
                 deadline=min(ends),
                 cancel_on_kill=self.cancel_on_kill,
-                earliest_report=earliest_report(context["ti"].start_date),
+                earliest_report=earliest_report(context["ti"].start_date, self._waited),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(min(ends)),

@@ -11,6 +11,7 @@ from airflow.sdk.configuration import conf
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check, as_count
+from airflow_bitahub.operators.base import DEFER_AFTER
 from airflow_bitahub.operators.upkeep import AWAIT_CHECKS, AwaitServing
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ class BitaHubScaleServingOperator(AwaitServing):
     :param readiness_path: where the program is asked whether it answers. At ``/`` any answer below HTTP 500 counts,
         elsewhere only one below HTTP 400
     :param launch_timeout: how long the replicas may take to run, from the start of the try
-    :param poll_interval: the pause between two queries
+    :param poll_interval: the longest pause between two queries, which is a tenth of the time waited
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
+    :param defer_after: how long a deferrable task waits on its worker first; 0: not at all
     :param bitahub_conn_id: the Airflow connection
     """
 
@@ -68,6 +70,7 @@ class BitaHubScaleServingOperator(AwaitServing):
         launch_timeout: timedelta | float = 1800,
         poll_interval: timedelta | float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: timedelta | float = DEFER_AFTER,
         bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
@@ -79,6 +82,7 @@ class BitaHubScaleServingOperator(AwaitServing):
         self.launch_timeout = launch_timeout
         self.poll_interval = poll_interval
         self.deferrable = deferrable
+        self.defer_after = defer_after
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()
 

@@ -27,6 +27,7 @@ from airflow_bitahub.operators.arguments import (
     one_of,
     optional,
 )
+from airflow_bitahub.operators.base import DEFER_AFTER
 from airflow_bitahub.operators.checks import as_checks
 from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
 
@@ -111,8 +112,10 @@ class BitaHubDeployServingOperator(RolloutOperator):
         to wait for other deployments of this serving. ``execution_timeout`` limits the whole try, also while the task
         is deferred
     :param candidate_timeout: how long the candidate may wait for a place, such as a free GPU
-    :param poll_interval: the pause between two queries
+    :param poll_interval: the longest pause between two queries, which is a tenth of the time waited
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
+    :param defer_after: how long a deferrable task waits on its worker first, for the candidate
+        and again under the public name; 0: not at all
     :param cancel_on_kill: end the deployment when the task is marked, cleared or deleted
     :param bitahub_conn_id: the Airflow connection
     :param multiple_outputs: also push each entry of the result under its own name
@@ -171,6 +174,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         "candidate_timeout": as_seconds,
         "poll_interval": as_seconds,
         "deferrable": as_flag,
+        "defer_after": as_seconds_or_zero,
         "cancel_on_kill": as_flag,
     }
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
@@ -204,6 +208,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         candidate_timeout: timedelta | float = 600,
         poll_interval: timedelta | float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: timedelta | float = DEFER_AFTER,
         cancel_on_kill: bool = True,
         multiple_outputs: bool = True,
         bitahub_conn_id: str = DEFAULT_CONN_ID,
@@ -235,6 +240,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         self.candidate_timeout: Any = candidate_timeout
         self.poll_interval = poll_interval
         self.deferrable = deferrable
+        self.defer_after = defer_after
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()

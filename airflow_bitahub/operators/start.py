@@ -11,7 +11,7 @@ from airflow.sdk.configuration import conf
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check, as_flag
-from airflow_bitahub.operators.base import KILL_BUDGET
+from airflow_bitahub.operators.base import DEFER_AFTER, KILL_BUDGET
 from airflow_bitahub.operators.upkeep import AWAIT_CHECKS, AwaitServing
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ class BitaHubStartServingOperator(AwaitServing):
         elsewhere only one below HTTP 400
     :param launch_timeout: how long the serving may take to be ready, from the start of the try. Then it is stopped
         again. ``execution_timeout`` works likewise, also while the task is deferred
-    :param poll_interval: the pause between two queries
+    :param poll_interval: the longest pause between two queries, which is a tenth of the time waited
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
+    :param defer_after: how long a deferrable task waits on its worker first; 0: not at all
     :param cancel_on_kill: stop the serving when the task is marked, cleared or deleted before it is ready
     :param bitahub_conn_id: the Airflow connection
     """
@@ -63,6 +64,7 @@ class BitaHubStartServingOperator(AwaitServing):
         launch_timeout: timedelta | float = 1800,
         poll_interval: timedelta | float = 5,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: timedelta | float = DEFER_AFTER,
         cancel_on_kill: bool = True,
         bitahub_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
@@ -74,6 +76,7 @@ class BitaHubStartServingOperator(AwaitServing):
         self.launch_timeout = launch_timeout
         self.poll_interval = poll_interval
         self.deferrable = deferrable
+        self.defer_after = defer_after
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()

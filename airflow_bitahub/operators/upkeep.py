@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_bitahub.api.names import LONGEST_SERVING_NAME
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError, StateUnknownError
 from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.arguments import Check, as_dns_label, as_flag, as_seconds, as_text
+from airflow_bitahub.operators.arguments import Check, as_dns_label, as_flag, as_seconds, as_seconds_or_zero, as_text
 from airflow_bitahub.operators.base import BitaHubOperator, ResourceLifecycle
 from airflow_bitahub.operators.records import AwaitedServing, load_awaited_serving, save_awaited_serving
 from airflow_bitahub.triggers.events import earliest_report, is_about, log_late_start, serving_subject
@@ -38,10 +38,9 @@ AWAIT_CHECKS: Mapping[str, Check] = {
     "launch_timeout": as_seconds,
     "poll_interval": as_seconds,
     "deferrable": as_flag,
+    "defer_after": as_seconds_or_zero,
 }
 _TURN_TIMEOUT = 1800.0  # seconds for which other tasks may deploy the serving first
-# Seconds for which a task waits on its worker before it is deferred, since a deferral takes some seconds itself.
-_FIRST_WAIT = 20.0
 
 
 def new_turn(
@@ -76,6 +75,7 @@ class AwaitServing(ResourceLifecycle):
     launch_timeout: Any
     poll_interval: Any
     deferrable: bool
+    defer_after: Any
     cancel_on_kill: bool
 
     _awaited: AwaitedServing | None = None
@@ -118,12 +118,12 @@ class AwaitServing(ResourceLifecycle):
                 on_change=lambda seen: self.log.info("The %s", seen),
             )
             if self.deferrable:
-                first = time.time() + _FIRST_WAIT
+                since, first = time.monotonic(), time.time() + self.defer_after
                 with suppress(ServingTimeoutError):
                     return self._result(
                         self.hook.run(wait(deadline=first if deadline is None else min(first, deadline)))
                     )
-                self._defer(context, serving, deadline)
+                self._defer(context, serving, deadline, time.monotonic() - since)
             return self._result(self.hook.run(wait(deadline=deadline)))
 
     def execute_complete(self, context: Context, event: ServingEvent | None = None) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class AwaitServing(ResourceLifecycle):
             case _:
                 raise StateUnknownError(f"The state of serving {self.serving_name!r} is unknown: {message}")
 
-    def _defer(self, context: Context, serving: Serving, deadline: float | None) -> None:
+    def _defer(self, context: Context, serving: Serving, deadline: float | None, waited: float) -> None:
         from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
         self.defer(
@@ -213,7 +213,7 @@ class AwaitServing(ResourceLifecycle):
                 is_update=self.is_update,
                 deadline=deadline,
                 cancel_on_kill=self.cancel_on_kill and not self.nothing_to_stop(),
-                earliest_report=earliest_report(context["ti"].start_date),
+                earliest_report=earliest_report(context["ti"].start_date, waited),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),

@@ -19,6 +19,7 @@ from airflow_bitahub.exceptions import (
     StateUnknownError,
 )
 from airflow_bitahub.procedures import retry
+from airflow_bitahub.procedures.pace import JobPace
 
 
 def wait_for_job(
@@ -26,6 +27,9 @@ def wait_for_job(
     *,
     poll_interval: float,
     longest_poll_interval: Callable[[], float] = lambda: 0,
+    known: Job | None = None,
+    is_new: bool = False,
+    defer_after: float | None = None,
     deadline: float | None = None,
     queue_deadline: float | None = None,
     unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
@@ -36,9 +40,14 @@ def wait_for_job(
 ) -> Procedure[Job]:
     """Wait until a job has finished, however it ended, and return it.
 
-    :param poll_interval: seconds between two queries
-    :param longest_poll_interval: the longer the wait, the rarer the queries: their pause grows to a twentieth of the
-        time waited, up to the seconds that this returns; 0: the pause does not grow
+    The pause between two queries is a tenth of the job's age, see `JobPace`.
+
+    :param poll_interval: the longest pause in seconds
+    :param longest_poll_interval: returns the longest pause in seconds, where that is longer than `poll_interval`
+    :param known: the job, where another query has just shown it; None: it is queried at once
+    :param is_new: that query was the first after its submission
+    :param defer_after: return a job that has not finished, too: when it is so many seconds old, when a query fails, or
+        when it still waits for its turn at the second query. None: wait to its end
     :param deadline: when to stop waiting, in seconds since the epoch, so that it means the same in another process;
         None: no limit
     :param queue_deadline: when the job must have started, likewise
@@ -54,24 +63,20 @@ def wait_for_job(
     """
     job: Job | None = None
     query = get_job(name)
-    outage = retry.Outage(grace, unreachable_timeout, is_known)
-    has_started = False
-    start = clock()
+    outage = retry.Outage(grace, unreachable_timeout, is_known or known is not None)
+    pace = JobPace(clock(), is_new=is_new)
     while True:
+        pause = poll_interval
         try:
-            seen = yield from query
+            seen, known = known or (yield from query), None
         except BitaHubError as error:
-            # A failed query says nothing about the job.
-            if not retry.is_query_failure(error, seen_before=outage.is_known):
-                raise
-            if outage.record_failure(error, clock()):
-                if isinstance(error, NotFoundError):
-                    raise lost_job(name) from error
-                raise StateUnknownError(
-                    f"Job {name!r} could not be queried for {outage.seconds:.0f} s{outage}. {_last_seen(job)}"
-                ) from error
+            _tolerate(error, outage, name, job, clock())
+            if defer_after is not None and job is not None:
+                return job
         else:
+            now = clock()
             outage.record_success()
+            pace.saw(seen, now)
             if job is None or seen.raw_state != job.raw_state:
                 query = get_job(name, seen)
                 if on_change is not None:
@@ -79,16 +84,18 @@ def wait_for_job(
             job = seen
             if job.status.is_terminal:
                 return job
-            has_started = has_started or job.status is JobStatus.RUNNING or job.started_at is not None
-            is_queued = job.status is JobStatus.WAITING and not has_started
             # Only a fresh answer may end a job: after a failed query, the job may have started meanwhile.
-            if queue_deadline is not None and is_queued and clock() >= queue_deadline:
+            if queue_deadline is not None and pace.is_queued(job) and now >= queue_deadline:
                 raise JobQueueTimeoutError(f"Job {name!r} did not start in time. {_last_seen(job)}", name)
+            if defer_after is not None and pace.is_to_be_deferred(job, now, defer_after):
+                return job
+            pause = pace.pause(now, poll_interval, longest_poll_interval())
         now = clock()
         if deadline is not None and now >= deadline:
             raise JobTimeoutError(f"Job {name!r} did not finish in time{outage}. {_last_seen(job)}", name)
-        pause = max(poll_interval, min(longest_poll_interval(), (now - start) / 20))
-        yield Sleep(retry.sleep_seconds(pause, now, deadline, None if has_started else queue_deadline))
+        limits = deadline, None if pace.has_started else queue_deadline
+        at_most = retry.sleep_seconds(max(pause, poll_interval), now, *limits)
+        yield Sleep(retry.sleep_seconds(pause, now, *limits), at_most)
 
 
 class JobPages:
@@ -185,6 +192,19 @@ def lost_job(name: str) -> JobLostError:
         f"again.",
         name,
     )
+
+
+def _tolerate(error: BitaHubError, outage: retry.Outage, name: str, job: Job | None, now: float) -> None:
+    """Raise unless a failed query is to be tolerated: it says nothing about the job."""
+    if not retry.is_query_failure(error, seen_before=outage.is_known):
+        raise error
+    if not outage.record_failure(error, now):
+        return
+    if isinstance(error, NotFoundError):
+        raise lost_job(name) from error
+    raise StateUnknownError(
+        f"Job {name!r} could not be queried for {outage.seconds:.0f} s{outage}. {_last_seen(job)}"
+    ) from error
 
 
 def _last_seen(job: Job | None) -> str:

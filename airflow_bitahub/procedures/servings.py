@@ -20,6 +20,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.deployments import is_same_time
+from airflow_bitahub.procedures.pace import pause_at
 
 # Seconds for which a serving that is watched may leave its readiness path unanswered.
 LONGEST_SILENCE = 60.0
@@ -44,9 +45,9 @@ def wait_for_serving(
 ) -> Procedure[Serving]:
     """Wait until the platform reports RUNNING *and* the served program answers, and return the serving.
 
-    Either of the two may come first.
+    Either of the two may come first. The pause between two queries is a tenth of the time waited.
 
-    :param poll_interval: seconds between two queries
+    :param poll_interval: the longest pause in seconds
     :param readiness_path: where the program is asked; see `probe_serving`
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param deadline: when to stop waiting, in seconds since the epoch; None: no limit
@@ -65,11 +66,13 @@ def wait_for_serving(
     :raises StateUnknownError: queries failed for longer than `retry.UNREACHABLE_TIMEOUT`
     :raises APIError: the platform refused the query of a serving that was never seen
     """
+    start = clock()
     raw_state: str | None = None
     outage = retry.Outage(grace, is_known=is_known)
     last_seen, is_pending = "never", False
     progress = _Progress(is_update, unseen_until or 0, None if until is None else clock())
     while True:
+        pause = poll_interval
         try:
             serving = yield from get_serving(name, version)
         except BitaHubError as error:
@@ -90,6 +93,7 @@ def wait_for_serving(
                     return serving
                 progress.has_answered(clock())
             progress.raise_if_silent(name, readiness_path, clock())
+            pause = pause_at(clock() - start, poll_interval)
         now = clock()
         if pending_deadline is not None and is_pending and now >= pending_deadline:
             raise ServingTimeoutError(
@@ -101,7 +105,8 @@ def wait_for_serving(
                 f"seen: {last_seen}.",
                 name,
             )
-        yield Sleep(retry.sleep_seconds(poll_interval, now, deadline, until))
+        at_most = retry.sleep_seconds(poll_interval, now, deadline, until)
+        yield Sleep(retry.sleep_seconds(pause, now, deadline, until), at_most)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, get_job, submit_job
 from airflow_bitahub.api.platform import JobStatus
-from airflow_bitahub.api.protocol import Procedure
+from airflow_bitahub.api.protocol import Procedure, Sleep
 from airflow_bitahub.exceptions import (
     APIError,
     BitaHubError,
@@ -36,6 +36,7 @@ def ensure_job(
     resubmit_stopped: bool = False,
     extra_body: Mapping[str, Any] | None = None,
     unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
+    first_look: float = 0,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[tuple[Job, JobRecord]]:
     """Return the one job of a task instance, with its record: find it where it exists, submit it where it does not.
@@ -48,12 +49,14 @@ def ensure_job(
         about to be submitted, and before that is recorded. So a job that exists never depends on it
     :param resubmit_stopped: treat a job that someone else stopped like one that failed
     :param unreachable_timeout: seconds for which queries of a job that exists, or may exist, may fail
+    :param first_look: seconds between a submission and the query that confirms it. After a short pause, this query
+        shows a short job's end, too
     :raises StateUnknownError: they failed for longer
     :raises JobStoppedError: someone else stopped the job
     :raises JobLostError: the platform had the job and no longer has it
     :raises JobRefusedError: a job of the requested name exists, and this task did not submit it
     """
-    submission = _Submission(task, spec_for, save, prepare, extra_body, unreachable_timeout, clock)
+    submission = _Submission(task, spec_for, save, prepare, extra_body, unreachable_timeout, first_look, clock)
     if record is None:
         return (yield from submission.send(task.first_attempt(None)))
     if task.is_new_generation(record):
@@ -94,6 +97,7 @@ class _Submission:
     prepare: Callable[[JobRecord], JobRecord]
     extra_body: Mapping[str, Any] | None
     unreachable_timeout: float
+    first_look: float
     clock: Callable[[], float]
 
     def find(self, record: JobRecord, grace: float, *, is_known: bool = False) -> Procedure[Job | None]:
@@ -137,7 +141,6 @@ class _Submission:
         for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
             try:
                 yield from submit_job(self.spec_for(record), self.extra_body)
-                break
             except (APIError, TransportError) as error:
                 is_taken = isinstance(error, ConflictError) and retry.was_refused(error)
                 if is_taken and (may_exist or not is_given):
@@ -155,6 +158,10 @@ class _Submission:
                     if not may_exist and (is_given or not retry.is_transient(error)):
                         self.save(replace(record, refused=True))
                     raise
+            else:
+                if self.first_look:
+                    yield Sleep(self.first_look)
+                break
         job = job or (yield from self.find(record, retry.GRACE_PERIOD, is_known=True))
         if job is None:
             raise UnexpectedResponseError(

@@ -61,7 +61,7 @@ class ServingEvent(TypedDict, total=False):
     unwatched_seconds: float  # see `log_late_start`
 
 
-def earliest_report(start: datetime) -> float:
+def earliest_report(start: datetime, waited: float = 0) -> float:
     """Return when the trigger of a task that is deferred now may report, in seconds since the epoch.
 
     Airflow fails a task that resumes before its scheduler knows that the first part of the task has ended. A worker
@@ -69,10 +69,11 @@ def earliest_report(start: datetime) -> float:
     the worker runs.
 
     :param start: the start of the try
+    :param waited: for how many seconds since then the task has only waited
     """
     now = time.time()
     heartbeat: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
-    first_part = min(max(now - start.timestamp(), 0.0), _LONGEST_FIRST_PART)
+    first_part = min(max(now - start.timestamp() - waited, 0.0), _LONGEST_FIRST_PART)
     return now + heartbeat + _HANDOVER_MARGIN + first_part
 
 

@@ -75,6 +75,7 @@ def deploy(service: Service, saved: str = "v1", /, **arguments: Any) -> BitaHubD
             "commands": START,
             "poll_interval": 0.05,
             "launch_timeout": 30,
+            "defer_after": 0,
             "retries": 2,
             **arguments,
         }
@@ -83,10 +84,9 @@ def deploy(service: Service, saved: str = "v1", /, **arguments: Any) -> BitaHubD
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Procedures do not wait for long, and a task is deferred without waiting on its worker first."""
+    """Procedures do not wait for long."""
     sleep = time.sleep
     monkeypatch.setattr("airflow_bitahub.client.time.sleep", lambda seconds: sleep(min(seconds, 0.05)))
-    monkeypatch.setattr("airflow_bitahub.operators.rollout._FIRST_WAIT", 0.0)
 
 
 def defer(operator: RolloutOperator, run: TaskRun) -> BitaHubRolloutTrigger:

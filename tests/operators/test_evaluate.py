@@ -54,7 +54,7 @@ def test_metrics_are_read_from_where_the_job_wrote_them(task_run: TaskRun) -> No
 def test_deferred_evaluation_reads_the_metrics_when_it_resumes(task_run: TaskRun, tmp_path: Path) -> None:
     command = f"until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo '{{\"loss\": 0.5}}' > /output/m.json"
     with pytest.raises(TaskDeferred) as deferred:
-        evaluate(deferrable=True, command=command).execute(task_run.context())
+        evaluate(deferrable=True, defer_after=0, command=command).execute(task_run.context())
     (tmp_path / "go").touch()
     [event] = events_of(deferred.value.trigger)
     result: Any = evaluate(result_file="m.json").execute_complete(task_run.context(), event)

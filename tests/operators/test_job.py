@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
@@ -60,7 +61,7 @@ OUTPUTS = FOLDERS.outputs("demo")
 def job(**arguments: Any) -> BitaHubJobOperator:
     """A job as a fresh worker has it: each leg of a task instance gets an operator of its own."""
     defaults = {"task_id": "task", "project": "demo", "command": "true", "poll_interval": 0.02, "retries": 2}
-    return BitaHubJobOperator(**{**defaults, **arguments})
+    return BitaHubJobOperator(**{**defaults, "defer_after": 0, **arguments})
 
 
 def let_go(platform: Emulator, record: StoredJob) -> None:
@@ -579,6 +580,30 @@ def test_adopted_job_that_is_over_is_not_deferred_for(task_run: TaskRun, submitt
     submitted.wait(submitted.only.key.name)
     task_run.retry()
     assert job(deferrable=True).execute(task_run.context())
+
+
+@pytest.mark.parametrize(("command", "error"), [("sleep 0.3", None), ("sleep 0.3; exit 3", JobFailedError)])
+def test_short_job_is_waited_for_on_the_worker(command: str, error: type[Exception] | None, task_run: TaskRun) -> None:
+    operator = job(command=command, deferrable=True, defer_after=timedelta(hours=1), poll_interval=10)
+    with pytest.raises(error) if error else nullcontext():
+        assert operator.execute(task_run.context())
+
+
+@pytest.mark.usefixtures("busy")
+def test_job_that_waits_for_its_turn_is_left_to_the_triggerer(task_run: TaskRun) -> None:
+    limit = {"execution_timeout": timedelta(hours=1), "queue_timeout": timedelta(hours=2)}
+    trigger = defer(job(command="sleep 60", deferrable=True, defer_after=3600, **limit), task_run)
+    assert trigger.deadline is not None
+    assert trigger.queue_deadline == pytest.approx(trigger.deadline + 3600)
+
+
+def test_job_that_takes_longer_is_left_to_the_triggerer(task_run: TaskRun, platform: Emulator) -> None:
+    operator = job(command=LASTING, deferrable=True, defer_after=0.5)
+    trigger = defer(operator, task_run)
+    let_go(platform, platform.state.ledger()[-1].record)
+    [event] = events_of(trigger)
+    result: Any = job().execute_complete(task_run.context(), event)
+    assert result["status"] == "SUCCEEDED"
 
 
 def test_deferred_job_that_failed_is_told_with_its_last_words_and_retried_as_a_new_attempt(

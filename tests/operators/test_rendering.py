@@ -87,7 +87,7 @@ def test_argument_of_the_submission_that_became_wrong_does_not_cost_the_result_o
 ) -> None:
     lasting = f"until [ -e {tmp_path}/go ]; do sleep 0.05; done"
     with pytest.raises(TaskDeferred) as deferred:
-        job(command=lasting, deferrable=True).execute(task_run.context())
+        job(command=lasting, deferrable=True, defer_after=0).execute(task_run.context())
     (tmp_path / "go").touch()
     [event] = events_of(deferred.value.trigger)
     context = task_run.context()

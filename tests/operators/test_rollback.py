@@ -29,7 +29,14 @@ def service(platform: Emulator, client: BitaHubClient) -> Iterator[Service]:
 
 def roll_back(service: Service, **arguments: Any) -> BitaHubRollbackServingOperator:
     return BitaHubRollbackServingOperator(
-        **{"task_id": "back", "serving_name": service.name, "poll_interval": 0.05, "retries": 2, **arguments}
+        **{
+            "task_id": "back",
+            "serving_name": service.name,
+            "poll_interval": 0.05,
+            "defer_after": 0,
+            "retries": 2,
+            **arguments,
+        }
     )
 
 

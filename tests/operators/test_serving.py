@@ -484,6 +484,14 @@ def test_deferred_task_goes_on_from_step_to_step(served: Service, task_run: Task
     assert (result["model_path"], result["previous"]) == (model_path("v2"), model_path("v1"))
 
 
+@deploying
+def test_serving_that_is_ready_soon_is_not_deferred_for(served: Service, task_run: TaskRun) -> None:
+    operator = deploy(served, "v2", deferrable=True, defer_after=60, checks=[RIGHT], bake_seconds=0.5)
+    assert operator.execute(task_run.context())["model_path"] == model_path("v2")
+    with pytest.raises(TaskDeferred):
+        deploy(served, "v1", deferrable=True, defer_after=60, bake_seconds=3600).execute(TaskRun().context())
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 @deploying
 def test_deferred_program_that_ends_fails_the_task(is_first: bool, service: Service, task_run: TaskRun) -> None:

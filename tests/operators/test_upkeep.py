@@ -18,7 +18,6 @@ from airflow_bitahub.emulator.state.serving_records import StoredServing
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, ServingTimeoutError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.hooks.deployment_records import VariableRecords
-from airflow_bitahub.operators import upkeep
 from airflow_bitahub.operators.delete import BitaHubDeleteServingOperator
 from airflow_bitahub.operators.scale import BitaHubScaleServingOperator
 from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
@@ -64,12 +63,12 @@ def stop(name: str) -> BitaHubStopServingOperator:
 
 
 def start(name: str, **arguments: Any) -> BitaHubStartServingOperator:
-    waiting = {"poll_interval": 0.05, "launch_timeout": 30, **arguments}
+    waiting = {"poll_interval": 0.05, "launch_timeout": 30, "defer_after": 0, **arguments}
     return BitaHubStartServingOperator(task_id="task", serving_name=name, **waiting)
 
 
 def scale(name: str, replicas: Any, **arguments: Any) -> BitaHubScaleServingOperator:
-    waiting = {"poll_interval": 0.05, "launch_timeout": 30, **arguments}
+    waiting = {"poll_interval": 0.05, "launch_timeout": 30, "defer_after": 0, **arguments}
     return BitaHubScaleServingOperator(task_id="task", serving_name=name, replicas=replicas, **waiting)
 
 
@@ -142,11 +141,6 @@ def test_more_replicas_that_do_not_run_are_kept(name: str, record: Callable[[], 
     assert ask(record().url) == "v1"
 
 
-@pytest.fixture
-def _defers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "_FIRST_WAIT", 0.0)
-
-
 def defer(operator: Any, task_run: TaskRun) -> BitaHubServingTrigger:
     with no_serving_ready(), pytest.raises(TaskDeferred) as deferred:
         operator.execute(task_run.context())
@@ -157,7 +151,6 @@ def defer(operator: Any, task_run: TaskRun) -> BitaHubServingTrigger:
     return trigger
 
 
-@pytest.mark.usefixtures("_defers_at_once")
 def test_both_wait_in_the_triggerer(name: str, task_run: TaskRun) -> None:
     deploy(name)
     scaling = defer(scale(name, 2, deferrable=True), task_run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -50,7 +50,7 @@ def wait(stage: Stage, **options: Any) -> Job:
 def test_waiting_gives_the_job_however_it_ended(word: str) -> None:
     stage = Script(job("WAITING"), job("RUNNING"), job(word))
     assert wait(stage).raw_state == word
-    assert stage.done == ["get_job", 10, "get_job", 10, "get_job"]
+    assert stage.calls == ["get_job"] * 3
 
 
 def test_a_job_that_is_over_is_not_waited_for() -> None:
@@ -81,12 +81,88 @@ def test_a_failed_look_between_two_equal_states_is_no_change() -> None:
     assert seen == ["RUNNING", "FAILED"]
 
 
-def test_a_job_that_takes_long_is_looked_at_less_often_where_that_is_wished_for() -> None:
+@pytest.mark.parametrize(("longest", "last"), [(0, 10), (5, 10), (60, 60)])
+def test_the_pause_is_a_tenth_of_the_age_within_limits(longest: float, last: float) -> None:
     stage = Script(*[job("RUNNING")] * 100, job("SUCCEEDED"))
-    wait(stage, longest_poll_interval=lambda: 60)
-    assert stage.pauses[:20] == [10] * 20
+    wait(stage, longest_poll_interval=lambda: longest)
+    assert stage.pauses[:10] == [0.5] * 10
     assert all(before <= after for before, after in pairwise(stage.pauses))
-    assert stage.pauses[-1] == 60
+    ages = accumulate(stage.pauses)
+    assert all(pause <= max(0.5, age / 10 + 1e-9) for age, pause in zip(ages, stage.pauses[1:], strict=False))
+    assert stage.pauses[-1] == last
+    stage = Script(job("RUNNING"), job("SUCCEEDED"))
+    wait(stage, poll_interval=0.2)
+    assert stage.pauses == [0.2]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pause"),
+    [
+        (Job(name="mnist", status=JobStatus.RUNNING, started_at=970), None, 3),  # an old job, and a new waiter
+        (Job(name="mnist", status=JobStatus.RUNNING, started_at=5000), None, 0.5),  # the platform's clock is fast
+        (Job(name="mnist", status=JobStatus.WAITING, created_at=960), None, 4),
+        # It has begun since the last query, whatever the platform's clock says.
+        (
+            Job(name="mnist", status=JobStatus.WAITING, created_at=1, raw_state="QUEUED"),
+            Job(name="mnist", status=JobStatus.RUNNING, started_at=2),
+            1,
+        ),
+    ],
+    ids=str,
+)
+def test_the_age_counts_from_the_start_of_the_job_as_far_as_our_looks_leave_it_open(
+    first: Job, second: Job | None, pause: float
+) -> None:
+    stage = Script(first, *([second] if second else []), job("SUCCEEDED"))
+    wait(stage)
+    assert stage.pauses[-1] == pause
+
+
+def test_a_job_just_submitted_is_young_by_our_own_clock() -> None:
+    old = Job(name="mnist", status=JobStatus.RUNNING, created_at=1, started_at=2)  # the platform's clock is slow
+    stage = Script(*[old] * 4, job("SUCCEEDED"))
+    wait(stage, known=old, is_new=True)
+    assert stage.done[:6] == [pytest.approx(0.4), "get_job", 0.8, "get_job", 0.5, "get_job"]  # and 0.3 in `ensure_job`
+
+
+# Waiting on a worker first ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answers", "calls"),
+    [
+        ([job("RUNNING")], 25),  # until 20 s have passed
+        ([job("WAITING")], 1),  # it may wait for its turn for hours
+        ([job("RUNNING"), job("WAITING"), job("FAILED")], 3),  # it was restarted, and its turn has come before
+        ([job("RUNNING"), TIMEOUT], 2),  # an outage may last
+        ([job("RUNNING"), job("STOPPED")], 2),
+    ],
+    ids=str,
+)
+def test_a_worker_waits_for_a_young_job_only(answers: list[Any], calls: int) -> None:
+    stage = Script(*answers)
+    found = wait(stage, known=answers[0], is_new=True, defer_after=20)
+    assert len(stage.calls) == calls
+    assert found.status.is_terminal or stage.now <= 1000 + 22
+
+
+@pytest.mark.parametrize("age", [0, 30])
+def test_a_worker_does_not_wait_for_an_old_job_nor_where_it_may_not(age: float) -> None:
+    stage = Script(job("RUNNING"))
+    known = Job(name="mnist", status=JobStatus.RUNNING, started_at=stage.now - age)
+    assert wait(stage, known=known, defer_after=20 if age else 0) is known
+    assert stage.done == []
+
+
+def test_what_ends_a_wait_ends_it_on_a_worker_too() -> None:
+    queued = job("WAITING")
+    with pytest.raises(JobQueueTimeoutError):
+        wait(Script(queued), known=queued, is_new=True, defer_after=20, queue_deadline=1000)
+    with pytest.raises(ConfigurationError):
+        wait(Script(ConfigurationError("no cluster")), known=job("RUNNING"), defer_after=20)
+
+
+# Failed looks ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [*SAYS_NOTHING, *ODD_REFUSALS], ids=str)
@@ -96,7 +172,7 @@ def test_a_failed_look_says_nothing_about_a_job_that_exists(error: BitaHubError)
     stage = Script(job("RUNNING"), error)
     with pytest.raises(StateUnknownError, match="for 900 s"):
         wait(stage)
-    assert stage.now == 1000 + 10 + UNREACHABLE_TIMEOUT
+    assert stage.now == 1000 + 0.5 + UNREACHABLE_TIMEOUT
 
 
 def test_an_unreachable_platform_is_ridden_out_for_the_patience() -> None:
@@ -110,7 +186,7 @@ def test_the_patience_may_be_another_and_the_job_as_last_seen_is_told() -> None:
     stage = Script(job("RUNNING"), TIMEOUT)
     with pytest.raises(TransportError, match=r"for 60 s .*When last seen, job 'mnist' is RUNNING"):
         wait(stage, unreachable_timeout=60)
-    assert stage.now == 1000 + 10 + 60
+    assert stage.now == 1000 + 0.5 + 60
 
 
 def test_patience_begins_anew_with_every_answer() -> None:
@@ -150,7 +226,7 @@ def test_a_job_denied_for_longer_is_lost() -> None:
     with pytest.raises(JobLostError, match="no longer has it") as caught:
         wait(stage)
     assert caught.value.job_name == "mnist"
-    assert stage.now == 1000 + 10 + GRACE_PERIOD
+    assert stage.now == 1000 + 0.5 + GRACE_PERIOD
 
 
 def test_trouble_before_the_first_denial_does_not_count_as_denial() -> None:
@@ -173,7 +249,7 @@ def test_the_deadline_is_looked_at_after_the_state() -> None:
 
 
 def test_a_job_that_is_not_over_by_the_deadline() -> None:
-    stage = Script(job("RUNNING", message="epoch 3"))
+    stage = Script(job("RUNNING", message="epoch 3", started_at=1))
     with pytest.raises(JobTimeoutError, match="When last seen, job 'mnist' is RUNNING: epoch 3"):
         wait(stage, deadline=1025)
     assert stage.pauses == [10, 10, 5]
@@ -185,7 +261,7 @@ def test_a_job_that_was_never_seen_by_the_deadline() -> None:
 
 
 def test_a_job_that_does_not_begin_by_its_deadline() -> None:
-    stage = Script(job("WAITING", message="waiting: 2 gtx-1080-ti asked for, 0 free"))
+    stage = Script(job("WAITING", message="waiting: 2 gtx-1080-ti asked for, 0 free", created_at=1))
     with pytest.raises(JobQueueTimeoutError, match=r"did not start in time.*is WAITING: waiting: 2 gtx-1080-ti"):
         wait(stage, queue_deadline=1025, deadline=5000)
     assert stage.pauses == [10, 10, 5]

@@ -35,6 +35,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.identity import JobRecord, TaskIdentity
 from airflow_bitahub.procedures.jobs import wait_for_job
+from airflow_bitahub.procedures.pace import FIRST_LOOKS
 from airflow_bitahub.procedures.retry import GRACE_PERIOD
 from airflow_bitahub.procedures.submission import ensure_job
 from tests.procedures.stage import (
@@ -144,7 +145,7 @@ class Jobs(Stage):
             found.stop_asked = self.now
             return None
         assert operation == "get_job"
-        return Job(name=name, status=status, raw_state=status.value)
+        return Job(name=name, status=status, raw_state=status.value, started_at=0)  # so old that few queries are due
 
     def _submit(self, name: str, body: dict[str, Any]) -> None:
         assert body["jobName"] == name
@@ -186,9 +187,8 @@ class Jobs(Stage):
 
     def try_task(self, task: TaskIdentity) -> Job:
         """Do what an operator does in one try."""
-        job = self.ensure(task)
-        if not job.status.is_terminal:
-            job = self.run(wait_for_job(job.name, poll_interval=10, clock=self.clock))
+        job = self.ensure(task, first_look=FIRST_LOOKS[0])
+        job = self.run(wait_for_job(job.name, poll_interval=10, known=job, clock=self.clock))
         if not job.status.is_successful:
             raise JobFailedError(str(job), job.name)
         return job
@@ -252,6 +252,15 @@ def test_a_new_task_submits_what_it_has_written_down() -> None:
     assert world.calls == ["submit_job", "get_job"]
     assert [record.confirmed for record in world.saved] == [False, True]
     assert {record.job_name for record in world.saved} == {job.name}
+
+
+@pytest.mark.parametrize(("seconds", "queries"), [(0.1, 1), (0.5, 2)])
+def test_a_short_job_takes_at_most_three_requests(seconds: float, queries: int) -> None:
+    world = Jobs(plan=[(seconds, JobStatus.SUCCEEDED)])
+    job = world.ensure(TASK, first_look=FIRST_LOOKS[0])
+    found = world.run(wait_for_job(job.name, poll_interval=10, known=job, is_new=True, clock=world.clock))
+    assert found.status.is_successful
+    assert world.calls == ["submit_job", *["get_job"] * queries]
 
 
 def test_fields_the_package_does_not_know_are_sent() -> None:

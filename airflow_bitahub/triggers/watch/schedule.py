@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 # Seconds between two ticks. Waking up costs more than a query, so queries that are due within a tick go out together.
 TICK = 0.05
+# Queries per second for all jobs together that are young, and so are queried sooner than the others. That costs one to
+# two percent of a core.
+EARLY_RATE = 20.0
 
 
 class Schedule:
@@ -24,6 +27,7 @@ class Schedule:
     the list cannot, the query is *due by name*. While a query by name is in flight, its waiter is in none of the three.
 
     :param on_due: called when queries have become due
+    :ivar early_rate: the number of early queries per second, see `EARLY_RATE`
     """
 
     def __init__(self, on_due: Callable[[], None]) -> None:
@@ -34,6 +38,8 @@ class Schedule:
         self._ticks: dict[int, _Tick] = {}
         self._due: dict[_Entry, None] = {}
         self._due_by_name: dict[_Entry, None] = {}
+        self.early_rate = EARLY_RATE
+        self._early: set[_Entry] = set()  # whose next query is planned for before the list of jobs could answer it
 
     def add(self, waiter: Waiter) -> None:
         """Add a waiter. Its first query is due immediately."""
@@ -42,7 +48,9 @@ class Schedule:
 
     def remove(self, waiter: Waiter) -> None:
         """Remove a waiter that was added."""
-        self._take_out(self._entries.pop(waiter))
+        entry = self._entries.pop(waiter)
+        self._early.discard(entry)
+        self._take_out(entry)
 
     # What is due -------------------------------------------------------------------------------------------------
 
@@ -77,14 +85,21 @@ class Schedule:
 
     # What becomes of a query -------------------------------------------------------------------------------------
 
-    def plan(self, waiter: Waiter, pause: float, *, spread: bool) -> None:
+    def plan(self, waiter: Waiter, pause: float, longest: float, *, spread: bool) -> None:
         """Plan the next query of a waiter whose last one is answered.
 
         :param pause: seconds between the two
+        :param longest: seconds that the pause may last. While few waiters ask for less, their queries are sent by name.
+            The more they are, the longer they pause, and those that reach this wait for the list with all others
         :param spread: separate waiters that were due together, by a random part of the first pause
         """
         entry = self._entries[waiter]
         now = self._loop.time()
+        self._early.discard(entry)
+        if pause < longest:
+            pause = min(max(pause, (len(self._early) + 1) / self.early_rate), longest)
+            if pause < longest:
+                self._early.add(entry)
         if spread and entry.is_in_step:
             entry.is_in_step = False
             entry.due_at = now + pause * random.random()  # noqa: S311
@@ -150,7 +165,8 @@ class Schedule:
     def _come_due(self, number: int) -> None:
         now = self._loop.time()
         for entry in self._ticks.pop(number):
-            may_be_listed = entry.waiter.job_name is not None and now >= entry.unlisted_until
+            is_for_list = entry.waiter.job_name is not None and entry not in self._early
+            may_be_listed = is_for_list and now >= entry.unlisted_until
             entry.put_into(self._due if may_be_listed else self._due_by_name)
         self._on_due()
 

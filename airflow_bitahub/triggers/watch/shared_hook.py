@@ -103,7 +103,7 @@ class SharedHook:
         try:
             hook = await asyncio.wait_for(connecting, _LOOK_UP_TIMEOUT)
         except Exception as error:
-            failure = f"Cannot look up the Airflow connection {self._conn_id!r}: {error or type(error).__name__}"
+            failure = f"Cannot look up the Airflow connection {self._conn_id!r}: {str(error) or type(error).__name__}"
             if failure != self._failure:
                 log.warning("%s", failure)
         else:

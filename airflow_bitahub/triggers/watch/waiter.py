@@ -31,12 +31,15 @@ class Waiter:
 
     :param procedure: starts with a call
     :param journal: is given the answer to every query
-    :param plan: called with this waiter when it has a new `call`, and with the seconds to wait before it is sent
+    :param plan: called with this waiter when it has a new `call`, and with the seconds to wait before it is sent: how
+        many it should be, and how many it may be
     """
 
     __slots__ = ("_context", "_journal", "_plan", "_procedure", "call", "job_name", "outcome")
 
-    def __init__(self, procedure: Procedure[Any], journal: Journal, plan: Callable[[Waiter, float], None]) -> None:
+    def __init__(
+        self, procedure: Procedure[Any], journal: Journal, plan: Callable[[Waiter, float, float], None]
+    ) -> None:
         self._procedure = procedure
         self._journal = journal
         self._plan = plan
@@ -66,12 +69,13 @@ class Waiter:
             self._note(answer)
         try:
             step = self._procedure.throw(answer) if isinstance(answer, Exception) else self._procedure.send(answer)
-            pause = 0.0
+            pause = longest = 0.0
             while isinstance(step, Sleep):
                 pause += step.seconds
+                longest += step.seconds if step.at_most is None else step.at_most
                 step = next(self._procedure)
             self.call = step
-            self._plan(self, pause)
+            self._plan(self, pause, longest)
         except StopIteration as end:
             self.outcome.set_result(end.value)
         except Exception as error:

@@ -4,9 +4,10 @@
         job = await watcher.run(wait_for_job("mnist-1", poll_interval=10), journal)
 
 It has two ways to query jobs. *Collection*: the platform's list of jobs, which answers for all jobs together. *Single*:
-each job, and each serving, by its name. A job that the list does not contain, or that has finished according to the
-list, is queried by name before its trigger reports anything, because a list may be late or incomplete. Servings are
-always queried by name: the entries of their list do not contain the version (seed), so two versions look alike.
+each job, and each serving, by its name. A young job is queried more often than the list, and so by name, while there
+are few such jobs. A job that the list does not contain, or that has finished according to the list, is queried by name
+before its trigger reports anything, because a list may be late or incomplete. Servings are always queried by name: the
+entries of their list do not contain the version (seed), so two versions look alike.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from airflow_bitahub.hooks.settings import WATCH_MODES
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.jobs import JobPages
 from airflow_bitahub.triggers.watch.listing import LIST_VALID, ListingCost
-from airflow_bitahub.triggers.watch.schedule import Schedule
+from airflow_bitahub.triggers.watch.schedule import EARLY_RATE, Schedule
 from airflow_bitahub.triggers.watch.shared_hook import SharedHook
 from airflow_bitahub.triggers.watch.waiter import Waiter
 
@@ -135,10 +136,10 @@ class Watcher:
             if not self._waiters[name]:
                 del self._waiters[name], self._jobs[name]
 
-    def _plan(self, waiter: Waiter, pause: float) -> None:
+    def _plan(self, waiter: Waiter, pause: float, longest: float) -> None:
         if waiter.is_querying:
             # Where the list answers for all, it does not matter that all are due together.
-            self._schedule.plan(waiter, pause, spread=not self._listing.is_used)
+            self._schedule.plan(waiter, pause, longest, spread=not self._listing.is_used)
         else:  # such as a probe of the served program
             self._start(self._perform(waiter))
 
@@ -309,7 +310,9 @@ class Watcher:
     # The connection, and tasks -----------------------------------------------------------------------------------
 
     def _apply(self, settings: Settings) -> None:
-        self._spacing = 1 / settings.number("max_requests_per_second", 1000)
+        budget = settings.number("max_requests_per_second", 1000)
+        self._spacing = 1 / budget
+        self._schedule.early_rate = min(EARLY_RATE, budget / 2)
         self.longest_poll_interval = settings.number("longest_poll_interval", 0)
         self._listing = ListingCost()  # what is known of the list may be about another platform
         self._listing.mode = settings.choice("watch", WATCH_MODES)

@@ -53,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
 
 with DAG(dag_id="chaos", schedule=None, max_active_tasks=200, default_args=DEFAULTS):
     for prefix, deferrable in (("w", False), ("d", True)):
-        waiting: dict[str, Any] = {"deferrable": deferrable}
+        waiting: dict[str, Any] = {"deferrable": deferrable, "defer_after": 5}
         BitaHubJobOperator(task_id=f"{prefix}1", command=lasting(8), **waiting)
         BitaHubJobOperator(task_id=f"{prefix}2", command=lasting(35), **waiting)
         BitaHubJobOperator(task_id=f"{prefix}3", command=lasting(35), resubmit_stopped=True, **waiting)

@@ -10,5 +10,11 @@ from airflow_bitahub.operators.job import BitaHubJobOperator
 
 with DAG(dag_id="again", schedule="@daily", start_date=datetime(2026, 1, 1, tzinfo=timezone.utc), catchup=False):
     BitaHubJobOperator.partial(
-        task_id="job", project="again", image="python:3", code_path=None, deferrable=True, poll_interval=1
+        task_id="job",
+        project="again",
+        image="python:3",
+        code_path=None,
+        deferrable=True,
+        defer_after=0,
+        poll_interval=1,
     ).expand(command=["sleep 2; echo one", "sleep 2; echo two"])

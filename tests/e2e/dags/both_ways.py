@@ -15,5 +15,6 @@ with DAG(dag_id="both_ways", schedule=None):
             code_path=None,
             command="sleep 3000",
             deferrable=deferrable,
+            defer_after=0,
             poll_interval=1,
         )

@@ -42,6 +42,7 @@ with DAG(dag_id="deployments", schedule=None):
                 "envs": envs,
                 "checks": [CHECK],
                 "poll_interval": 1,
+                "defer_after": 0,
                 "retries": 1,
                 "retry_delay": timedelta(seconds=1),
                 "trigger_rule": TriggerRule.ALL_DONE,

@@ -9,5 +9,11 @@ from airflow_bitahub.operators.job import BitaHubJobOperator
 # Each holds a worker's place for a whole heartbeat, so the limit leaves some for the other DAGs.
 with DAG(dag_id="short_deferrals", schedule=None, max_active_tasks=6):
     BitaHubJobOperator.partial(
-        task_id="job", project="short-deferral", image="python:3", code_path=None, deferrable=True, poll_interval=1
+        task_id="job",
+        project="short-deferral",
+        image="python:3",
+        code_path=None,
+        deferrable=True,
+        defer_after=0,
+        poll_interval=1,
     ).expand(command=[f"job {number}" for number in range(100)])

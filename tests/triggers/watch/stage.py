@@ -82,11 +82,13 @@ class Platform:
     """Answers like the platform, and records the requests.
 
     :param jobs: name -> raw state
+    :param started: name -> when it began to run, by the loop's clock; the others began long ago
     :param latency: seconds
     :param meet: returns another answer, or raises; None: the usual answer
     """
 
     jobs: dict[str, str] = field(default_factory=dict)
+    started: dict[str, float] = field(default_factory=dict)
     latency: float = 0.02
     meet: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
     asked: list[tuple[float, str]] = field(default_factory=list)  # when, and the path
@@ -117,7 +119,9 @@ class Platform:
 
     def entry(self, name: str) -> dict[str, Any]:
         word = self.jobs[name]
-        return {"jobName": name, "state": word, "exitCode": 0 if word == "SUCCEEDED" else None}
+        started = round(1000 * (EPOCH + self.started.get(name, -1e6)))
+        code = 0 if word == "SUCCEEDED" else None
+        return {"jobName": name, "state": word, "exitCode": code, "launchedTime": started}
 
     @staticmethod
     def envelope(data: Any, code: int = 0, status: int = 200, **headers: str) -> httpx.Response:

@@ -87,7 +87,7 @@ def test_long_job_is_queried_less_often_where_the_connection_says_so(
     connect(watch="single", longest_poll_interval=120)
 
     async def main() -> None:
-        platform.jobs = {"long": "RUNNING"}
+        platform.jobs, platform.started = {"long": "RUNNING"}, {"long": 0}
         event = await event_of(trigger("long", deadline=EPOCH + 7000))
         assert (event["outcome"], round(now())) == ("timeout", 7000)
         asked = [at for at, _ in platform.asked]
@@ -127,8 +127,8 @@ def test_failed_query_is_repeated_before_it_counts(platform: Platform) -> None:
     simulate(main())
 
 
-def test_infinite_interval_is_an_error(platform: Platform) -> None:
-    platform.jobs = {"job": "RUNNING"}
-    event = simulate(event_of(trigger("job", math.inf)))
+@pytest.mark.usefixtures("platform")
+def test_infinite_interval_is_an_error() -> None:
+    event = simulate(event_of(trigger("unknown", math.inf)))  # after a failed query, the pause is the interval
     assert event["outcome"] == "error"
     assert "infinity" in event["message"]

@@ -207,9 +207,10 @@ def _check(server_path: str) -> None:
 @contextmanager
 def _converted(argument: str, where: str, done: str, *passed: type[Exception]) -> Iterator[None]:
     """Raise StorageError for every error, since every kind of storage has its own, but those that are `passed`."""
+    unchanged: tuple[type[Exception], ...] = (*passed, BitaHubError)
     try:
         yield
-    except (*passed, BitaHubError):
+    except unchanged:
         raise
     except Exception as error:
         raise StorageError(f"{argument}: {where} cannot be {done}: {error}") from error

@@ -20,7 +20,7 @@ from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from tests.e2e.asking import AskingClient
-from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED
+from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED, Backfill, Manual
 from tests.leaks import ProcessArguments
 from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
@@ -199,7 +199,8 @@ def world(
         ]
         for dag_id in DAGS:
             airflow.await_dag(dag_id, seconds=SECONDS)
-        for name, run in {**BACKFILLS, **MANUAL}.items():
+        runs: dict[str, Backfill | Manual] = {**BACKFILLS, **MANUAL}
+        for name, run in runs.items():
             if name in wanted:
                 world.started[name] = run.start(airflow)
         if "deployments" in wanted:

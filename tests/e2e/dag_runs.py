@@ -53,8 +53,8 @@ class Backfill:
 _TODAY = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
 _ONE_DAY = datetime(2026, 1, 5, tzinfo=timezone.utc)
 
-# Started before the scheduler: if SQLite refuses a write because the scheduler writes too, Airflow removes the runs that
-# it has created already, which ends the scheduler if it has seen them.
+# Started before the scheduler: if SQLite refuses a write because the scheduler writes too, Airflow removes the runs
+# that it has created already, which ends the scheduler if it has seen them.
 BACKFILLS = {
     "three days": Backfill(
         SCRIPTED, _TODAY - timedelta(days=2), _TODAY, {"threshold": 0.5, "serving_name": "backfilled"}

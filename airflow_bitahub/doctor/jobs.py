@@ -62,13 +62,13 @@ def examine_stop(examination: Examination, folder: SharedFolder | None) -> None:
     if not _submit(examination, name, f"{command}; sleep {LIFETIME}", output):
         return
     seen = examination.run(observe_job(name, _has_started, seconds=examination.timeout))
-    if seen.is_stuck and examination.mark in _log(examination, name):
+    if seen.is_stuck and examination.mark in _log(examination, name, examination.mark):
         _name_word(examination, seen, JobStatus.RUNNING)
     if seen.job is None or seen.job.status.is_terminal:
         state = seen.job or seen.error or f"it was not seen within {examination.timeout:.0f} s"
         report.row(FAILS, "run with a folder" if folder else "run", f"{state}")
     elif folder is not None:
-        folder.check(lambda: _log(examination, name))
+        folder.check(lambda: _log(examination, name, examination.mark))
     found = examination.find(stop_job(name))
     if found.error is not None:
         report.row(FAILS, "stop a job", examination.why(found.error))
@@ -121,7 +121,8 @@ def _has_succeeded(examination: Examination, name: str, seen: Observation) -> bo
         report.row(FAILS, "query a job", detail)
         return False
     report.row(WORKS, "query a job", f"{examination.address('get_job')}: {words}")
-    log = _log(examination, name)
+    may_have_run = seen.is_stuck or seen.job.status.is_successful
+    log = _log(examination, name, examination.mark if may_have_run else "")
     if seen.is_stuck and examination.mark in log:
         _name_word(examination, seen, JobStatus.SUCCEEDED)
     elif not seen.job.status.is_successful:
@@ -158,20 +159,23 @@ def _name_word(examination: Examination, seen: Observation, meaning: JobStatus) 
     examination.report.row(NOTE, "state", f"The platform says {word!r} for {meaning.value}.")
 
 
-def _log(examination: Examination, name: str) -> str:
-    """Return a job's log, "" where it cannot be read. The first time, report whether and where it can be read."""
+def _log(examination: Examination, name: str, expected: str) -> str:
+    """Return a job's log, "" where it cannot be read. The first time, report whether and where it can be read.
+
+    :param expected: what the job must have printed, so that the log is complete only with it
+    """
     report, call = examination.report, read_job_log(name, 20)
     deadline = time.monotonic() + _LOG_DELAY
     is_first = name == examination.name("1")
     found = examination.find(call)
-    while found.error is None and examination.mark not in str(found.answer) and time.monotonic() < deadline:
+    while found.error is None and expected not in str(found.answer) and time.monotonic() < deadline:
         time.sleep(0.2)
         found = examination.find(call)
     if is_first and found.error is not None:
         report.row(FAILS, "log of a job", examination.why(found.error))
         report.row(NOTE, "", "Without it, Airflow's logs do not show what jobs print; all else works.")
     elif is_first:
-        is_there = examination.mark in str(found.answer)
+        is_there = expected in str(found.answer)
         detail = "" if is_there else "; but what the job printed is not in it"
         report.row(WORKS if is_there else FAILS, "log of a job", examination.address("read_job_log") + detail)
     return str(found.answer or "")

@@ -20,6 +20,7 @@ from airflow_bitahub.doctor.connections import origin_of
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.http.profiles import PROFILES
 from airflow_bitahub.emulator.http.signin import SignIn, user_id_of
+from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from tests.conftest import until
 from tests.doctor.conftest import CONN_ID, PASSWORD, USER, Outcome, secret_of
@@ -204,3 +205,34 @@ def test_an_installation_that_lacks_what_is_only_assumed(installation: Start, do
     assert outcome.extras == {"watch": "single", "default_image": candidates.IMAGE}
     assert outcome.row("log of a job").startswith("FAILS")
     assert outcome.row("stop a job").startswith("works")
+
+
+@pytest.mark.parametrize("auth", ["basic", "kubesphere"])
+def test_a_namespace_that_the_user_may_not_enter(auth: str, installation: Start, doctor: Doctor) -> None:
+    emulator = installation(auth=auth)
+    outcome = doctor(host=emulator.url, login=USER, password=PASSWORD, extra={"job_namespace": "bita"})
+    assert outcome.code == 1
+    assert "Wrong: namespace. The gateway knows the user" in outcome.row("permission")
+    assert outcome.extras == {"auth": auth}, "what is certain is worth knowing"
+
+
+def test_a_program_that_nobody_can_run(installation: Start, doctor: Doctor) -> None:
+    emulator = installation()
+    emulator.scripts.add(ScriptedJob(exit_code=1, log="no such image"))
+    extra = {"default_image": "mine:1"}
+    outcome = doctor(host=emulator.url, login=USER, password=emulator.token, extra=extra)
+    assert outcome.code == 1
+    assert "FAILED, exit code 1" in outcome.row("run a job")
+    assert "Its log ends with: no such image" in outcome.text
+    assert "the image 'mine:1'; otherwise set 'default_image'" in outcome.text
+    assert_nothing_left(emulator)
+
+
+def test_a_failure_in_the_middle_does_not_hide_what_was_found(installation: Start, doctor: Doctor) -> None:
+    emulator = installation(prefix="kapis")
+    broken = Effect(before=Answer(status=502, body="bad gateway"))
+    emulator.faults.add(Fault(match=Match(method="DELETE", path="*/jobs/*-2", times=2), effect=broken))
+    outcome = doctor(host=emulator.url, login=USER, password=emulator.token)
+    assert outcome.row("stop a job").startswith("FAILS")
+    assert outcome.extras == {"prefix": "kapis", "default_image": candidates.IMAGE}
+    assert_nothing_left(emulator)

@@ -13,8 +13,9 @@ from airflow_bitahub.doctor.access import examine_access
 from airflow_bitahub.doctor.connections import origin_of
 from airflow_bitahub.doctor.examination import Examination
 from airflow_bitahub.doctor.extras import merged
-from airflow_bitahub.doctor.report import SKIPPED, Report
+from airflow_bitahub.doctor.report import FAILS, SKIPPED, Report
 from airflow_bitahub.doctor.shared_folder import prepare_folder
+from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.reaper import server_hook
 
 
@@ -31,7 +32,11 @@ def examine(conn_id: str, *, with_jobs: bool, with_serving: bool, write: bool, t
     report.say(f"The Airflow connection {conn_id!r}: {settings.base_url}{who}\n")
     examination = Examination(hook, report, timeout=timeout)
     with _interrupted_by_sigterm(), closing(examination):
-        works = _examine(examination, with_jobs=with_jobs, with_serving=with_serving)
+        try:
+            works = _examine(examination, with_jobs=with_jobs, with_serving=with_serving)
+        except BitaHubError as error:  # what was found so far is still worth knowing
+            report.row(FAILS, "examination", examination.why(error))
+            works = False
     report.say()
     if examination.found:
         _tell_extras(examination, conn_id, write=write)

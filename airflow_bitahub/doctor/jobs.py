@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.procedures.probing import Observation
 
 CORES, MEMORY_MB = 1, 512
-LIFETIME = 60  # seconds after which the second job ends by itself
+LIFETIME = 180  # seconds after which the second job ends by itself
 _LOG_DELAY = 10  # seconds after which what a job printed must be in its log
 
 
@@ -62,21 +62,22 @@ def examine_stop(examination: Examination, folder: SharedFolder | None) -> None:
     if not _submit(examination, name, f"{command}; sleep {LIFETIME}", output):
         return
     seen = examination.run(observe_job(name, _has_started, seconds=examination.timeout))
-    if seen.is_stuck and examination.mark in _log(examination, name):
-        _name_word(examination, seen, JobStatus.RUNNING)
+    running = seen
+    _learn_words(examination, name, running)
     if seen.job is None or seen.job.status.is_terminal:
         state = seen.job or seen.error or f"it was not seen within {examination.timeout:.0f} s"
         report.row(FAILS, "run with a folder" if folder else "run", f"{state}")
     elif folder is not None:
-        folder.check(lambda: _log(examination, name))
+        folder.check(lambda: _log(examination, name, examination.mark))
     found = examination.find(stop_job(name))
     if found.error is not None:
         report.row(FAILS, "stop a job", examination.why(found.error))
         return
     seen = examination.run(observe_job(name, lambda job: job.status.is_terminal, seconds=examination.timeout))
-    if seen.is_stuck:
-        _name_word(examination, seen, JobStatus.STOPPED)
-    is_stopped = seen.job is not None and (seen.job.status is JobStatus.STOPPED or seen.is_stuck)
+    is_stopped = seen.job is not None and seen.job.status is JobStatus.STOPPED
+    if seen.is_stuck and seen.words[-1] not in (*running.words, examination.ended_in):
+        _name_word(examination, seen.words[-1], JobStatus.STOPPED)
+        is_stopped = True
     detail = f"{examination.address('stop_job')}, then {' -> '.join(seen.words)}"
     report.row(WORKS if is_stopped else FAILS, "stop a job", detail)
     _remove(examination, name)
@@ -121,9 +122,10 @@ def _has_succeeded(examination: Examination, name: str, seen: Observation) -> bo
         report.row(FAILS, "query a job", detail)
         return False
     report.row(WORKS, "query a job", f"{examination.address('get_job')}: {words}")
-    log = _log(examination, name)
+    may_have_run = seen.is_stuck or seen.job.status.is_successful
+    log = _log(examination, name, examination.mark if may_have_run else "")
     if seen.is_stuck and examination.mark in log:
-        _name_word(examination, seen, JobStatus.SUCCEEDED)
+        examination.ended_in = seen.words[-1]
     elif not seen.job.status.is_successful:
         report.row(FAILS, "run a job", _why_not(examination, seen.job, log))
         return False
@@ -151,27 +153,53 @@ def _why_not(examination: Examination, job: Job, log: str) -> str:
     return f"The {job} after {examination.timeout:.0f} s."
 
 
-def _name_word(examination: Examination, seen: Observation, meaning: JobStatus) -> None:
-    """Use a word of the platform for a state, which it shows for a job of which we know how it ended."""
-    word = seen.words[-1]
+def _learn_words(examination: Examination, name: str, running: Observation) -> None:
+    """Learn the platform's words for jobs that run and that have succeeded, where these are not known.
+
+    A platform may show the end of a job late. So a word means the end only if it is not shown for a job that runs.
+
+    :param running: of a job that lasts
+    """
+    report, ended_in = examination.report, examination.ended_in
+    runs = running.is_stuck and examination.mark in _log(examination, name, examination.mark)
+    if runs and running.words[-1] != ended_in:
+        _name_word(examination, running.words[-1], JobStatus.RUNNING)
+    if not ended_in:
+        return
+    if running.job is not None and ended_in not in running.words:
+        _name_word(examination, ended_in, JobStatus.SUCCEEDED)
+    else:
+        report.row(
+            FAILS,
+            "state",
+            f"The platform says {ended_in!r} for a job that has ended, and perhaps for one that runs. Find out on its\n"
+            f"pages what that means, and set the extra 'status_words'.",
+        )
+
+
+def _name_word(examination: Examination, word: str, meaning: JobStatus) -> None:
+    """Use a word of the platform for a state."""
     examination.adopt({"status_words": {word: meaning.value}})
     examination.report.row(NOTE, "state", f"The platform says {word!r} for {meaning.value}.")
 
 
-def _log(examination: Examination, name: str) -> str:
-    """Return a job's log, "" where it cannot be read. The first time, report whether and where it can be read."""
+def _log(examination: Examination, name: str, expected: str) -> str:
+    """Return a job's log, "" where it cannot be read. The first time, report whether and where it can be read.
+
+    :param expected: what the job must have printed, so that the log is complete only with it
+    """
     report, call = examination.report, read_job_log(name, 20)
     deadline = time.monotonic() + _LOG_DELAY
     is_first = name == examination.name("1")
     found = examination.find(call)
-    while found.error is None and examination.mark not in str(found.answer) and time.monotonic() < deadline:
+    while found.error is None and expected not in str(found.answer) and time.monotonic() < deadline:
         time.sleep(0.2)
         found = examination.find(call)
     if is_first and found.error is not None:
         report.row(FAILS, "log of a job", examination.why(found.error))
         report.row(NOTE, "", "Without it, Airflow's logs do not show what jobs print; all else works.")
     elif is_first:
-        is_there = examination.mark in str(found.answer)
+        is_there = expected in str(found.answer)
         detail = "" if is_there else "; but what the job printed is not in it"
         report.row(WORKS if is_there else FAILS, "log of a job", examination.address("read_job_log") + detail)
     return str(found.answer or "")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub.api import candidates
+from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.servings import (
     Serving,
     ServingModel,
@@ -98,14 +100,19 @@ def _try(examination: Examination, what: str, call: Call[Any]) -> bool:
 
 
 def _wait(examination: Examination, name: str, what: str) -> bool:
-    deadline = time.time() + examination.timeout
+    started = _look_until(examination, name, _has_started, examination.timeout)
+    if started is None or started.status is not ServingStatus.RUNNING:
+        state = started or "It was never seen"
+        examination.report.row(FAILS, what, f"{state}; the doctor waited up to {examination.timeout:.0f} s.")
+        return False
     try:
+        deadline = time.time() + _SECONDS
         serving = examination.run(wait_for_serving(name, _VERSION, poll_interval=0.5, deadline=deadline))
     except BitaHubError as error:
         examination.report.row(
             FAILS,
             what,
-            f"{error}\nIf it runs, this machine does not reach its address: is its name known here?",
+            f"{error}\nIt runs, so this machine may not reach its address, {started.url or 'which is missing'}.",
         )
         return False
     examination.report.row(WORKS, what, f"It answers at {serving.url}")
@@ -136,14 +143,26 @@ def _wait_until_removed(examination: Examination, name: str) -> None:
     examination.forget(f"serving {name}")
 
 
-def _look_until(examination: Examination, name: str, is_enough: Any) -> Serving | None:
-    """Return the serving when enough is seen, or after `_SECONDS`; None: the platform has none."""
-    deadline = time.monotonic() + _SECONDS
+def _has_started(serving: Serving | None) -> bool:
+    return serving is not None and (serving.status is ServingStatus.RUNNING or serving.status.is_terminal)
+
+
+def _look_until(
+    examination: Examination, name: str, is_enough: Callable[[Serving | None], bool], seconds: float = _SECONDS
+) -> Serving | None:
+    """Return the serving when enough is seen, or after so many seconds; None: the platform has none."""
+    deadline = time.monotonic() + seconds
+    serving: Serving | None = None
     while True:
         try:
-            serving: Serving | None = examination.send(get_serving(name, _VERSION))
+            serving = examination.send(get_serving(name, _VERSION))
         except NotFoundError:
             serving = None
+        except BitaHubError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+            continue  # a failed query says nothing
         if is_enough(serving) or time.monotonic() > deadline:
             return serving
         time.sleep(0.1)

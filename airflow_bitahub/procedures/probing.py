@@ -27,8 +27,9 @@ from airflow_bitahub.procedures import retry
 
 T = TypeVar("T")
 Extras: TypeAlias = Mapping[str, Any]  # of a connection
-# Seconds after which a job counts as staying in a state whose meaning is not known.
-SETTLING = 20.0
+# Seconds after which a job counts as staying in a state whose meaning is not known: a relative of the platform updates
+# states once a minute (family).
+SETTLING = 90.0
 _NO_METHOD = 405
 
 

@@ -20,6 +20,7 @@ from airflow_bitahub.doctor.connections import origin_of
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.http.profiles import PROFILES
 from airflow_bitahub.emulator.http.signin import SignIn, user_id_of
+from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from tests.conftest import until
 from tests.doctor.conftest import CONN_ID, PASSWORD, USER, Outcome, secret_of
@@ -180,18 +181,35 @@ def test_ctrl_c_removes_what_was_started(when: str, installation: Start, doctor:
     assert_nothing_left(emulator)
 
 
+def says(emulator: Emulator, path: str, state: str, word: str) -> None:
+    records = Records(where={"state": state}, patch={"state": word, "jobStatus": None})
+    emulator.faults.add(Fault(match=Match(method="GET", path=path), effect=Effect(records=records)))
+
+
 def test_words_for_states_that_nobody_knows(
     installation: Start, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_bitahub.procedures.probing.SETTLING", 0.3)
     emulator = installation()
-    for state, word in (("SUCCEEDED", "DONE"), ("STOPPED", "HALTED"), ("RUNNING", "BUSY")):
-        records = Records(where={"state": state}, patch={"state": word, "jobStatus": None})
-        emulator.faults.add(Fault(match=Match(method="GET", path="*/jobs*"), effect=Effect(records=records)))
+    for number, state, word in ((1, "SUCCEEDED", "DONE"), (2, "RUNNING", "BUSY"), (2, "STOPPED", "HALTED")):
+        says(emulator, f"*/jobs/*-{number}", state, word)
     outcome = doctor(host=emulator.url, login=USER, password=emulator.token)
     assert outcome.extras["status_words"] == {"DONE": "SUCCEEDED", "HALTED": "STOPPED", "BUSY": "RUNNING"}
     assert outcome.code == 0
     assert_nothing_left(emulator)
+
+
+def test_a_word_for_a_job_that_runs_is_none_for_one_that_succeeded(
+    installation: Start, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_bitahub.procedures.probing.SETTLING", 0.3)
+    emulator = installation()
+    # The platform shows late that the first job has ended.
+    says(emulator, "*/jobs/*-1", "SUCCEEDED", "BUSY")
+    says(emulator, "*/jobs/*-2", "RUNNING", "BUSY")
+    outcome = doctor(host=emulator.url, login=USER, password=emulator.token)
+    assert "status_words" not in outcome.extras
+    assert outcome.row("state").startswith("FAILS")
 
 
 def test_an_installation_that_lacks_what_is_only_assumed(installation: Start, doctor: Doctor) -> None:
@@ -204,3 +222,34 @@ def test_an_installation_that_lacks_what_is_only_assumed(installation: Start, do
     assert outcome.extras == {"watch": "single", "default_image": candidates.IMAGE}
     assert outcome.row("log of a job").startswith("FAILS")
     assert outcome.row("stop a job").startswith("works")
+
+
+@pytest.mark.parametrize("auth", ["basic", "kubesphere"])
+def test_a_namespace_that_the_user_may_not_enter(auth: str, installation: Start, doctor: Doctor) -> None:
+    emulator = installation(auth=auth)
+    outcome = doctor(host=emulator.url, login=USER, password=PASSWORD, extra={"job_namespace": "bita"})
+    assert outcome.code == 1
+    assert "Wrong: namespace. The gateway knows the user" in outcome.row("permission")
+    assert outcome.extras == {"auth": auth}, "what is certain is worth knowing"
+
+
+def test_a_program_that_nobody_can_run(installation: Start, doctor: Doctor) -> None:
+    emulator = installation()
+    emulator.scripts.add(ScriptedJob(exit_code=1, log="no such image"))
+    extra = {"default_image": "mine:1"}
+    outcome = doctor(host=emulator.url, login=USER, password=emulator.token, extra=extra)
+    assert outcome.code == 1
+    assert "FAILED, exit code 1" in outcome.row("run a job")
+    assert "Its log ends with: no such image" in outcome.text
+    assert "the image 'mine:1'; otherwise set 'default_image'" in outcome.text
+    assert_nothing_left(emulator)
+
+
+def test_a_failure_in_the_middle_does_not_hide_what_was_found(installation: Start, doctor: Doctor) -> None:
+    emulator = installation(prefix="kapis")
+    broken = Effect(before=Answer(status=502, body="bad gateway"))
+    emulator.faults.add(Fault(match=Match(method="DELETE", path="*/jobs/*-2", times=2), effect=broken))
+    outcome = doctor(host=emulator.url, login=USER, password=emulator.token)
+    assert outcome.row("stop a job").startswith("FAILS")
+    assert outcome.extras == {"prefix": "kapis", "default_image": candidates.IMAGE}
+    assert_nothing_left(emulator)

@@ -54,6 +54,7 @@ WHOSE = {
     "aiohttp": {"client"},
     "airflow": {"storage", "hooks", "links", "triggers", "operators", "sensors", "airflow_database", "reaper"},
     "fastapi": {"emulator"},
+    "jinja2": {"emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
     "pydantic": {"api", "operators", "emulator"},

@@ -21,7 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from airflow_bitahub.api.platform import ENDPOINTS
+from airflow_bitahub.api.platform import ENDPOINTS, Platform
+from airflow_bitahub.emulator.console.access import ROOT as CONSOLE
+from airflow_bitahub.emulator.console.app import Console
+from airflow_bitahub.emulator.console.pages import ConsoleContext
 from airflow_bitahub.emulator.credentials import make_private
 from airflow_bitahub.emulator.faults.faults import Faults
 from airflow_bitahub.emulator.http.app import create_app
@@ -148,6 +151,7 @@ class Emulator:
         make_private(self.home)
         shared_storage = SharedStorage(Path(storage) if storage else self.home / "storage")
         self.storage = shared_storage.root
+        self._shared_storage = shared_storage
         self.token = token or secrets.token_urlsafe(32)
         self.state = State(clock)
         self.scripts = Scripts()
@@ -185,6 +189,11 @@ class Emulator:
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104  compared, not bound
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
+    @property
+    def console_url(self) -> str:
+        """The address of the pages for people."""
+        return self.url + CONSOLE
+
     def __enter__(self) -> Emulator:
         self.start()
         return self
@@ -220,7 +229,14 @@ class Emulator:
             self._sign_in,
             token_for_reading=self._token_for_reading,
         )
-        config = server_config(app)
+        console = Console(
+            app,
+            ConsoleContext(self.state, self._runner, self.faults, self._shared_storage),
+            self.token,
+            self._origins,
+            for_reading=self._token_for_reading or self._sign_in is not None,
+        )
+        config = server_config(console)
         server = self._server = Server(config)
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(server, listener)), name="bitahub-emulator", daemon=True
@@ -260,12 +276,24 @@ class Emulator:
         """
         # The emulator can replace a serving's specification, which the real platform is not known to do.
         endpoints = {"update_serving": ENDPOINTS["update_serving"], **extra.pop("endpoints", {})}
+        pages = {
+            "console_url": f"{self.console_url}/jobs/{extra.get('job_namespace', Platform.job_namespace)}/{{name}}",
+            "serving_console_url": (
+                f"{self.console_url}/servings/{extra.get('serving_namespace', Platform.serving_namespace)}/{{name}}"
+            ),
+        }
         return {
             "conn_type": "bitahub",
             "host": self.url,
             "login": login,
             "password": self.token,
-            "extra": {"user_id": user_id, "storage_uri": self.storage.as_uri(), "endpoints": endpoints, **extra},
+            "extra": {
+                "user_id": user_id,
+                "storage_uri": self.storage.as_uri(),
+                "endpoints": endpoints,
+                **pages,
+                **extra,
+            },
         }
 
     @property

@@ -227,6 +227,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
     def announce() -> None:
         connection = emulator.connection(login="you", user_id="_you")
         print(f"BitaHub emulator  {emulator.url}")
+        print(f"console           {emulator.console_url}")
         print(f"storage           {emulator.storage}")
         print(f"token             {emulator.token}")
         if sign_in is not None:

@@ -68,8 +68,8 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         session.py         typing the token
         app.py             the application
 
-Imports run in one direction: state <- mounts, faults <- run <- http <- console <- server. `answers`, `origins`, `credentials` and
-`scripts` import nothing of these folders, and `listener` only how a connection is closed.
+Imports run in one direction: state <- mounts, faults <- run <- http <- console <- server. `answers`, `origins`,
+`credentials` and `scripts` import nothing of these folders, and `listener` only how a connection is closed.
 """
 
 from airflow_bitahub.extras import require_extra

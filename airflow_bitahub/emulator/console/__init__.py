@@ -1,1 +1,1 @@
-"""Pages for people, on the emulator's own port below ``/console``: rendered on the server, readable without a script."""
+"""Pages for people at ``/console`` of the emulator's own port, rendered on the server, readable without a script."""

@@ -123,8 +123,8 @@ class ConsoleAccess:
 
     def _refuse(self, scope: Scope, is_signed_in: bool) -> Response | None:
         headers, path, is_change = Headers(scope=scope), scope["path"], scope["method"] not in READ_METHODS
-        if (refusal := self._origins.refuse_host(headers)) is not None:
-            return refusal
+        if (unknown_host := self._origins.refuse_host(headers)) is not None:
+            return unknown_host
         if is_change and headers.get("origin") != f"{scope['scheme']}://{headers['host']}":
             return PlainTextResponse("Only the console's own pages may send this.\n", 403)
         if is_change and (refusal := _refuse_body(headers, path)) is not None:

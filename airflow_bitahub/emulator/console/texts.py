@@ -186,9 +186,8 @@ _TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         # session
         "token": ("The emulator's token", "模拟器的令牌"),
         "token_hint": (
-            "The emulator prints it when it starts, and keeps it in the file token in its home. It is typed once; "
-            "this browser then stays signed in for 12 hours.",
-            "模拟器启动时会打印令牌，并保存在其主目录的 token 文件中。只需输入一次，此浏览器随后 12 小时内有效。",
+            "The emulator prints it when it starts. Enter it once; this browser may then make changes for 12 hours.",
+            "模拟器启动时会打印令牌。输入一次后，此浏览器可在 12 小时内进行更改。",
         ),
         "token_wrong": ("This is not the emulator's token.", "这不是模拟器的令牌。"),
         "continue": ("Continue", "继续"),

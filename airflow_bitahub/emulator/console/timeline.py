@@ -9,7 +9,7 @@ from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.emulator.state.records import LoggedRequest, StoredJob
 
 _LEAST = 0.5  # percent: what is shorter could not be seen
-_MAX_ROWS = 16
+_MAX_ROWS = 16  # also of marks
 
 
 class Segment(NamedTuple):
@@ -58,6 +58,9 @@ def timeline(job: StoredJob, requests: Iterable[LoggedRequest], now: int) -> Tim
         start = min((since - job.created) * scale, 100 - _LEAST)
         return Segment(state, round(start, 2), round(max((until - since) * scale, _LEAST), 2), until - since)
 
+    def place(time: int) -> float:
+        return round(min(max(_LEAST, (time - job.created) * scale), 100 - _LEAST), 2)
+
     began = min(job.launched or end, end)
     segments = [segment(JobStatus.WAITING.value, job.created, began)]
     if job.launched:
@@ -68,11 +71,6 @@ def timeline(job: StoredJob, requests: Iterable[LoggedRequest], now: int) -> Tim
         for task in job.tasks[:_MAX_ROWS]:
             spans = [segment(task.status.value, task.started, task.finished or end)] if task.started else []
             rows.append(Row(f"{task.role} {task.index}", spans))
-    marks = [
-        Mark(
-            request.method, round(min(max(_LEAST, (request.time - job.created) * scale), 100 - _LEAST), 2), request.time
-        )
-        for request in requests
-        if not request.is_look and request.reached and job.created <= request.time <= end
-    ]
-    return Timeline(rows, marks[-_MAX_ROWS:], job.created, end)
+    changes = [request for request in requests if request.reached and not request.is_look]
+    marks = [Mark(request.method, place(request.time), request.time) for request in changes[-_MAX_ROWS:]]
+    return Timeline(rows, marks, job.created, end)

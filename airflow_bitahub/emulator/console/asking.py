@@ -64,12 +64,13 @@ async def ask(serving: StoredServing, form: bytes, media_type: str) -> Answer:
     text = content.decode("utf-8", "replace")
     try:
         value = json.loads(text)
+        text = json.dumps(value, indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return answer(response.status_code, "" if response.is_success else text[:500], text)
     return answer(
         response.status_code,
         _refusal(value),
-        json.dumps(value, indent=2, ensure_ascii=False),
+        text,
         _predictions(value),
     )
 

@@ -56,7 +56,12 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         now=context_of(request).state.now(),
         **values,
     )
-    return HTMLResponse(content, status, headers={"Vary": "Accept-Language, Cookie", "Content-Language": language})
+    # What a program wrote may hold half of a surrogate pair, which cannot be encoded.
+    return HTMLResponse(
+        content.encode("utf-8", "replace"),
+        status,
+        headers={"Vary": "Accept-Language, Cookie", "Content-Language": language},
+    )
 
 
 def language_of(accepted: str) -> str:

@@ -109,6 +109,7 @@ _TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "serving": ("Serving", "服务"),
         "no_servings": ("There are no servings.", "没有服务。"),
         "version": ("Version", "版本"),
+        "served_model": ("Model", "模型"),
         "replicas": ("Replicas", "副本"),
         "replicas_ready": ("{ready} of {wanted} ready", "{ready}/{wanted} 就绪"),
         "address": ("Address", "地址"),

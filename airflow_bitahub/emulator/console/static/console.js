@@ -3,22 +3,23 @@
 
 const REFRESH_MILLISECONDS = 2000;
 
+// A part stays as it is while somebody selects text in it, or is there with the keyboard. A log goes on all the same.
 function isInUse(part) {
   const selection = document.getSelection();
-  const inSelection = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
-  return inSelection || (part.contains(document.activeElement) && document.activeElement.id !== "log" &&
-    !document.activeElement.matches("[role=region]"));
+  const holdsSelection = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
+  const { activeElement } = document;
+  return holdsSelection || (part.contains(activeElement) && activeElement.id !== "log");
 }
 
 function update(part, fresh) {
   if (part.innerHTML === fresh.innerHTML || isInUse(part)) return;
-  const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
+  const isFocused = document.activeElement.id === "log" && part.contains(document.activeElement);
   const log = part.querySelector("#log");
   const [top, wasAtEnd] = log ? [log.scrollTop, isAtEnd(log)] : [0, true];
   part.replaceChildren(...fresh.childNodes);
   const newLog = part.querySelector("#log");
   if (newLog) newLog.scrollTop = wasAtEnd ? newLog.scrollHeight : top;
-  if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  if (isFocused) newLog?.focus({ preventScroll: true });
 }
 
 function isAtEnd(log) {

@@ -8,7 +8,7 @@ from types import MappingProxyType
 LANGUAGES = ("en", "zh")
 DEFAULT_LANGUAGE = "en"
 
-_TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         # frame
         "title": ("BitaHub emulator", "BitaHub 模拟器"),
@@ -206,5 +206,5 @@ def translate(language: str, key: str, **values: object) -> str:
     :param language: one of `LANGUAGES`
     :param values: what the text has in its placeholders
     """
-    text = _TEXTS[key][LANGUAGES.index(language)]
+    text = TEXTS[key][LANGUAGES.index(language)]
     return text.format(**values) if values else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 
@@ -108,14 +109,19 @@ def test_no_other_page_reaches_into_it(visitor: httpx.Client, path: str) -> None
     assert not [name for name in headers if name.startswith("access-control")]
 
 
-def test_a_served_program_does_not_get_the_session(api: Api, owner: httpx.Client) -> None:
+def test_a_served_program_gets_the_form_but_not_the_session(api: Api, owner: httpx.Client) -> None:
     """A browser sends cookies to every port of a host; with this one, the program could make changes."""
     name = api.serve(
         """python -c '
-import http.server, os
+import http.server, json, os
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.end_headers(); self.wfile.write(str(self.headers["Cookie"]).encode())
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        names = "Content-Type", "Authorization", "Cookie"
+        seen = [self.path, *map(self.headers.get, names), body.partition("; ")[2]]
+        self.send_response(200); self.end_headers(); self.wfile.write(json.dumps({"predictions": seen}).encode())
 http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
     )
     url = api.wait_served(name)["hosts"]
@@ -123,6 +129,13 @@ http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).s
     for sent, seen in (("a=1; {}; b=2", "a=1; b=2"), ("{}", "None")):
         cookies = sent.format(f"{session.name}={session.value}")
         assert httpx.get(url, headers={"Cookie": cookies}, trust_env=False, verify=False).text == seen
+    page = owner.post(f"{CONSOLE}/servings/inference/{name}/ask", files={"files": ("7.png", b"a picture")}).text
+    labels = [html.unescape(label) for label in re.findall(r'class="label">([^<]*)<', page)]
+    assert labels[0] == "/image"
+    assert labels[1].startswith("multipart/form-data; boundary=")
+    assert labels[2].startswith("Bearer ")
+    assert labels[3] == "None"
+    assert labels[4].startswith('name="files"; filename="7.png"')
     api.http.delete(f"{SERVINGS}/{name}")
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_bitahub.emulator.console.logs import readable_tail
 from airflow_bitahub.emulator.console.pages import language_of
-from airflow_bitahub.emulator.console.texts import _TEXTS, LANGUAGES
+from airflow_bitahub.emulator.console.texts import LANGUAGES, TEXTS
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from tests.emulator.conftest import JOBS, SERVINGS, Api, mount
@@ -309,7 +309,7 @@ def test_the_browsers_language(visitor: httpx.Client, accepted: str, language: s
 
 
 def test_every_text_has_the_same_placeholders_in_both_languages() -> None:
-    for texts in _TEXTS.values():
+    for texts in TEXTS.values():
         assert len(texts) == len(LANGUAGES)
         assert len({tuple(sorted(re.findall(r"{\w+}", text))) for text in texts}) == 1
 

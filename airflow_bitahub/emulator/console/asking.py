@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from airflow_bitahub.emulator.console.hiding import HIDDEN
 from airflow_bitahub.emulator.state.serving_records import StoredServing
 
 _PATH = "/image"  # where the programs of the platform's document take pictures
@@ -61,7 +62,7 @@ async def ask(serving: StoredServing, form: bytes, media_type: str) -> Answer:
                     return answer(response.status_code, f"the answer is longer than {_MAX_BYTES} bytes")
     except httpx.HTTPError as error:
         return answer(0, str(error) or type(error).__name__)
-    text = content.decode("utf-8", "replace")
+    text = content.decode("utf-8", "replace").replace(serving.token, HIDDEN)  # a program may repeat its request
     try:
         value = json.loads(text)
         text = json.dumps(value, indent=2, ensure_ascii=False)

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from airflow_bitahub.emulator.console.access import ROOT
 from airflow_bitahub.emulator.console.asking import Answer, ask
-from airflow_bitahub.emulator.console.hiding import hide_secrets
+from airflow_bitahub.emulator.console.hiding import HIDDEN, hide_secrets
 from airflow_bitahub.emulator.console.logs import readable_tail
 from airflow_bitahub.emulator.console.pages import context_of, render
 from airflow_bitahub.emulator.http.views import serving_view
@@ -59,7 +59,7 @@ def _page(request: Request, serving: StoredServing, answer: Answer | None) -> Re
         metering=view["meteringDetail"],
         pods={pod["name"]: pod for pod in view["podstatuses"]},
         specification=json.dumps(hide_secrets(serving.spec.body()), indent=2, ensure_ascii=False),
-        log=text,
+        log=text.replace(serving.token, HIDDEN),  # programs may print the requests that they get
         log_is_cut=is_cut,
         answer=answer,
     )

@@ -121,6 +121,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         names = "Content-Type", "Authorization", "Cookie"
         seen = [self.path, *map(self.headers.get, names), body.partition("; ")[2]]
+        print(seen, flush=True)
         self.send_response(200); self.end_headers(); self.wfile.write(json.dumps({"predictions": seen}).encode())
 http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).serve_forever()'"""
     )
@@ -132,9 +133,9 @@ http.server.HTTPServer((os.environ["HOST"], int(os.environ["PORT"])), Handler).s
     page = owner.post(f"{CONSOLE}/servings/inference/{name}/ask", files={"files": ("7.png", b"a picture")}).text
     labels = [html.unescape(label) for label in re.findall(r'class="label">([^<]*)<', page)]
     assert labels[0] == "/image"
+    assert page.count("Bearer ***") == 3, "in the prediction, in the whole answer and in the log"
     assert labels[1].startswith("multipart/form-data; boundary=")
-    assert labels[2].startswith("Bearer ")
-    assert labels[3] == "None"
+    assert labels[2:4] == ["Bearer ***", "None"]
     assert labels[4].startswith('name="files"; filename="7.png"')
     api.http.delete(f"{SERVINGS}/{name}")
 

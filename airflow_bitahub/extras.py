@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from airflow_bitahub.exceptions import MissingExtraError
 
 # Modules by extra, as in pyproject.toml.
-_EMULATOR = ("fastapi", "starlette", "uvicorn", *(("tomli",) if sys.version_info < (3, 11) else ()))
+_EMULATOR = ("fastapi", "jinja2", "starlette", "uvicorn", *(("tomli",) if sys.version_info < (3, 11) else ()))
 MODULES = {"emulator": _EMULATOR, "demo": (*_EMULATOR, "numpy", "PIL", "sklearn")}
 
 

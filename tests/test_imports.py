@@ -77,6 +77,7 @@ WHOSE = {
         *("reaper", "doctor"),
     },
     "fastapi": {"emulator"},
+    "jinja2": {"emulator"},
     "starlette": {"emulator"},
     "uvicorn": {"emulator"},
     "pathspec": {"operators"},

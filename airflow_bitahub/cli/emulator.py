@@ -184,6 +184,7 @@ def _run_emulator(args: argparse.Namespace) -> int:
             connection = emulator.connection(login=args.sign_in, user_id=user_id_of(args.sign_in), auth=args.auth)
             connection["password"] = "<password>"  # noqa: S105  a placeholder
         print(f"BitaHub emulator  {emulator.url}")
+        print(f"console           {emulator.console_url}")
         print(f"storage           {emulator.storage}")
         print(f"token             {emulator.token}")
         if sign_in is not None:

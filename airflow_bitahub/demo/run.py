@@ -70,7 +70,8 @@ def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, envir
         if sys.stdin.isatty() and sys.stdout.isatty():
             print(
                 f"\nAirflow   {airflow.url}  user {USER}, password {airflow.password}"
-                f"\nemulator  {emulator.url}  storage {emulator.storage}"
+                f"\nemulator  {emulator.console_url}  token {emulator.token}"
+                f"\nstorage   {emulator.storage}"
                 f"\n\nBoth run until Ctrl-C.",
                 flush=True,
             )

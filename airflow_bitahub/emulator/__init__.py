@@ -51,9 +51,25 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         servings.py        routes of servings
         control.py         routes of the emulator's own
         app.py             the application
+    console/        pages for people
+        access.py          who may see and change what
+        texts.py           English and Chinese
+        pages.py           renders the templates
+        files.py           output files of jobs
+        logs.py            the end of a log
+        hiding.py          hides secrets in submissions
+        timeline.py        the states of a job as a picture
+        jobs.py            pages of jobs
+        asking.py          sends pictures to a serving
+        servings.py        pages of servings
+        models.py          models and their versions
+        capacity.py        capacity and queues
+        faults.py          faults in force
+        session.py         typing the token
+        app.py             the application
 
-Imports run in one direction: state <- mounts, faults <- run <- http <- server. `answers`, `origins`, `credentials` and
-`scripts` import nothing of these folders, and `listener` only how a connection is closed.
+Imports run in one direction: state <- mounts, faults <- run <- http <- console <- server. `answers`, `origins`,
+`credentials` and `scripts` import nothing of these folders, and `listener` only how a connection is closed.
 """
 
 from airflow_bitahub.extras import require_extra

@@ -8,6 +8,9 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
+# The cookie of a session in the console begins so. Browsers send it to every port of a host, so also to servings.
+CONSOLE_COOKIE = "bitahub-console"
+
 
 def success_answer(data: Any) -> JSONResponse:
     """Return data in the platform's envelope."""

@@ -22,10 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from airflow_bitahub.api.platform import ENDPOINTS, Platform
+from airflow_bitahub.api.platform import Platform
+from airflow_bitahub.emulator.connection import connection_to
+from airflow_bitahub.emulator.console.access import ROOT as CONSOLE
+from airflow_bitahub.emulator.console.app import Console
+from airflow_bitahub.emulator.console.pages import ConsoleContext
 from airflow_bitahub.emulator.credentials import make_private
 from airflow_bitahub.emulator.faults.faults import Faults
-from airflow_bitahub.emulator.http.access import ANY, AUTHS, BASIC, HEADER, KUBESPHERE
+from airflow_bitahub.emulator.http.access import ANY, AUTHS, BASIC, KUBESPHERE
 from airflow_bitahub.emulator.http.app import create_app
 from airflow_bitahub.emulator.http.profiles import find_profile
 from airflow_bitahub.emulator.http.signin import SignIn
@@ -161,6 +165,7 @@ class Emulator:
         make_private(self.home)
         shared_storage = SharedStorage(Path(storage) if storage else self.home / "storage")
         self.storage = shared_storage.root
+        self._shared_storage = shared_storage
         self.token = token or secrets.token_urlsafe(32)
         self.state = State(clock)
         self.scripts = Scripts()
@@ -197,6 +202,11 @@ class Emulator:
         """The base URL; only valid after `start` if the port is 0."""
         host = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(self._host, self._host)  # noqa: S104  compared, not bound
         return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    @property
+    def console_url(self) -> str:
+        """The address of the pages for people."""
+        return self.url + CONSOLE
 
     def __enter__(self) -> Emulator:
         self.start()
@@ -235,7 +245,14 @@ class Emulator:
             prefix=self._prefix,
             auth=self._auth,
         )
-        config = server_config(app)
+        console = Console(
+            app,
+            ConsoleContext(self.state, self._runner, self.faults, self._shared_storage),
+            self.token,
+            self._origins,
+            for_reading=self._token_for_reading or self._sign_in is not None,
+        )
+        config = server_config(console)
         server = self._server = Server(config)
         self._thread = threading.Thread(
             target=lambda: asyncio.run(self._serve(server, listener)), name="bitahub-emulator", daemon=True
@@ -273,19 +290,16 @@ class Emulator:
         :param user_id: the user's id on the platform, which names the user's folders in the storage
         :param extra: further fields of the connection's extra, such as ``default_image``
         """
-        # The emulator can replace a serving's specification, which the real platform is not known to do.
-        endpoints = {"update_serving": ENDPOINTS["update_serving"], **extra.pop("endpoints", {})}
-        differing = {} if self._prefix == Platform.prefix else {"prefix": self._prefix}
-        if self._auth == HEADER:
-            differing["auth"] = self._auth
-        extra = {**differing, **extra}
-        return {
-            "conn_type": "bitahub",
-            "host": self.url,
-            "login": login,
-            "password": self.token,
-            "extra": {"user_id": user_id, "storage_uri": self.storage.as_uri(), "endpoints": endpoints, **extra},
-        }
+        return connection_to(
+            self.url,
+            self.token,
+            self.storage.as_uri(),
+            prefix=self._prefix,
+            auth=self._auth,
+            console_url=self.console_url,
+            login=login,
+            extra={"user_id": user_id, **extra},
+        )
 
     @property
     def is_running(self) -> bool:

@@ -175,7 +175,7 @@ def test_link_to_the_job_is_pushed_before_it_is_waited_for(
     job(command=LASTING).execute(context)
     address, was_over = task_run.xcoms["bitahub_job_url"]
     assert address.startswith(platform.url)
-    assert address.endswith(f"/namespaces/bita-user/jobs/{submitted.only.key.name}")
+    assert address.endswith(f"/console/jobs/bita-user/{submitted.only.key.name}")
     assert not was_over
 
 

@@ -78,7 +78,7 @@ def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run
         "away_seconds": 0.0,
     }
     assert ask(result["url"]) == "v1"
-    assert task_run.xcoms["bitahub_serving_url"].endswith(f"/namespaces/inference/serving/{service.name}")
+    assert task_run.xcoms["bitahub_serving_url"].endswith(f"/console/servings/inference/{service.name}")
 
 
 def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_otherwise(service: Service) -> None:

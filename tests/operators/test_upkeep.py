@@ -87,7 +87,7 @@ def test_life_of_a_serving(
     deploy(name)
     for _ in range(2):
         assert run(stop(name), task_run) == {"serving_name": name, "version": "v1", "status": "STOPPED"}
-    assert task_run.xcoms["bitahub_serving_url"].endswith(f"/serving/{name}")
+    assert task_run.xcoms["bitahub_serving_url"].endswith(f"/console/servings/inference/{name}")
     records = VariableRecords(hook, name, "v1")
     stopped = records.load()
     assert stopped is not None

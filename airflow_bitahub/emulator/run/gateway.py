@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from airflow_bitahub.emulator.answers import bearer_token, unauthorized_answer
+from airflow_bitahub.emulator.answers import CONSOLE_COOKIE, bearer_token, unauthorized_answer
 from airflow_bitahub.emulator.faults.hangup import HangUp
 from airflow_bitahub.emulator.listener import LOOPBACK, Server, listen, server_config
 from airflow_bitahub.emulator.origins import Origins
@@ -178,7 +178,7 @@ def _request_to(port: int, request: Request) -> httpx.Request:
     return httpx.Request(
         request.method,
         f"http://{LOOPBACK}:{port}",
-        headers=_end_to_end(request.headers.raw),
+        headers=_without_console_cookie(_end_to_end(request.headers.raw)),
         content=request.stream() if has_body else None,
         extensions={"target": path + b"?" + query if query else path},  # byte for byte as received
     )
@@ -195,6 +195,18 @@ def _end_to_end(headers: Iterable[tuple[bytes, bytes]], *, has_length: bool = Tr
     if not has_length or any(name == b"transfer-encoding" for name, _ in fields):
         left_out |= {b"content-length"}
     return [(name, _CONTROL.sub(b" ", value)) for name, value in fields if name not in left_out]
+
+
+def _without_console_cookie(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return a request's headers without the cookie by which a program could use the console in a person's name."""
+
+    def others(cookies: bytes) -> bytes:
+        return b"; ".join(
+            one for one in map(bytes.strip, cookies.split(b";")) if not one.startswith(CONSOLE_COOKIE.encode())
+        )
+
+    kept = [(name, others(value) if name == b"cookie" else value) for name, value in headers]
+    return [(name, value) for name, value in kept if value or name != b"cookie"]
 
 
 async def _body(answer: httpx.Response) -> AsyncIterator[bytes]:

@@ -52,7 +52,7 @@ class JobRuns(Runs[JobKey, Outcome]):
 
     def __init__(self, context: RunContext, capacity: Capacity, *, oversized_fail: bool) -> None:
         super().__init__(context)
-        self._capacity = capacity
+        self.capacity = capacity
         self._oversized_fail = oversized_fail
         self._endpoint_blocks = count()
 
@@ -76,7 +76,7 @@ class JobRuns(Runs[JobKey, Outcome]):
             self._check(spec)
         elif spec.output is not None:
             self._storage.locate(spec.output.mount_source.path)
-        shortage = self._capacity.shortage(spec)
+        shortage = self.capacity.shortage(spec)
         if shortage and not self._oversized_fail:
             raise InvalidRequest(f"the job can never run: {shortage}")
         record = self._state.create_job(namespace, spec, user)
@@ -104,12 +104,12 @@ class JobRuns(Runs[JobKey, Outcome]):
             key=lambda job: job.status is JobStatus.WAITING
         )  # running jobs first, since they use capacity already
         for job in jobs:
-            if job.status is JobStatus.WAITING and (shortage := self._capacity.shortage(job.spec)):
+            if job.status is JobStatus.WAITING and (shortage := self.capacity.shortage(job.spec)):
                 self._start_task(job.key, self._refuse(shortage))
             elif job.status is JobStatus.WAITING:
                 self._start_task(job.key, self._run(job, None))
             else:
-                self._capacity.occupy(job.key, job.spec)
+                self.capacity.occupy(job.key, job.spec)
                 self._start_task(job.key, self._continue(job))
 
     def _check(self, spec: JobSpec) -> None:
@@ -150,9 +150,9 @@ class JobRuns(Runs[JobKey, Outcome]):
             await self._prepare_images(key, spec)
         else:
             await self._sleep(script.queue_seconds)
-        if shortage := self._capacity.current_shortage(spec):
+        if shortage := self.capacity.current_shortage(spec):
             self._try_to_write(partial(self._state.set_job_message, key, f"waiting: {shortage}"))
-        await self._capacity.acquire(key, spec)
+        await self.capacity.acquire(key, spec)
         if script is not None:
             return await self._play_script(key, spec, script)
         return await self._retry(key, spec, await self._run_tasks(key, spec))
@@ -285,7 +285,7 @@ class JobRuns(Runs[JobKey, Outcome]):
             self._state.finish_job(key, outcome.exit_code, outcome.message)
 
     def _release(self, key: JobKey) -> None:
-        self._capacity.release(key)
+        self.capacity.release(key)
 
 
 def _task_failure(role: str, index: int, code: int, file: Path) -> str:

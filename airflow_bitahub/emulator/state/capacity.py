@@ -38,6 +38,22 @@ def demand(spec: JobSpec) -> Counter[str]:
     return needed
 
 
+class Resource(NamedTuple):
+    """How much there is of a resource, and how much of it running jobs use; `total` is None where it is unlimited."""
+
+    kind: str
+    used: int
+    total: int | None
+
+
+class Overview(NamedTuple):
+    """What is used at one moment, the keys of running jobs, and those of waiting jobs by queue, first come first."""
+
+    resources: list[Resource]
+    running: list[Hashable]
+    queues: dict[str, list[Hashable]]
+
+
 class _WaitingJob(NamedTuple):
     queue: str
     demand: Counter[str]
@@ -79,6 +95,17 @@ class Capacity:
         ahead = sum(waiting.queue == spec.queue for waiting in self._waiting.values())
         behind = f"behind {ahead} in queue {spec.queue!r}" if ahead else ""
         return "; ".join(filter(None, (self._compare(demand(spec), self._free(), "{} free"), behind)))
+
+    def overview(self) -> Overview:
+        """Return what is used now, and which jobs run and wait."""
+        used = sum(self._used.values(), Counter[str]())
+        kinds = dict.fromkeys((SLOTS, CORES, MEMORY, *self._total, *used))
+        queues: dict[str, list[Hashable]] = {}
+        for key, waiting in self._waiting.items():
+            if not waiting.admitted.done():
+                queues.setdefault(waiting.queue, []).append(key)
+        resources = [Resource(kind, used[kind], self._total.get(kind)) for kind in kinds]
+        return Overview(resources, list(self._used), queues)
 
     async def acquire(self, key: Hashable, spec: JobSpec) -> None:
         """Wait until a job may run, and reserve what it needs."""

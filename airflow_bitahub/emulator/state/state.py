@@ -296,6 +296,13 @@ class State:
         with self._lock:
             return [replace(entry, requests=list(entry.requests)) for entry in self._ledger]
 
+    def ledger_entry(self, key: JobKey) -> LedgerEntry:
+        """Return the latest job of a name, also one that was removed. Raises NotFound when there never was one."""
+        with self._lock:
+            if (entry := self._latest.get(key)) is None:
+                raise NotFound(f"there is no {key}")
+            return replace(entry, requests=list(entry.requests))
+
     # Every change goes through these
 
     def _put_job(self, record: StoredJob) -> StoredJob:

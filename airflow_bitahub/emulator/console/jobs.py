@@ -1,0 +1,183 @@
+"""The pages of jobs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from airflow_bitahub.api.jobs import JobSpec
+from airflow_bitahub.api.platform import JobStatus
+from airflow_bitahub.emulator.console.access import ROOT
+from airflow_bitahub.emulator.console.files import Entry, Folder, Kind, kind_of, read_text, size_of, stream
+from airflow_bitahub.emulator.console.hiding import hide_secrets
+from airflow_bitahub.emulator.console.logs import readable_tail
+from airflow_bitahub.emulator.console.pages import context_of, render
+from airflow_bitahub.emulator.console.timeline import timeline
+from airflow_bitahub.emulator.state.errors import InvalidRequest, NotFound
+from airflow_bitahub.emulator.state.records import JobKey, LedgerEntry, StoredJob
+
+_PAGE = 50  # jobs
+_MAX_REQUESTS = 200
+_MAX_LOG_BYTES = 64 << 20
+_STATES = [status.value for status in JobStatus if status is not JobStatus.UNKNOWN]
+
+
+def list_jobs(request: Request) -> Response:
+    """Show jobs, newest first."""
+    context, query = context_of(request), request.query_params
+    state, words, page = query.get("state", ""), query.get("name", "").strip(), query.get("page", "1")
+    number = int(page) if page.isdecimal() and len(page) < 8 else 1
+    jobs = context.state.jobs()
+    counts = Counter(job.status.value for job in jobs)
+    found = [job for job in jobs if state in ("", job.status.value) and words.lower() in job.key.name.lower()]
+    last = max(1, -(-len(found) // _PAGE))
+    number = min(max(1, number), last)
+
+    def page_address(other: int) -> str:
+        return f"{ROOT}/jobs?{urlencode({'state': state, 'name': words, 'page': other})}"
+
+    return render(
+        request,
+        "jobs.html",
+        jobs=found[(number - 1) * _PAGE : number * _PAGE],
+        total=len(jobs),
+        counts=counts,
+        states=_STATES,
+        state=state,
+        words=words,
+        number=number,
+        last=last,
+        newer=page_address(number - 1) if number > 1 else "",
+        older=page_address(number + 1) if number < last else "",
+    )
+
+
+def show_job(request: Request) -> Response:
+    """Show a job, also one that was removed."""
+    context, entry = context_of(request), _entry(request)
+    job = entry.record
+    text, is_cut = readable_tail(context.runner.jobs.log_of(job.key))
+    files, has_more = _files(request, job)
+    output = job.spec.output
+    return render(
+        request,
+        "job.html",
+        job=job,
+        entry=entry,
+        is_live=not job.status.is_terminal,
+        timeline=timeline(job, entry.requests, context.state.now()),
+        accelerators=_accelerators(job.spec),
+        mounts=_mounts(job.spec),
+        submission=json.dumps(hide_secrets(job.spec.body()), indent=2, ensure_ascii=False),
+        log=text,
+        log_is_cut=is_cut,
+        files=files,
+        has_more_files=has_more,
+        output_path=output.mount_source.path if output else "",
+        requests=entry.requests[-_MAX_REQUESTS:][::-1],
+        left_out=entry.forgotten + max(0, len(entry.requests) - _MAX_REQUESTS),
+    )
+
+
+def download_log(request: Request) -> Response:
+    """Send the log as it is."""
+    context, entry = context_of(request), _entry(request)
+    try:
+        log = context.runner.jobs.log_of(entry.record.key).open("rb")
+    except OSError:
+        raise NotFound("there is no log") from None
+    with log:
+        content = log.read(_MAX_LOG_BYTES)
+    return Response(
+        content, media_type="text/plain; charset=utf-8", headers=_attachment(f"{entry.record.key.name}.log")
+    )
+
+
+def view_file(request: Request) -> Response:
+    """Show an output file on a page: text, JSON or a picture."""
+    entry, path = _entry(request), request.path_params["path"]
+    with _output(request, entry.record) as folder, folder.open(path) as file:
+        kind, _ = kind_of(path, file)
+        text, is_cut = read_text(file) if kind is Kind.TEXT else ("", False)
+    if path.lower().endswith(".json") and not is_cut:
+        text = _indented(text)
+    return render(request, "file.html", job=entry.record, file=path, kind=kind.value, text=text, is_cut=is_cut)
+
+
+def send_file(request: Request) -> Response:
+    """Send an output file: a picture to be shown, anything else to be saved."""
+    entry, path = _entry(request), request.path_params["path"]
+    with _output(request, entry.record) as folder:
+        file = folder.open(path)
+    kind, media_type = kind_of(path, file)
+    size = size_of(file)
+    headers = {"Content-Length": str(size), "Content-Security-Policy": "default-src 'none'; sandbox"}
+    if kind is not Kind.PICTURE or "save" in request.query_params:
+        media_type, headers = "application/octet-stream", headers | _attachment(path.rpartition("/")[2])
+    return StreamingResponse(stream(file, size), media_type=media_type, headers=headers)
+
+
+def _entry(request: Request) -> LedgerEntry:
+    key = JobKey(request.path_params["namespace"], request.path_params["name"])
+    return context_of(request).state.ledger_entry(key)
+
+
+def _output(request: Request, job: StoredJob) -> Folder:
+    if job.spec.output is None:
+        raise NotFound("the job has no output folder")
+    return Folder(context_of(request).storage, job.spec.output.mount_source.path)
+
+
+def _files(request: Request, job: StoredJob) -> tuple[list[Entry], bool]:
+    """Return the output files, and whether there are more."""
+    try:
+        with _output(request, job) as folder:
+            return folder.entries()
+    except (NotFound, InvalidRequest):
+        return [], False
+
+
+def _accelerators(spec: JobSpec) -> Counter[str]:
+    """Return the number of devices by type, of all replicas together."""
+    devices = [(role.acc_device, role.task_number) for role in spec.task_roles]
+    return sum(
+        (Counter({device.device_type: device.requests * number}) for device, number in devices if device),
+        Counter[str](),
+    )
+
+
+def _mounts(spec: JobSpec) -> list[tuple[str, str, str]]:
+    """Return each mount: its kind, its path on the server and its path in the container."""
+    kinds = [
+        *(("code", mount) for mount in [spec.code] if mount),
+        *(("dataset", mount) for mount in spec.datasets),
+        *(("model", mount) for mount in spec.models or ()),
+        *(("output", mount) for mount in [spec.output] if mount),
+    ]
+    return [(kind, mount.mount_source.path, mount.mount_source.mount_path) for kind, mount in kinds]
+
+
+def _indented(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
+
+
+_JOB = f"{ROOT}/jobs/{{namespace}}/{{name}}"
+routes = [
+    Route(f"{ROOT}/jobs", list_jobs),
+    Route(_JOB, show_job),
+    Route(f"{_JOB}/log", download_log),
+    Route(f"{_JOB}/view/{{path:path}}", view_file),
+    Route(f"{_JOB}/files/{{path:path}}", send_file),
+]

@@ -54,16 +54,16 @@ def _as_short_metrics(name: str, value: Any) -> dict[str, Any]:
 class BitaHubSaveModelOperator(BitaHubJobOperator):
     """Saves a job's output as a new version of a model, complete or not at all, on the platform itself.
 
-    A reader never sees a part of a model: the copy goes into a temporary folder beside it, which is then renamed. Beside
-    its files, a saved model has a manifest, ``bitahub_manifest.json``, with the size and SHA-256 digest of each file, and
-    where the model comes from. It may be interrupted anywhere, and the next try completes it.
+    A reader never sees a part of a model: the copy goes into a temporary folder beside it, which is then renamed. Its
+    files are described in a manifest, ``bitahub_manifest.json``: the size and SHA-256 digest of each, and where the
+    model comes from. The task may be interrupted anywhere, and the next try completes it.
 
     Parameters are those of `BitaHubJobOperator` without ``command``, ``datasets``, ``models``, ``code_path``,
     ``task_roles`` and ``outputs``, and:
 
     :param model: the model's name; its versions are the folders of ``/models/{user_id}/{model}``
-    :param source: server path of a job's output, such as the ``output_path`` in its result; or the whole result, such as
-        ``train.output``, whose ``job_name`` and ``code_digest`` then go into the manifest
+    :param source: server path of a job's output, such as the ``output_path`` in its result; or the whole result, such
+        as ``train.output``, whose ``job_name`` and ``code_digest`` then go into the manifest
     :param source_folder: the folder inside `source` that is the model, such as ``dense-mnist-tf``; it keeps its name
         inside the version. None: the whole output is the model
     :param versioned: False: the model has no versions; ``/models/{user_id}/{model}`` itself is it, as in the platform's

@@ -44,15 +44,16 @@ class Storage:
     def _files(self) -> Files:
         from airflow.sdk import ObjectStoragePath  # costs far more than the rest of this package
 
-        root = ObjectStoragePath(self.uri)
-        if _is_local(root):
-            return LocalFiles(root.path)
         try:
-            root.fs  # noqa: B018  the provider's import, and the look-up of its connection
+            root = ObjectStoragePath(self.uri)
+            if _is_local(root):
+                return LocalFiles(root.path)
+            root.fs  # noqa: B018  imports the provider, which looks its own connection up
         except (ImportError, ValueError) as error:
+            scheme = self.uri.partition("://")[0]
             raise ConfigurationError(
-                f"The extra 'storage_uri' of the Airflow connection begins with {root.protocol}://, which this Airflow "
-                f"cannot open: {error} Install the Airflow provider for it, such as "
+                f"The extra 'storage_uri' of the Airflow connection begins with {scheme}://, which this Airflow cannot "
+                f"open: {str(error).rstrip('.')}. Install the Airflow provider for it, such as "
                 f"'apache-airflow-providers-amazon[s3fs]' for s3://, wherever tasks run."
             ) from error
         return ObjectFiles(root)
@@ -202,7 +203,7 @@ def _converted(argument: str, where: str, done: str, *passed: type[Exception]) -
     """Raise StorageError for every error, since every kind of storage has its own, but those that are `passed`."""
     try:
         yield
-    except (*passed, BitaHubError):
+    except (BitaHubError, *passed):
         raise
     except Exception as error:
         raise StorageError(f"{argument}: {where} cannot be {done}: {error}") from error

@@ -40,7 +40,8 @@ class BitaHubHook(BaseHook):
     - ``user_id``: the user in server paths, such as ``_2f1f...``; ``user_name``: in container paths (default: the
       login)
     - ``workspace``, ``cluster``, ``job_namespace``, ``serving_namespace``, ``prefix``: parts of the API's addresses
-    - ``storage_uri``: where workers see the platform's storage, such as ``file:///mnt/bitahub``
+    - ``storage_uri``: where workers see the platform's storage, such as ``file:///mnt/bitahub``, or any address of
+      Airflow's object storage, such as ``s3://aws_default@bucket/path``
     - ``default_image``: the container image of jobs and servings that name none
     - ``console_url``: the address of a job's page in the platform's console, with ``{name}`` for its name;
       ``serving_console_url``: likewise, for a serving

@@ -28,7 +28,11 @@ class ObjectFiles(Files):
 
     def read(self, path: str, limit: int) -> bytes:
         """Return the content of a file of at most `limit` bytes."""
-        return read_object(self._at(path), limit)
+        try:
+            return read_object(self._at(path), limit)
+        except FileNotFoundError:
+            self._check_root()
+            raise
 
     def entries(self, path: str, limit: int) -> list[Entry]:
         """Return at most `limit` entries of a folder, in no order. Raises FileNotFoundError where there is none."""

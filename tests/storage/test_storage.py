@@ -197,6 +197,8 @@ def test_a_bucket_that_does_not_exist_is_named(bucket: str) -> None:
     with pytest.raises(StorageError, match=says):
         storage.list_folder("datasets", "/datasets/u")
     with pytest.raises(StorageError, match=says):
+        read_bytes(storage, "/projects/u/a.txt")
+    with pytest.raises(StorageError, match=says):
         storage.write_bytes("code", "/projects/u/a.txt", b"")
     assert not storage.path("/projects/u").fs.exists(f"{bucket.rpartition('@')[2]}-misspelt"), "no bucket was made"
 

@@ -24,10 +24,16 @@ FILES = {"saved_model.pb": b"a graph", "variables/weights": b"1, 2, 3", "a 'name
 CHANGES = ("write", "copy_file", "make_folder", "rename", "remove", "claim")
 
 
+def mounted(folder: Path) -> Storage:
+    for area in ("projects", "models"):
+        (folder / area).mkdir()
+    return Storage(folder.as_uri())
+
+
 @pytest.fixture(params=["file system", "object store"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "file system":
-        return Storage(tmp_path.as_uri())
+        return mounted(tmp_path)
     if request.param == "S3":
         return Storage(f"{request.getfixturevalue('bucket')}/{secrets.token_hex(4)}")
     memory = pytest.importorskip("fsspec.implementations.memory")  # comes with Airflow
@@ -240,7 +246,7 @@ def test_another_tasks_claim_is_respected_and_told(bucket: str) -> None:
 
 
 def test_a_link_is_copied_as_a_link_and_a_program_stays_one(tmp_path: Path) -> None:
-    storage = Storage(tmp_path.as_uri())
+    storage = mounted(tmp_path)
     trained(storage, "a")
     folder = tmp_path / SOURCE.format("a").lstrip("/")
     (folder / "latest").symlink_to("/etc/passwd")

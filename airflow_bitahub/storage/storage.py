@@ -203,7 +203,9 @@ def _converted(argument: str, where: str, done: str, *passed: type[Exception]) -
     """Raise StorageError for every error, since every kind of storage has its own, but those that are `passed`."""
     try:
         yield
-    except (BitaHubError, *passed):
+    except passed:
+        raise
+    except BitaHubError:
         raise
     except Exception as error:
         raise StorageError(f"{argument}: {where} cannot be {done}: {error}") from error

@@ -110,7 +110,7 @@ def test_a_saved_folder_has_a_manifest_and_is_saved_once(storage: Storage) -> No
     assert save(storage, "a") == "saved"
     assert saved_by(storage) == "a"
     assert names(storage, MODEL) == sorted([MANIFEST, "dense"])
-    storage.write_bytes("source", f"{SOURCE.format('a')}/z.txt", b"changed")
+    storage.remove("source", SOURCE.format("a"))
     assert save(storage, "a") == "saved before"
     assert saved_by(storage) == "a"
     assert names(storage, "/models/u") == ["dense"], "nothing is left over"
@@ -206,6 +206,14 @@ def test_versions_and_a_plain_model_are_not_mixed(storage: Storage) -> None:
     with pytest.raises(ConfigurationError, match="is a model itself, without versions"):
         save(storage, "b", target="/models/u/plain/1")
     assert saved_by(storage, f"{MODEL}/1") == saved_by(storage, "/models/u/plain") == "a"
+
+
+def test_a_saved_model_can_be_saved_under_another_name(storage: Storage) -> None:
+    trained(storage, "a")
+    save(storage, "a")
+    promoted = replace(saving("a", target="/models/u/best"), source=MODEL, inner="")
+    assert storage.save_folder("source", promoted) == "saved"
+    assert saved_by(storage, "/models/u/best") == "a"
 
 
 def test_a_folder_that_is_not_there_is_named(storage: Storage) -> None:

@@ -40,7 +40,8 @@ class BitaHubHook(BaseHook):
     - ``user_id``: the user in server paths, such as ``_2f1f...``; ``user_name``: in container paths (default: the
       login)
     - ``workspace``, ``cluster``, ``job_namespace``, ``serving_namespace``, ``prefix``: parts of the API's addresses
-    - ``storage_uri``: where workers see the platform's storage, such as ``file:///mnt/bitahub``
+    - ``storage_uri``: where workers see the platform's storage, such as ``file:///mnt/bitahub``, or any address of
+      Airflow's object storage, such as ``s3://aws_default@bucket/path``
     - ``default_image``: the container image of jobs and servings that name none
     - ``preflight`` (default: true): whether operators look inputs up before they submit anything, see their parameter
       `preflight`. For that: ``accelerators``, the device types that the installation has, as a list or a text with

@@ -54,9 +54,9 @@ def _as_short_metrics(name: str, value: Any) -> dict[str, Any]:
 class BitaHubSaveModelOperator(BitaHubJobOperator):
     """Saves a job's output as a new version of a model, complete or not at all, on the platform itself.
 
-    A reader never sees a part of a model: the copy goes into a temporary folder beside it, which is then renamed.
-    Beside its files, a saved model has a manifest, ``bitahub_manifest.json``, with the size and SHA-256 digest of each
-    file, and where the model comes from. It may be interrupted anywhere, and the next try completes it.
+    A reader never sees a part of a model: the copy goes into a temporary folder beside it, which is then renamed. Its
+    files are described in a manifest, ``bitahub_manifest.json``: the size and SHA-256 digest of each, and where the
+    model comes from. The task may be interrupted anywhere, and the next try completes it.
 
     Parameters are those of `BitaHubJobOperator` without ``command``, ``datasets``, ``models``, ``code_path``,
     ``code``, ``task_roles`` and ``outputs``, and:

@@ -33,9 +33,12 @@ def read_when_visible(read: Callable[[], T], clock: Callable[[], float] = time.t
 def read_metrics_in_log(name: str, clock: Callable[[], float] = time.time) -> Procedure[dict[str, Any]]:
     """Return the last line of a job's log that is a JSON object. The end of the log may become visible late.
 
+    So the log is read until two looks show the same: an earlier line may have the metrics of an earlier epoch.
+
     :raises FileNotReadyError: there is no such line among the last ones, or the log cannot be read
     """
     deadline = clock() + retry.RESULT_GRACE_PERIOD
+    before: str | None = None
     while True:
         try:
             log = yield from read_job_log(name, _LOG_TAIL, _LOG_LINE_LIMIT)
@@ -44,13 +47,15 @@ def read_metrics_in_log(name: str, clock: Callable[[], float] = time.time) -> Pr
             raise
         except BitaHubError as error:
             log, problem = "", str(error)
-        if (metrics := _last_object(log)) is not None:
+        is_last_look = clock() >= deadline
+        if (metrics := _last_object(log)) is not None and (log == before or is_last_look):
             return metrics
-        if clock() >= deadline:
+        if is_last_look:
             raise FileNotReadyError(
                 f"metrics_from: job {name!r} has finished, but {problem}. Let it print its metrics as one line such as "
                 f'{{"accuracy": 0.9}}, or let it write them to a file and set metrics_from="storage".'
             )
+        before = log
         yield Sleep(retry.RESULT_PAUSE)
 
 

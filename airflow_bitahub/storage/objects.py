@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -28,7 +29,11 @@ class ObjectFiles(Files):
 
     def read(self, path: str, limit: int) -> bytes:
         """Return the content of a file of at most `limit` bytes."""
-        return read_object(self._at(path), limit)
+        try:
+            return read_object(self._at(path), limit)
+        except FileNotFoundError:
+            self._check_root()
+            raise
 
     def entries(self, path: str, limit: int) -> list[Entry]:
         """Return at most `limit` entries of a folder, in no order. Raises FileNotFoundError where there is none."""
@@ -126,12 +131,10 @@ def _listing(folder: ObjectStoragePath, limit: int) -> list[dict[str, Any]]:
     """Return what the store says about the entries of a folder, and not much more than `limit` where it can."""
     fs = folder.fs
     if hasattr(fs, "_lsdir") and "s3" in fs.protocol:  # s3fs lists a million files otherwise, a thousand at a time
-        from fsspec.asyn import sync
-
         with suppress(TypeError):  # another release may call the limit by another name
-            found: list[dict[str, Any]] = sync(fs.loop, fs._lsdir, folder.path, max_items=limit + 1)
-            if found:
-                return found
+            listing = fs._lsdir(folder.path, max_items=limit + 1)
+            if found := asyncio.run_coroutine_threadsafe(listing, fs.loop).result():
+                return list(found)
     return list(fs.ls(folder.path, detail=True))
 
 

@@ -66,7 +66,7 @@ def save_folder(files: Files, saving: Saving) -> Outcome:
     :raises BusyError: another task is saving it
     :raises FileNotFoundError: the source does not exist
     """
-    if not files.entries(saving.source, 1):
+    if not _is_own(files, saving) and not files.entries(saving.source, 1):
         raise OSError(f"{saving.source} is empty")
     model = saving.target.rsplit("/", 1)[0]
     if files.has_content(model) and _has_manifest(files, model):
@@ -112,7 +112,8 @@ def _copy(files: Files, source: str, target: str) -> list[CopiedFile]:
     for entry in tree:
         if entry.is_folder:
             files.make_folder(f"{target}/{entry.name}")
-    names = sorted((entry.name for entry in tree if not entry.is_folder), key=main_file_last)
+    own = (MANIFEST, _CLAIM)  # where the source is a saved model itself
+    names = sorted((entry.name for entry in tree if not entry.is_folder and entry.name not in own), key=main_file_last)
     return [
         replace(copied, name=name)
         for name in names
@@ -123,7 +124,7 @@ def _copy(files: Files, source: str, target: str) -> list[CopiedFile]:
 def _copy_with_manifest(files: Files, saving: Saving, folder: str) -> None:
     inner = f"{saving.inner}/" if saving.inner else ""
     copied = _copy(files, saving.source, f"{folder}/{inner}".rstrip("/"))
-    described = [replace(file, name=f"{inner}{file.name}") for file in copied if f"{inner}{file.name}" != MANIFEST]
+    described = [replace(file, name=f"{inner}{file.name}") for file in copied]
     files.write(f"{folder}/{MANIFEST}", manifest(saving.first_line, described))
 
 

@@ -48,12 +48,12 @@ class Storage:
             root = ObjectStoragePath(self.uri)
             if _is_local(root):
                 return LocalFiles(root.path)
-            root.fs  # noqa: B018  the provider's import, and the look-up of its connection
+            root.fs  # noqa: B018  imports the provider, which looks its own connection up
         except (ImportError, ValueError) as error:
             scheme = self.uri.partition("://")[0]
             raise ConfigurationError(
-                f"The extra 'storage_uri' of the Airflow connection begins with {scheme}://, which this Airflow "
-                f"cannot open: {error} Install the Airflow provider for it, such as "
+                f"The extra 'storage_uri' of the Airflow connection begins with {scheme}://, which this Airflow cannot "
+                f"open: {str(error).rstrip('.')}. Install the Airflow provider for it, such as "
                 f"'apache-airflow-providers-amazon[s3fs]' for s3://, wherever tasks run."
             ) from error
         return ObjectFiles(root)
@@ -207,10 +207,11 @@ def _check(server_path: str) -> None:
 @contextmanager
 def _converted(argument: str, where: str, done: str, *passed: type[Exception]) -> Iterator[None]:
     """Raise StorageError for every error, since every kind of storage has its own, but those that are `passed`."""
-    unchanged: tuple[type[Exception], ...] = (*passed, BitaHubError)
     try:
         yield
-    except unchanged:
+    except passed:
+        raise
+    except BitaHubError:
         raise
     except Exception as error:
         raise StorageError(f"{argument}: {where} cannot be {done}: {error}") from error

@@ -58,14 +58,16 @@ def test_a_file_that_cannot_be_read_at_all_is_not_waited_for() -> None:
     ],
 )
 def test_the_last_line_that_is_an_object_has_the_metrics(log: str, metrics: Any) -> None:
-    assert Script(log).run(read_metrics_in_log("mnist")) == metrics
+    stage = Script(log)
+    assert stage.run(read_metrics_in_log("mnist", stage.clock)) == metrics
+    assert stage.done == ["read_job_log", RESULT_PAUSE, "read_job_log"]
 
 
-@pytest.mark.parametrize("before", [[""], ["epoch 1\n"], [MISSING], [BROKEN, FOREIGN]])
+@pytest.mark.parametrize("before", [[""], ["epoch 1\n"], [MISSING], [BROKEN, FOREIGN], ['{"a": 0}', '{"a": 0}\n{"b":']])
 def test_a_log_that_is_late_is_read_again(before: list[Any]) -> None:
     stage = Script(*before, '{"a": 1}')
     assert stage.run(read_metrics_in_log("mnist", stage.clock)) == {"a": 1}
-    assert stage.calls == ["read_job_log"] * (len(before) + 1)
+    assert stage.calls == ["read_job_log"] * (len(before) + 2)
 
 
 @pytest.mark.parametrize(("answer", "says"), [("no", "none of the last 500 lines"), (MISSING, "NotFoundError")])

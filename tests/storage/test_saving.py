@@ -25,7 +25,7 @@ CHANGES = ("write", "copy_file", "make_folder", "rename", "remove", "claim")
 
 
 def mounted(folder: Path) -> Storage:
-    for area in ("projects", "datasets", "models"):
+    for area in ("projects", "models"):
         (folder / area).mkdir()
     return Storage(folder.as_uri())
 
@@ -110,7 +110,7 @@ def test_a_saved_folder_has_a_manifest_and_is_saved_once(storage: Storage) -> No
     assert save(storage, "a") == "saved"
     assert saved_by(storage) == "a"
     assert names(storage, MODEL) == sorted([MANIFEST, "dense"])
-    storage.write_bytes("source", f"{SOURCE.format('a')}/z.txt", b"changed")
+    storage.remove("source", SOURCE.format("a"))
     assert save(storage, "a") == "saved before"
     assert saved_by(storage) == "a"
     assert names(storage, "/models/u") == ["dense"], "nothing is left over"
@@ -208,6 +208,14 @@ def test_versions_and_a_plain_model_are_not_mixed(storage: Storage) -> None:
     assert saved_by(storage, f"{MODEL}/1") == saved_by(storage, "/models/u/plain") == "a"
 
 
+def test_a_saved_model_can_be_saved_under_another_name(storage: Storage) -> None:
+    trained(storage, "a")
+    save(storage, "a")
+    promoted = replace(saving("a", target="/models/u/best"), source=MODEL, inner="")
+    assert storage.save_folder("source", promoted) == "saved"
+    assert saved_by(storage, "/models/u/best") == "a"
+
+
 def test_a_folder_that_is_not_there_is_named(storage: Storage) -> None:
     trained(storage, "a")
     wrong = replace(saving("a"), source="/projects/u/train/outputs/a/dens")
@@ -221,9 +229,15 @@ def test_object_stores_get_the_main_file_and_then_the_manifest_last(bucket: str)
     trained(storage, "a")
     files: Any = storage._files
     written: list[str] = []
-    write, copy = files._write, files.copy_file
-    files._write = lambda path, *rest, **mode: (written.append(path), write(path, *rest, **mode))[1]
-    files.copy_file = lambda source, target: (written.append(target), copy(source, target))[1]
+
+    def noting(verb: Any, place: int) -> Any:
+        def noted(*paths: Any, **options: Any) -> Any:
+            written.append(paths[place])
+            return verb(*paths, **options)
+
+        return noted
+
+    files._write, files.copy_file = noting(files._write, 0), noting(files.copy_file, 1)
     save(storage, "a")
     assert written[-2:] == [f"{MODEL}/dense/saved_model.pb", f"{MODEL}/{MANIFEST}"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.io import attach
 
 from airflow_bitahub.exceptions import ConfigurationError, StorageError
 from airflow_bitahub.storage.files import Entry, NewFile
@@ -201,8 +203,20 @@ def test_a_bucket_that_does_not_exist_is_named(bucket: str) -> None:
     with pytest.raises(StorageError, match=says):
         storage.list_folder("datasets", "/datasets/u")
     with pytest.raises(StorageError, match=says):
+        read_bytes(storage, "/projects/u/a.txt")
+    with pytest.raises(StorageError, match=says):
         storage.write_bytes("code", "/projects/u/a.txt", b"")
     assert not storage.path("/projects/u").fs.exists(f"{bucket.rpartition('@')[2]}-misspelt"), "no bucket was made"
+
+
+def test_an_airflow_connection_has_the_credentials(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("airflow.providers.amazon.aws.hooks.s3", reason="its provider has many dependencies")
+    endpoint = attach(protocol="s3", conn_id="aws_test").fs.endpoint_url
+    connection = {"conn_type": "aws", "login": "any", "password": "any-secret", "extra": {"endpoint_url": endpoint}}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_REAL", json.dumps(connection))
+    storage = Storage(f"{bucket.replace('aws_test', 'aws_real')}/{secrets.token_hex(4)}")
+    storage.write_bytes("code", "/projects/u/a.txt", b"content")
+    assert read_bytes(storage, "/projects/u/a.txt") == b"content"
 
 
 def test_a_scheme_that_no_provider_knows_is_told_with_what_to_install() -> None:

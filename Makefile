@@ -8,22 +8,26 @@ FAULTS := 200
 unexport PYTHONDONTWRITEBYTECODE
 # In several processes; tests/conftest.py says how the tests are shared out.
 PYTEST = $(PYTHON) -m pytest -n auto
+CHAOS_TEST := tests/e2e/test_chaos.py
 # The tests of these parts import Airflow, which takes each process seconds.
 AIRFLOW_TESTS := dags e2e hooks operators sensors triggers \
 	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py storage
 
-.PHONY: help demo test unit chaos bench lint clean
+.PHONY: help demo test test-chaos unit chaos bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [PORT=8080] [EMULATOR_PORT=8770]
 	@$(PYTHON) -m airflow_bitahub.cli demo --home .demo --image-cache .images \
 		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)")
 
-test: .venv/ready ## run all tests, the end-to-end ones on a real Airflow included
-	@$(PYTEST)
+test: .venv/ready ## run all tests but the one of chaos, the end-to-end ones on a real Airflow included
+	@$(PYTEST) --ignore=$(CHAOS_TEST)
+
+test-chaos: .venv/ready ## run a short selection of `make chaos`, in about two minutes
+	@$(PYTHON) -m pytest $(CHAOS_TEST)
 
 unit: .venv/ready ## run the tests that need neither Airflow nor TensorFlow
 	@$(PYTEST) -m "not tensorflow" $(AIRFLOW_TESTS:%=--ignore=tests/%)

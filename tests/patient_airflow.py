@@ -11,6 +11,10 @@ from typing import Any
 from airflow_bitahub.demo.airflow import COMPONENTS, AirflowError, LocalAirflow
 from tests.airflow_forks import Forks
 
+# Why components end on a busy machine: they cannot write to the database (SQLite) for five seconds; somebody deletes a
+# DAG run that the scheduler works on.
+_REASONS = ("database is locked", "ObjectDeletedError")
+
 
 class PatientAirflow(LocalAirflow):
     """An Airflow that repeats refused requests and that ends when the process of the tests is killed.
@@ -62,8 +66,9 @@ class PatientAirflow(LocalAirflow):
         return self._forks.run(["airflow", *arguments], log)
 
     def _handle_end(self, component: str, code: int) -> None:
-        """Start a component again that ended since it could not write to the database (SQLite) for five seconds."""
-        if "database is locked" not in self._log(component).read_text(errors="replace")[-20_000:]:
+        """Start a component again that ended for one of `_REASONS`, as systemd or Kubernetes would."""
+        log = self._log(component).read_text(errors="replace")[-20_000:]
+        if not any(reason in log for reason in _REASONS):
             super()._handle_end(component, code)
         self.start_component(component)
 

@@ -248,12 +248,16 @@ class LocalAirflow:
     def _wait_until(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            for component, process in list(self.processes.items()):
-                if process.poll() is not None:
-                    self._handle_end(component, process.returncode)
+            self.check_components()
             if time.monotonic() > deadline:
                 raise AirflowError(f"Airflow did not {what} within {seconds:.0f} s; see the logs in {self.home}.")
             time.sleep(0.5)
+
+    def check_components(self) -> None:
+        """Raise AirflowError if a component has ended."""
+        for component, process in list(self.processes.items()):
+            if process.poll() is not None:
+                self._handle_end(component, process.returncode)
 
     def _handle_end(self, component: str, code: int) -> None:
         """Raise AirflowError, since a component has ended."""

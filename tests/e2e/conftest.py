@@ -68,6 +68,15 @@ class RecordingSignIn(SignIn):
         return tokens
 
 
+class RestartedAirflow(PatientAirflow):
+    """Looks after its components whenever a test calls it."""
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Start again what has ended, and return the answer of Airflow's REST API."""
+        self.check_components()
+        return super().call(method, path, body)
+
+
 @dataclass
 class World:
     """Both sides."""
@@ -176,9 +185,9 @@ def world(
         arguments = stack.enter_context(ProcessArguments())
         sign_in = RecordingSignIn()
         emulator = stack.enter_context(
-            Emulator(root / "emulator", image_cache=image_cache, max_running=40, sign_in=sign_in)
+            Emulator(root / "emulator", image_cache=image_cache, max_running=40, serving_restarts=1, sign_in=sign_in)
         )
-        airflow = PatientAirflow(root / "airflow", dags, port=free_port(), config=config, later=("scheduler",))
+        airflow = RestartedAirflow(root / "airflow", dags, port=free_port(), config=config, later=("scheduler",))
         stack.enter_context(airflow)
         emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
         for project, outputs in SCRIPTED_OUTPUTS.items():

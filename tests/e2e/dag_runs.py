@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow_bitahub.demo.airflow import LocalAirflow
+from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
 
 LIFECYCLE, NIGHTLY_CHECK = "mnist_lifecycle", "nightly_check"
 SCRIPTED = "scripted_lifecycle"  # the same DAG, with jobs and a serving that are scripted instead of programs
@@ -47,6 +47,15 @@ class Backfill:
             "reprocess_behavior": reprocess,
             "dag_run_conf": self.conf,
         }
+        try:
+            return str(airflow.call("POST", "/backfills", body)["id"])
+        except AirflowError as error:
+            if "HTTP 409" not in str(error):
+                raise
+        # An attempt that failed since the database was locked left half a backfill.
+        for half in airflow.call("GET", f"/backfills?dag_id={self.dag_id}")["backfills"]:
+            if half["completed_at"] is None:
+                airflow.call("PUT", f"/backfills/{half['id']}/cancel")
         return str(airflow.call("POST", "/backfills", body)["id"])
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,11 @@ def ownership(listed: str) -> dict[str, str]:
 def in_database(world: World, statement: str, *arguments: Any) -> list[Any]:
     with closing(sqlite3.connect(world.airflow.home / "airflow.db", timeout=60)) as database, database:
         return database.execute(statement, arguments).fetchall()
+
+
+def scheduler_heartbeat(world: World) -> datetime:
+    health = world.airflow.call("GET", "/monitor/health")
+    return datetime.fromisoformat(health["scheduler"]["latest_scheduler_heartbeat"].replace("Z", "+00:00"))
 
 
 def leave_deployment(world: World, hook: BitaHubHook, name: str, owner: Owner) -> None:
@@ -119,6 +125,9 @@ def test_only_orphans_are_reaped(world: World, monkeypatch: pytest.MonkeyPatch) 
 
     # Deleting a run stops its jobs. Airflow only deletes a run that has ended.
     world.airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}", {"state": "failed"})
+    # A scheduler ends if a run is deleted while it works on it. From its next heartbeat on, it leaves this one alone.
+    failed = datetime.now(timezone.utc)
+    wait_until(lambda: scheduler_heartbeat(world) > failed)
     world.airflow.call("DELETE", f"/dags/{dag}/dagRuns/{run_id}")
     wait_until(lambda: {job["state"] for job in world.ledger("") if job["name"] in (worker, triggerer)} == {"STOPPED"})
     assert "and the candidate was removed" in world.airflow.bitahub("servings", "reap", "--no-dry-run")

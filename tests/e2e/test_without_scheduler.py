@@ -1,4 +1,4 @@
-"""What users run without a scheduler: DAGs in their tests, on a command line, and the quickstart. It needs a database."""
+"""What users run without a scheduler: tests of their DAGs, and the quickstart. It needs only a database."""
 
 from __future__ import annotations
 

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 # Entries of every result, and keys under which Airflow or this package store something else.
 _TAKEN = (
     *("job_name", "status", "output_path", "queue_seconds", "run_seconds", "exit_code"),
-    *("code_digest", "bundle_version"),
+    *("code_digest", "bundle_version", "return_value", BitaHubJobLink().xcom_key),
 )
-_TAKEN_KEYS = (*_TAKEN, "return_value", BitaHubJobLink().xcom_key)
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def as_outputs(*taken: str) -> Check:
     def check(name: str, value: Any) -> dict[str, str]:
         files = as_mapping(name, value)
         for key in files:
-            if not isinstance(key, str) or not key.strip() or key in (*_TAKEN_KEYS, *taken):
+            if not isinstance(key, str) or not key.strip() or key in (*_TAKEN, *taken):
                 raise ConfigurationError(
                     f"{name} must have other keys than {key!r}: choose a name that the task's result does not have."
                 )

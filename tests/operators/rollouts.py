@@ -73,7 +73,7 @@ def deploy(service: Service, saved: str = "v1", /, **arguments: Any) -> BitaHubD
             "serving_name": service.name,
             "model": model_path(saved),
             "commands": START,
-            "poll_interval": 0.05,
+            "poll_interval": 0.1,
             "launch_timeout": 30,
             "defer_after": 0,
             "retries": 2,
@@ -86,7 +86,7 @@ def deploy(service: Service, saved: str = "v1", /, **arguments: Any) -> BitaHubD
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Procedures do not wait for long."""
     sleep = time.sleep
-    monkeypatch.setattr("airflow_bitahub.client.time.sleep", lambda seconds: sleep(min(seconds, 0.05)))
+    monkeypatch.setattr("airflow_bitahub.client.time.sleep", lambda seconds: sleep(min(seconds, 0.1)))
 
 
 def defer(operator: RolloutOperator, run: TaskRun) -> BitaHubRolloutTrigger:

@@ -207,11 +207,13 @@ def process_files(name: str) -> list[Path]:
 def _is_live_member(stat: Path, group: int | None) -> bool:
     """Return whether a process belongs to this group and is alive, according to its Linux ``stat`` file."""
     try:
+        if os.getpgid(int(stat.parent.name)) != group:  # much faster than reading the file
+            return False
         # the program's name, in parentheses, may contain anything
-        state, _, process_group = stat.read_text("utf-8", "replace").rpartition(")")[2].split()[:3]
-    except (OSError, ValueError):
+        state = stat.read_text("utf-8", "replace").rpartition(")")[2].split()[0]
+    except (OSError, LookupError):
         return False
-    return int(process_group) == group and state not in "ZX"
+    return state not in "ZX"
 
 
 def _is_sandboxed_program(process: Path) -> bool:

@@ -107,6 +107,8 @@ WRONG = [
     (INVOKE, {"json": "seven"}, "json is text that is not JSON"),
     (INVOKE, {"json": '"seven"'}, "json must be a mapping, a list, a number or a boolean, not text"),
     (INVOKE, {"json": {"x": {1}}}, "json cannot be sent as JSON: Object of type set"),
+    (JOB, {"defer_after": -1}, "defer_after must be 0 seconds or more"),
+    (SERVING, {"defer_after": "20"}, "defer_after must be a timedelta or a number of seconds"),
     # yes or no
     (JOB, {"deferrable": "False"}, "deferrable must be True or False, not 'False'"),
     (JOB, {"cancel_on_kill": None}, "cancel_on_kill must be True or False, not None"),

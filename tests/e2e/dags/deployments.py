@@ -42,7 +42,6 @@ with DAG(dag_id="deployments", schedule=None):
                 "envs": envs,
                 "checks": [CHECK],
                 "poll_interval": 1,
-                "defer_after": 0,
                 "retries": 1,
                 "retry_delay": timedelta(seconds=1),
                 "trigger_rule": TriggerRule.ALL_DONE,
@@ -53,10 +52,10 @@ with DAG(dag_id="deployments", schedule=None):
 
     chain(
         deploy("first"),
-        deploy("good", deferrable=True),
+        deploy("good", deferrable=True, defer_after=0),
         deploy("unknown-image", image="nobody-has-this"),
         deploy("unknown-model", model="nobody-has-this"),
-        deploy("crash", commands="echo the model does not load; exit 3", deferrable=True, retries=0),
+        deploy("crash", commands="echo the model does not load; exit 3", deferrable=True, defer_after=0, retries=0),
         deploy("wrong", answer=3, deferrable=True),
         deploy("slow", delay=8),
         deploy("good-in-place", strategy="in_place", bake_seconds=5),

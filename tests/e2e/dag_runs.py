@@ -78,3 +78,4 @@ MANUAL = {
     "gates": Manual("gates"),
     "endings": Manual("endings"),
 }
+ALL: dict[str, Manual | Backfill] = {**BACKFILLS, **MANUAL}

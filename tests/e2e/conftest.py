@@ -20,7 +20,7 @@ from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from tests.e2e.asking import AskingClient
-from tests.e2e.dag_runs import BACKFILLS, LIFECYCLE, MANUAL, SCRIPTED, Backfill, Manual
+from tests.e2e.dag_runs import ALL, LIFECYCLE, MANUAL, SCRIPTED
 from tests.leaks import ProcessArguments
 from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
@@ -208,8 +208,7 @@ def world(
         ]
         for dag_id in DAGS:
             airflow.await_dag(dag_id, seconds=SECONDS)
-        runs: dict[str, Backfill | Manual] = {**BACKFILLS, **MANUAL}
-        for name, run in runs.items():
+        for name, run in ALL.items():
             if name in wanted:
                 world.started[name] = run.start(airflow)
         if "deployments" in wanted:

@@ -79,3 +79,4 @@ MANUAL = {
     "endings": Manual("endings"),
     "function": Manual("python_function", {"image": "python:3"}),
 }
+ALL: dict[str, Manual | Backfill] = {**BACKFILLS, **MANUAL}

@@ -189,6 +189,6 @@ def every_death(attempt: Callable[[Sequence[tuple[int, bool]]], int]) -> None:
         for first in count(1):
             if attempt([(first, took_effect)]) == 0:
                 break
-            for second in count(1 + first % 11, 11):
+            for second in count(1 + first % 7, 7):
                 if attempt([(first, took_effect), (second, took_effect)]) < 2:
                     break

@@ -92,7 +92,9 @@ def open_stand(home: Path, image_cache: Path, sizes: Sizes) -> Iterator[Stand]:
         for number, length in enumerate(sizes.lengths):
             emulator.scripts.add(ScriptedJob(job_name=f"notice-{number}-*", run_seconds=length))
         airflow.set_connection(platform.connection(emulator))
-        yield Stand(airflow, emulator, sizes)
+        stand = Stand(airflow, emulator, sizes)
+        stand.run("python_chain", 600)  # the first task of a new Airflow waits for its API server
+        yield stand
 
 
 def seconds_of(text: str) -> float:

@@ -183,7 +183,7 @@ class Died(BaseException):
 def every_death(attempt: Callable[[Sequence[tuple[int, bool]]], int]) -> None:
     """Make an attempt for every step a worker can die in, before and after it takes effect.
 
-    The next worker dies, too: in every eleventh step, which over all first deaths are all steps.
+    The next worker dies, too: in every seventh step, which over all first deaths are all steps.
     """
     for took_effect in (False, True):
         for first in count(1):

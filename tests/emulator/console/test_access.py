@@ -83,7 +83,9 @@ def test_bodies_are_bounded(owner: httpx.Client) -> None:
     assert owner.post(f"{CONSOLE}/servings/a/b/ask", content=iter([b"x"])).status_code == 411
 
 
-@pytest.mark.parametrize("settings", [{"token_for_reading": True}, {"sign_in": SignIn({"you": "s3cret"})}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"token_for_reading": True}, {"sign_in": SignIn({"you": "s3cret"})}], ids=["flag", "sign-in"]
+)
 def test_pages_need_the_token_where_queries_do(images_file: Path, tmp_path: Path, settings: dict[str, bool]) -> None:
     with Emulator(tmp_path, images=images_file, **settings) as emulator, visitor_of(emulator) as visitor:  # type: ignore[arg-type]
         paths = [*PAGES[:-1], "jobs/n/x", "jobs/n/x/log", "jobs/n/x/files/a", "jobs/n/x/view/a", "servings/n/x"]

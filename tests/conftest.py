@@ -53,7 +53,7 @@ SLOW_GROUPS = (
     "test_python_3_8",
     "test_readme",
     "test_two_workers",
-    "test_readme_example",
+    "test_without_scheduler",
     "test_openapi",
     "test_dataset",
     "test_mnist_lifecycle",

@@ -24,4 +24,5 @@ def test_no_task_fails_because_its_job_ended_soon_after_the_deferral(world: Worl
     started = {name: task for name, task in tasks.items() if task["start_date"]}
     assert len(started) > 95
     assert {name: task["state"] for name, task in started.items() if task["state"] != "success"} == {}
-    assert min(task["duration"] for task in started.values()) >= 7, "a task was not deferred"
+    # On a busy machine, a job may have ended before its task could query it for the first time.
+    assert sum(task["duration"] >= 7 for task in started.values()) > 95, "tasks were not deferred"

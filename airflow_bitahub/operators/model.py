@@ -177,7 +177,9 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
 
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Return the result of any job, and where the model is."""
-        return {**super().result(job, record), **self._place(record)}
+        place = self._place(record)
+        self.log.info("The model is at %s", place["model_path"])
+        return {**super().result(job, record), **place}
 
     # Through the storage ---------------------------------------------------------------------------------------
 
@@ -200,7 +202,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
             start = time.monotonic()
             outcome = self.hook.run(read_when_visible(lambda: self.hook.storage.save_folder("source", saving)))
             seconds = round(time.monotonic() - start, 1)
-            self.log.info("Model %s: %s, %s s", saving.target, outcome, seconds)
+            self.log.info("The model is at %s (%s, %s s)", saving.target, outcome, seconds)
             return {
                 "job_name": None,
                 "status": "SUCCEEDED",

@@ -93,6 +93,7 @@ def test_the_quickstart_leads_from_an_address_to_a_trained_model(run: Run, home:
             assert placeholder in script
             script = script.replace(placeholder, value)
         printed = run("-c", script, program="bash")
+        assert "The model is at /models/" in printed
         assert "Written to the Airflow connection 'bitahub_default'." in printed
         models = emulator.storage.glob("models/*/line/*/line/model.json")
         assert [json.loads(model.read_text())["slope"] for model in models] == [pytest.approx(3, abs=0.1)]

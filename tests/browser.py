@@ -79,4 +79,11 @@ class Keyboard:
         """Write into a field, in place of what it holds."""
         self.go_to(target)
         self.page.keyboard.press("ControlOrMeta+a")
-        self.page.keyboard.type(text)
+        self.page.keyboard.insert_text(text)
+
+    def choose(self, target: Locator, text: str) -> None:
+        """Choose from a list by writing the beginning of an entry."""
+        self.go_to(target)
+        self.page.keyboard.insert_text(text)
+        self.page.get_by_role("option").first.wait_for()
+        self.page.keyboard.press("Enter")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import pytest
 
 from airflow_bitahub.demo.airflow import USER
 from airflow_bitahub.demo.platform import FOLDERS
+from tests.browser import Keyboard, open_page, running_browser
 from tests.e2e.conftest import PASSWORD
 from tests.leaks import leaks
 from tests.transport import certify
@@ -24,65 +23,16 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SECONDS = 120  # for each step, on a busy machine
 CLIENT_SECRET = "e2e-client-s3cret"
 KEY_PASSWORD = "e2e-key-passw0rd"
 
 
 @pytest.fixture
 def page(world: World) -> Iterator[Page]:
-    """A page of the browser that is installed on this machine. All that it asks for is on this machine too."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    others = set()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-proxy-server", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
-        )
-        page = browser.new_page(viewport={"width": 1000, "height": 800}, reduced_motion="reduce", locale="en-US")
-        page.set_default_timeout(SECONDS * 1000)
-        page.on("request", lambda request: others.add(urlsplit(request.url).netloc))
+    """Airflow's page of connections, in the browser that is installed on this machine."""
+    view = {"width": 1000, "height": 800}
+    with running_browser() as browser, open_page(browser, f"{world.airflow.url}/connections", viewport=view) as page:
         yield page
-        browser.close()
-    assert others - {""} == {urlsplit(world.airflow.url).netloc}
-
-
-class Keyboard:
-    """A person who uses the keyboard only."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-
-    def go_to(self, target: Locator) -> Locator:
-        """Press the tab key until something has the focus, backwards where that is where it is."""
-        target.wait_for()
-        for key in ("Tab",) * 60 + ("Shift+Tab",) * 120:
-            if target.evaluate("element => element === document.activeElement"):
-                return target
-            self.page.keyboard.press(key)
-        raise AssertionError(f"the keyboard does not reach {target}")
-
-    def press(self, target: Locator, key: str = "Enter") -> None:
-        """Press a button, or open a group of the form."""
-        self.go_to(target)
-        self.page.keyboard.press(key)
-
-    def write(self, target: Locator, text: str) -> None:
-        """Write into a field, in place of what it holds."""
-        self.go_to(target)
-        self.page.keyboard.press("ControlOrMeta+a")
-        self.page.keyboard.insert_text(text)
-
-    def choose(self, target: Locator, text: str) -> None:
-        """Choose from a list by writing the beginning of an entry."""
-        self.go_to(target)
-        self.page.keyboard.insert_text(text)
-        self.page.get_by_role("option").first.wait_for()
-        self.page.keyboard.press("Enter")
 
 
 def group(page: Page, name: str) -> Locator:
@@ -105,7 +55,6 @@ def row(page: Page, connection_id: str) -> Locator:
 def test_a_connection_is_made_tested_and_opened_again(world: World, page: Page, tmp_path: Path) -> None:
     certify(tmp_path, "client", password=KEY_PASSWORD)
     airflow, keyboard = world.airflow, Keyboard(page)
-    page.goto(f"{airflow.url}/connections")
     keyboard.write(page.get_by_label("Username"), USER)
     keyboard.write(page.locator("input[type=password]"), airflow.password)
     page.keyboard.press("Enter")

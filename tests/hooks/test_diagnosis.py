@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import socket
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.http.signin import SignIn
@@ -27,6 +19,7 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.hooks.sessions import sessions_of
 from tests.ports import free_port
+from tests.transport import certify, tls_gateway
 
 USER, PASSWORD = "ann", "correct-horse"
 Connect = Callable[..., BitaHubHook]
@@ -46,9 +39,7 @@ def _another_process() -> None:
 
 
 @contextmanager
-def server(
-    status: int, body: Any, headers: dict[str, str] | None = None, tls: ssl.SSLContext | None = None
-) -> Iterator[int]:
+def server(status: int, body: Any, headers: dict[str, str] | None = None) -> Iterator[int]:
     """A server that gives one answer to everything, and its port. As a proxy, it gives it to everybody."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -66,42 +57,13 @@ def server(
         def log_message(self, *_: Any) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: Any) -> None:
-            pass  # a client that does not accept the certificate hangs up
-
-    listener = Server(("127.0.0.1", 0), Handler)
-    if tls is not None:
-        listener.socket = tls.wrap_socket(listener.socket, server_side=True)
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield listener.server_port
     listener.shutdown()
     listener.server_close()
     thread.join()
-
-
-def certificate(folder: Path, *, address: str = "127.0.0.1", days: int = 1) -> Path:
-    """Make a certificate that signs itself, with its key in the same file.
-
-    :param address: whom it is made for
-    :param days: when it expires
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "platform")])
-    now = datetime.now(timezone.utc)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=9))
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .sign(key, SHA256())
-    )
-    file = folder / f"{address}-{days}.pem"
-    file.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
-    )
-    return file
 
 
 def says(connect: Connect, *words: str, extra: dict[str, Any] | None = None, **fields: Any) -> str:
@@ -131,26 +93,22 @@ def test_a_port_on_which_nothing_listens(connect: Connect) -> None:
     ("made", "why"),
     [
         ({}, "self-signed certificate). Set 'verify'"),
-        ({"days": -1}, "has expired). Have it renewed"),
+        ({"ends": -1}, "has expired). Have it renewed"),
         ({"address": "127.0.0.2"}, "a name that the certificate is made for"),
     ],
 )
 def test_a_certificate_that_is_refused(connect: Connect, tmp_path: Path, made: dict[str, Any], why: str) -> None:
-    file = certificate(tmp_path, **made)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    verify = {"verify": str(file)} if made else {}
-    with server(200, [], tls=context) as port:
-        says(connect, "Wrong: certificate.", why, host=f"https://127.0.0.1:{port}", extra=verify)
+    pair = certify(tmp_path, "platform", **made)
+    verify = {"verify": str(pair.certificate_file)} if made else {}
+    with tls_gateway("http://127.0.0.1", pair) as gateway:  # nobody gets through it
+        says(connect, "Wrong: certificate.", why, host=gateway.url, extra=verify)
 
 
 def test_a_scheme_that_the_port_does_not_speak(connect: Connect, emulator: Emulator, tmp_path: Path) -> None:
     https = emulator.url.replace("http:", "https:")
     says(connect, "Wrong: address.", "does not speak TLS", "begin the host with http://", host=https)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate(tmp_path))
-    with server(200, [], tls=context) as port:
-        says(connect, "Wrong: address.", "should begin with https://", host=f"http://127.0.0.1:{port}")
+    with tls_gateway(emulator.url, certify(tmp_path, "platform")) as gateway:
+        says(connect, "Wrong: address.", "should begin with https://", host=gateway.url.replace("https:", "http:"))
     with server(400, "Client sent an HTTP request to an HTTPS server.") as port:
         says(connect, "Wrong: address.", "begin the host with https://", host=f"http://127.0.0.1:{port}")
 

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS = 16  # the largest number of requests in flight, and so of connections
 PROBES = 8  # likewise, of requests to served programs: some of them never answer
-PAGE = 500  # jobs on a page of the list: reading more in one piece would hold up the event loop
+PAGE = 250  # jobs on a page of the list: reading more in one piece would hold up the event loop
 
 _BURST = 0.05  # seconds' worth of requests that may be sent in one burst
 # Requests in a row without an answer, after which the platform counts as unreachable for all queries that are due.
@@ -241,18 +241,19 @@ class Watcher:
             self._listing.failed(error, self._loop.time())
 
     async def _read_list(self) -> None:
-        wanted = {*self._waiters}  # not those that come later, which may be on a page that was read already
-        missing = wanted
+        wanted = len(self._waiters)
+        missing = {*self._waiters}  # not those that come later, which may be on a page that was read already
         pages = JobPages(PAGE, known=self._jobs)
         while (
             missing
             and not pages.is_complete
-            and self._listing.is_next_page_worthwhile(pages, len(missing), len(wanted))
+            and self._listing.is_next_page_worthwhile(pages, len(missing), wanted)
         ):
             found = pages.add(await self._send_in_turn(pages.next_page()))
             for name, job in found.items():
                 self._deliver_from_list(name, job)
-            missing = (missing - found.keys()) & self._waiters.keys()
+            missing.difference_update(found)
+        missing &= self._waiters.keys()  # others are not waited for any more
         for name in missing:
             for waiter in self._waiters[name]:
                 self._schedule.missed_by_list(waiter, LIST_VALID)

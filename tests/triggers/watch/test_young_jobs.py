@@ -30,7 +30,7 @@ def test_an_end_is_noticed_after_a_tenth_of_the_jobs_length(platform: Platform, 
 
 def test_young_jobs_do_not_make_the_list_be_asked_for_at_their_pace(platform: Platform) -> None:
     async def main() -> None:
-        platform.jobs = dict.fromkeys(names_of(400), "RUNNING")
+        platform.jobs = dict.fromkeys(names_of(200), "RUNNING")
         platform.started = dict.fromkeys(names_of(20), 0.0)
         async with Deferred(*map(trigger, platform.jobs)):
             await asyncio.sleep(61)

@@ -21,6 +21,7 @@ PACKAGE = "airflow_bitahub"
 ARROWS = {
     "__init__": set[str](),
     "texts": set[str](),
+    "pages": set[str](),
     "exceptions": {"texts"},
     "extras": {"exceptions"},
     "connection_form": set[str](),

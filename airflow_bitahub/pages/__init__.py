@@ -1,1 +1,1 @@
-"""What Airflow's pages and the emulator's console share: style, templates, language, formats and charts."""
+"""What all pages share, those of the emulator's console and those in the Airflow UI: style, language and formats."""

@@ -10,6 +10,7 @@ from typing import Any
 NOTHING = "\u2013"  # in place of a number
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _MOST = 5  # spaces between labels
 _LARGEST = 1e308
 
@@ -62,19 +63,9 @@ def time_scale(seconds: Sequence[float]) -> Scale:
         return scale(seconds)
     step = next((each for each in _SECONDS if each * _MOST >= high), 0) or 86400 * math.ceil(high / 86400 / _MOST)
     count = max(math.ceil(high / step), 1)
-    return Scale(0.0, float(count * step), [(float(at * step), short_duration(at * step)) for at in range(count + 1)])
-
-
-def short_duration(seconds: float) -> str:
-    """Return a duration in at most two units, which are the same in every language."""
-    if seconds < 60:
-        return f"{number(round(seconds, 1))} s"
-    whole = round(seconds)
-    for size, smaller, names in ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s"))):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {names[0]}{f' {rest} {names[1]}' if rest else ''}"
-    return f"{whole} s"
+    size, unit = next(each for each in _UNITS if step % each[0] == 0)
+    ticks = [(float(at * step), f"{at * step // size:,} {unit}") for at in range(count + 1)]
+    return Scale(0.0, float(count * step), ticks)
 
 
 def finite(value: Any) -> float | None:

@@ -11,8 +11,8 @@ from airflow_bitahub.pages import formats
 from airflow_bitahub.pages.language import Texts, translator
 
 FOLDER = Path(__file__).parent
-_SCRIPT = "text/javascript; charset=utf-8"
-_STATIC = {"pages.css": "text/css; charset=utf-8", "live.js": _SCRIPT, "icon.svg": "image/svg+xml"}
+_STYLE, _SCRIPT = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+_STATIC = {"pages.css": _STYLE, "charts.css": _STYLE, "live.js": _SCRIPT, "icon.svg": "image/svg+xml"}
 
 
 class Renderer:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from airflow_bitahub.pages.chart_texts import CHART_TEXTS
-from airflow_bitahub.pages.chart_texts import CHART_TEXTS
 from airflow_bitahub.pages.language import Texts
 from airflow_bitahub.pages.texts import COMMON
 
 TEXTS: Texts = MappingProxyType(
     {
         **COMMON,
-        **CHART_TEXTS,
         **CHART_TEXTS,
         "title": ("BitaHub", "BitaHub"),
         # errors

@@ -34,6 +34,11 @@ KILL_BUDGET = 4.0
 DEFER_AFTER = 20.0
 
 
+def task_url(context: Context) -> str:
+    """Return the address of the task instance's page in Airflow, which shows its latest try."""
+    return context["ti"].log_url.partition("?")[0]
+
+
 class BitaHubOperator(BaseOperator, CheckedArguments):
     """Talks to BitaHub through a connection.
 

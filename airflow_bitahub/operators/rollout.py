@@ -23,7 +23,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import as_seconds
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
 from airflow_bitahub.operators.checks import read_checks
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import earliest_report, log_late_start
@@ -301,7 +301,8 @@ class RolloutOperator(ResourceLifecycle):
         from airflow_bitahub.procedures.site import Site
 
         records = VariableRecords(self.hook, self.serving_name, self.version)
-        return Site(self.serving_name, self.version, records, self.log.info)
+        page = task_url(self._context) if self._context is not None else ""
+        return Site(self.serving_name, self.version, records, self.log.info, task_url=page)
 
     @property
     def can_update(self) -> bool:

@@ -54,6 +54,7 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "removed_at": ("The record of this job was removed at {time}.", "此作业的记录已于 {time} 删除。"),
         "message": ("Message", "消息"),
         "facts": ("Facts", "概况"),
+        "airflow_task": ("Airflow task", "Airflow 任务"),
         "user": ("User", "用户"),
         "kind": ("Kind", "类型"),
         "launched": ("Started", "启动时间"),

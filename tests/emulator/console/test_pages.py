@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from airflow_bitahub.emulator.console.logs import readable_tail
-from airflow_bitahub.emulator.console.pages import language_of
-from airflow_bitahub.emulator.console.texts import LANGUAGES, TEXTS
+from airflow_bitahub.emulator.console.texts import TEXTS
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.pages.language import LANGUAGES, language_of
 from tests.emulator.conftest import JOBS, SERVINGS, Api, mount
 from tests.emulator.console.conftest import CONSOLE, sign_in, visitor_of
 

@@ -34,6 +34,7 @@ from airflow_bitahub.procedures.deployments import (
     Owner,
     Records,
     Rollout,
+    StepName,
     candidate_name,
     is_created_since,
     is_same_time,
@@ -110,6 +111,7 @@ class Site:
     :param on_save: called before anything is stored and before anything is created
     :param task_url: the page of the Airflow task that works here; "": none
     :ivar record: the record as last read or stored
+    :ivar ended: the replacement that ended here last, as it was then
     :ivar lost_at: when another task created a serving of the name that this one wanted to create
     """
 
@@ -123,6 +125,7 @@ class Site:
     on_save: Callable[[], None] = lambda: None
     task_url: str = ""
     record: Deployment = field(default_factory=Deployment)
+    ended: Rollout | None = None
     lost_at: float | None = None
 
     def load(self) -> Deployment:
@@ -139,6 +142,8 @@ class Site:
         if not self.is_current():
             raise self._overtaken()
         self.records.save(record)
+        if record.rollout is None and self.record.rollout is not None:
+            self.ended = self.record.rollout
         self.record = record
 
     def _overtaken(self) -> ServingOvertakenError:
@@ -155,6 +160,10 @@ class Site:
     def note(self, **changes: Any) -> None:
         """Change entries of the replacement that is under way."""
         self.save(replace(self.record, rollout=replace(self.rollout, **changes)))
+
+    def begin_step(self, name: StepName, **changes: Any) -> None:
+        """Record that a step of the replacement begins, with other changes."""
+        self.note(steps=self.rollout.steps_with(name, self.clock()), **changes)
 
     @property
     def rollout(self) -> Rollout:

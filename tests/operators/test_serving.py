@@ -95,11 +95,19 @@ def test_better_model_takes_over_and_the_log_tells_how(
     operator = deploy(served, "v2", strategy=strategy, checks=[RIGHT], bake_seconds=0.2)
     context = TaskRun().context()
     context["ti"].log_url = f"{TASK_URL}-2?try_number=1"
+    since = time.time()
     result = operator.execute(context)
     log = capsys.readouterr().out
     tried = "beside it, as" if strategy == "candidate" else "Replacing it by"
     places = [log.index(text) for text in (") serves. ", tried, "-> 7", "no version answered for")]
     assert places == sorted(places), log
+    store = context["task_state_store"]
+    assert store["bitahub_serving"] == {"name": served.name, "version": "v1", "conn_id": operator.bitahub_conn_id}
+    steps = dict(store["bitahub_rollout"]["steps"])
+    tries = ["candidate", "check"] if strategy == "candidate" else []
+    assert list(steps) == [*tries, "switch", "verify", "tidy"]
+    times = [since, *steps.values(), store["bitahub_rollout"]["ended_at"], time.time()]
+    assert times == sorted(times)
     served.until_serves("v2")
     assert (old.task_url, served.record.task_url) == (TASK_URL, f"{TASK_URL}-2")
     assert (result["model_path"], result["previous"]) == (model_path("v2"), model_path("v1"))

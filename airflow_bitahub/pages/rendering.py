@@ -11,7 +11,8 @@ from airflow_bitahub.pages import formats
 from airflow_bitahub.pages.language import Texts, translator
 
 FOLDER = Path(__file__).parent
-_STATIC = {"pages.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
+_STYLE, _SCRIPT = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+_STATIC = {"pages.css": _STYLE, "charts.css": _STYLE, "live.js": _SCRIPT, "icon.svg": "image/svg+xml"}
 
 
 class Renderer:
@@ -51,5 +52,5 @@ def static_file(name: str, script: Path) -> tuple[Path, str] | None:
     :param script: what these pages run
     """
     if name == script.name:
-        return script, "text/javascript; charset=utf-8"
+        return script, _SCRIPT
     return (FOLDER / "static" / name, _STATIC[name]) if name in _STATIC else None

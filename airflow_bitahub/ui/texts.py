@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from airflow_bitahub.pages.chart_texts import CHART_TEXTS
+from airflow_bitahub.pages.chart_texts import CHART_TEXTS
 from airflow_bitahub.pages.language import Texts
 from airflow_bitahub.pages.texts import COMMON
 
 TEXTS: Texts = MappingProxyType(
     {
         **COMMON,
+        **CHART_TEXTS,
+        **CHART_TEXTS,
         "title": ("BitaHub", "BitaHub"),
         # errors
         "error_401": ("Sign in to Airflow to see this page.", "请先登录 Airflow 再查看此页面。"),

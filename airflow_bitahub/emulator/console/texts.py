@@ -33,7 +33,7 @@ TEXTS: Texts = MappingProxyType(
         "airflow_task": ("Airflow task", "Airflow 任务"),
         "removed": ("Removed", "已删除"),
         "removed_at": ("The record of this job was removed at {time}.", "此作业的记录已于 {time} 删除。"),
-        "request_at": ("{method} at {time}", "{time} 收到 {method}"),
+        "request_at": ("{name} at {time}", "{time} 收到 {name}"),
         "requests": ("Requests about this job", "与此作业有关的请求"),
         "requests_hint": (
             "Newest first. {left_out} older ones are not shown.",

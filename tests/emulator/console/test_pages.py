@@ -72,7 +72,7 @@ def test_a_job(visitor: httpx.Client, job: str) -> None:
     assert "POST at" in text
     assert "<img src=x" not in page.text
     for script in re.findall(r"<script[^>]*>", page.text):
-        assert script == f'<script src="{CONSOLE}/static/console.js" defer>'
+        assert re.fullmatch(rf'<script src="{CONSOLE}/static/(console|live)\.js" defer>', script)
     assert " style=" not in page.text
     log = visitor.get(f"{job}/log")
     assert (log.text, log.headers["content-type"]) == (f"line\r\n{MARKUP}\n", "text/plain; charset=utf-8")

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from airflow_bitahub.ui.access import RequestedTask, TaskKey, may_see
 from airflow_bitahub.ui.rendering import render
+from airflow_bitahub.ui.serving import serving_page
 from airflow_bitahub.ui.store import read_task
 from airflow_bitahub.ui.threads import in_thread
 
@@ -24,5 +25,7 @@ async def show_job(request: Request, task: RequestedTask) -> Response:
 def _job_page(request: Request, task: TaskKey) -> Response:
     found = read_task(task)
     state, record = found or ("", None)
+    if found is not None and record is None and (page := serving_page(request, task)) is not None:
+        return page
     problem = "no_task" if found is None else "no_record" if record is None else ""
     return render(request, "job.html", task=task, state=state, record=record, problem=problem)

@@ -10,7 +10,14 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 
 from airflow_bitahub.identity import JobRecord
-from airflow_bitahub.operators.records import JOB_RECORD_KEY, read_record
+from airflow_bitahub.operators.records import (
+    JOB_RECORD_KEY,
+    ROLLOUT_KEY,
+    SERVING_KEY,
+    TaskRollout,
+    TaskServing,
+    read_record,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -23,6 +30,18 @@ def read_task(task: TaskKey) -> tuple[str | None, JobRecord | None] | None:
     with create_session(scoped=False) as session:
         row = session.query(TaskInstance.state).filter(*_same(TaskInstance, task)).one_or_none()
         return None if row is None else (row[0], read_record(JobRecord, _stored(session, task, JOB_RECORD_KEY)))
+
+
+def read_serving(task: TaskKey) -> TaskServing | None:
+    """Return which serving a task instance is about; None where it is about none."""
+    with create_session(scoped=False) as session:
+        return read_record(TaskServing, _stored(session, task, SERVING_KEY))
+
+
+def read_rollout(task: TaskKey) -> TaskRollout | None:
+    """Return what a task instance did to give its serving another version; None where it did nothing."""
+    with create_session(scoped=False) as session:
+        return read_record(TaskRollout, _stored(session, task, ROLLOUT_KEY))
 
 
 def _stored(session: Session, task: TaskKey, key: str) -> Any:

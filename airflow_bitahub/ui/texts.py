@@ -12,7 +12,6 @@ TEXTS: Texts = MappingProxyType(
     {
         **COMMON,
         **CHART_TEXTS,
-        **CHART_TEXTS,
         "title": ("BitaHub", "BitaHub"),
         # errors
         "error_401": ("Sign in to Airflow to see this page.", "请先登录 Airflow 再查看此页面。"),

@@ -75,9 +75,7 @@ def test_the_log_is_read_on_demand(site: Site, run_id: str) -> None:
     assert "printed nothing yet" in text_of(look(site, run_id, "better", "bitahub/serving-log"))
     [serving] = site.emulator.state.servings()
     log = site.emulator.home / "servings" / serving.key.namespace / serving.key.name / serving.key.version / "log"
-    log.write_text(
-        f"Bearer {serving.token}\nLoading 10 %\rLoading 100 %\n<b>ready</b> --token={SECRET}\n"
-    )
+    log.write_text(f"Bearer {serving.token}\nLoading 10 %\rLoading 100 %\n<b>ready</b> --token={SECRET}\n")
     assert "Bearer *** Loading 100 % <b>ready</b> --token=***" in text_of(
         look(site, run_id, "better", "bitahub/serving-log")
     )

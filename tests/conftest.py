@@ -227,8 +227,10 @@ class StateStore(dict[str, Any]):
 
     def set(self, key: str, value: Any, *, retention: Any) -> None:
         from airflow.sdk.execution_time.context import NEVER_EXPIRE
+        from pydantic import JsonValue, TypeAdapter
 
         assert retention is NEVER_EXPIRE
+        TypeAdapter(JsonValue).validate_python(value)  # as Airflow does: a tuple, say, is refused
         self[key] = json.loads(json.dumps(value))
 
     def delete(self, key: str) -> None:

@@ -166,14 +166,14 @@ def save_serving(context: Context, serving: TaskServing) -> None:
 class TaskRollout:
     """What a task instance did to give a serving another version.
 
-    :param steps: each step's name, as in `procedures.deployments.Step`, and when it began. All times are seconds since
-        the epoch
+    :param steps: each step's name, as in `procedures.deployments.Step`, and when it began; as a list, since Airflow's
+        store takes no tuple. All times are seconds since the epoch
     :param ended_at: when the last one ended; None: it goes on, or another task or command has ended it
     :param digest: the new version's
     :param model_path: the server path of the new version's model
     """
 
-    steps: list[tuple[str, float]]
+    steps: list[list[Any]]
     ended_at: float | None
     digest: str
     model_path: str
@@ -181,7 +181,7 @@ class TaskRollout:
     @classmethod
     def of(cls, rollout: Rollout, ended_at: float | None = None) -> TaskRollout:
         """Return what there is to see of a replacement."""
-        steps = [(step.name, step.at) for step in rollout.steps]
+        steps = [[step.name, step.at] for step in rollout.steps]
         return cls(steps, ended_at, rollout.version.digest, rollout.version.model_path)
 
 

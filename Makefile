@@ -20,9 +20,9 @@ AIRFLOW_TESTS := dags decorators doctor e2e hooks operators sensors triggers ui 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
-demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [PORT=8080] [EMULATOR_PORT=8770]
+demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [RUNS=1] [PORT=8080] [EMULATOR_PORT=8770]
 	@$(PYTHON) -m airflow_bitahub.cli demo --home .demo --image-cache .images \
-		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)")
+		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)") $(if $(RUNS),--runs $(RUNS))
 
 test: .venv/ready ## run all tests but the one of chaos, the end-to-end ones on a real Airflow included
 	@$(PYTEST) --ignore=$(CHAOS_TEST)

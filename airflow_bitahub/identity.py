@@ -107,6 +107,7 @@ class TaskIdentity:
     :param job_name: a name given by the DAG's author: used unchanged first, with a counter appended later
     :param output_version: a name for the output folder, likewise
     :param bundle_version: the version of the DAG's bundle; "": it has none
+    :param url: its page in Airflow; "": not known
     """
 
     project: str
@@ -120,6 +121,7 @@ class TaskIdentity:
     job_name: str | None = None
     output_version: str | None = None
     bundle_version: str = ""
+    url: str = ""
 
     def is_new_generation(self, record: JobRecord) -> bool:
         """Return whether the task was cleared since the record was made.

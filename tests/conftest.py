@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook
 
 REPOSITORY = Path(__file__).parents[1]
+TASK_URL = "http://airflow.test/dags/tests/runs/run/tasks/task"
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
 # The tests of each group share something expensive, such as an Airflow or what they import, so they run in one process:
 # those in tests/e2e and tests/ui, and those of some files. The slowest group is first.
@@ -226,8 +227,10 @@ class StateStore(dict[str, Any]):
 
     def set(self, key: str, value: Any, *, retention: Any) -> None:
         from airflow.sdk.execution_time.context import NEVER_EXPIRE
+        from pydantic import JsonValue, TypeAdapter
 
         assert retention is NEVER_EXPIRE
+        TypeAdapter(JsonValue).validate_python(value)  # as Airflow does: a tuple, say, is refused
         self[key] = json.loads(json.dumps(value))
 
     def delete(self, key: str) -> None:
@@ -276,6 +279,7 @@ class TaskRun:
             max_tries=self.max_tries,
             start_date=datetime.now(timezone.utc),
             xcom_push=self.xcom_push,
+            log_url=f"{TASK_URL}?try_number={self.try_number}",
         )
         dag_run = SimpleNamespace(
             run_id=self.run_id, logical_date=self.logical_date, run_after=run_after, clear_number=self.clear_number

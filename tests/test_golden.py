@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_bitahub.api.jobs import JobSpec, Mount, TaskRole, submit_job
+from airflow_bitahub.api.metering import Metering, get_metered_serving
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Response
 from airflow_bitahub.api.servings import (
@@ -131,6 +132,12 @@ def test_the_documents_serving_is_read() -> None:
         created_at=1663470891.571,
         launched_at=1663470891,
     )
+
+
+def test_the_documents_metering_is_read() -> None:
+    serving, metering = get_metered_serving("m").read(answer_of("serving_get_response"), Platform())
+    assert serving.status is ServingStatus.RUNNING
+    assert metering == Metering(running=54.8882, cpu_cores=110.343, memory_gb=220.6859, accelerators={"": 584.1382})
 
 
 def test_the_documents_prediction_is_read() -> None:

@@ -55,7 +55,10 @@ ARROWS = {
         "reaper.server_hook",
         "airflow_database.update_extra",
     },
-    "ui": {"exceptions", "texts", "pages", "storage", "identity", "api", "procedures", "hooks", "operators.records"},
+    "ui": {
+        *("exceptions", "texts", "pages", "storage", "identity", "api", "procedures", "hooks", "operators.records"),
+        "airflow_database",
+    },
     "emulator": {"exceptions", "extras", "pages", "api", "__init__"},
     "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},
     "cli": {

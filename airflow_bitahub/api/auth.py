@@ -337,4 +337,4 @@ def _bearer(token: str) -> Mapping[str, str]:
 
 
 def _signed(call: Call[T], headers: Mapping[str, str]) -> Flow[T]:
-    return (yield from replace(call, request=replace(call.request, headers=headers)))
+    return (yield from replace(call, request=replace(call.request, headers={**call.request.headers, **headers})))

@@ -13,7 +13,7 @@ from airflow_bitahub.api.job_reading import Job, JobPage, read_job, read_job_pag
 from airflow_bitahub.api.names import DNS_LABEL
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import LOG_LINE_LIMIT, Accelerator, StrictModel, log_of
+from airflow_bitahub.api.wire import LOG_LINE_LIMIT, Accelerator, StrictModel, log_of, task_url_header
 
 # A job's name becomes the name of a Kubernetes object (vendor).
 Name = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
@@ -139,16 +139,18 @@ class JobSpec(StrictModel):
         return found
 
 
-def submit_job(spec: JobSpec, extra_body: Mapping[str, Any] | None = None) -> Call[None]:
+def submit_job(spec: JobSpec, extra_body: Mapping[str, Any] | None = None, task_url: str = "") -> Call[None]:
     """Submit a job (seed). The answer is not documented; the job is found again by its name.
 
     :param extra_body: fields that this package does not know, merged into the body last
+    :param task_url: the page of the Airflow task that submits it; "": none
     """
     request = Request(
         f"submit job {spec.job_name!r}",
         "submit_job",
         {"name": spec.job_name},
         json_body={**spec.body(), **(extra_body or {})},
+        headers=task_url_header(task_url),
     )
     return Call(request, lambda response, platform: accept(response, request, platform))
 

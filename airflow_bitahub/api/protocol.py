@@ -46,7 +46,7 @@ class Request:
     :param files: (field name, (file name, content)); a field may come several times
     :param timeout: seconds for the whole request; None: the client's own
     :param token: a bearer token for a served program; "": none is sent
-    :param headers: what identifies the user, added by `api.auth`
+    :param headers: further headers; `api.auth` adds what identifies the user
     :param body_limit: bytes of the answer's body, decoded; a longer answer is an error. 0: the body is not read
     """
 

@@ -13,7 +13,7 @@ from airflow_bitahub.api.envelope import accept, nested_outcome, unwrap
 from airflow_bitahub.api.names import DNS_LABEL, LONGEST_SERVING_NAME
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, log_of, to_epoch
+from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, log_of, task_url_header, to_epoch
 from airflow_bitahub.exceptions import InvokeError, ServingUnavailableError, UnexpectedResponseError
 from airflow_bitahub.texts import shorten
 
@@ -127,9 +127,14 @@ class Serving(BaseModel):
         return f"serving {self.name!r} is {self.raw_state or self.status.value}{message}"
 
 
-def create_serving(spec: ServingSpec) -> Call[None]:
-    """Create a serving (seed). Its answer is not documented."""
-    request = Request(f"create serving {spec.name!r}", "create_serving", json_body=spec.body())
+def create_serving(spec: ServingSpec, task_url: str = "") -> Call[None]:
+    """Create a serving (seed). Its answer is not documented.
+
+    :param task_url: the page of the Airflow task that creates it; "": none
+    """
+    request = Request(
+        f"create serving {spec.name!r}", "create_serving", json_body=spec.body(), headers=task_url_header(task_url)
+    )
     return Call(request, lambda response, platform: accept(response, request, platform))
 
 
@@ -157,14 +162,18 @@ def list_servings() -> Call[list[Serving]]:
     return Call(request, read, safe_to_repeat=True)
 
 
-def update_serving(spec: ServingSpec) -> Call[None]:
-    """Replace the specification of an existing serving (assumed: PUT). Raises NotFoundError when there is none."""
+def update_serving(spec: ServingSpec, task_url: str = "") -> Call[None]:
+    """Replace the specification of an existing serving (assumed: PUT). Raises NotFoundError when there is none.
+
+    :param task_url: the page of the Airflow task that replaces it; "": none
+    """
     request = Request(
         f"update serving {spec.name!r}",
         "update_serving",
         {"name": spec.name},
         {"version": spec.version},
         json_body=spec.body(),
+        headers=task_url_header(task_url),
     )
     return Call(request, lambda response, platform: accept(response, request, platform), safe_to_repeat=True)
 

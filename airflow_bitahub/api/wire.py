@@ -1,9 +1,10 @@
-"""What jobs and servings share on the wire: strict request models, accelerators, times, lists and logs."""
+"""What jobs and servings share on the wire: strict request models, accelerators, times, lists, logs and a header."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone, tzinfo
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
@@ -12,6 +13,9 @@ from airflow_bitahub.exceptions import UnexpectedResponseError
 from airflow_bitahub.texts import shorten
 
 LOG_LINE_LIMIT = 500  # characters of one line of a log
+# Our own: the page of the Airflow task that submits a job or serving. A platform that does not know it ignores it.
+TASK_URL_HEADER = "X-Airflow-Task-URL"
+TASK_URL_LIMIT = 2000  # characters
 _LATEST = 253_402_300_800.0  # the year 10,000 in seconds since the epoch
 
 
@@ -43,6 +47,12 @@ class Accelerator(StrictModel):
     kind: str = "gpu"
     requests: Annotated[int, Field(ge=1)] = 1
     device_type: Annotated[str, StringConstraints(min_length=1)]
+
+
+def task_url_header(url: str) -> dict[str, str]:
+    """Return the header with the page of an Airflow task; none for "" and for an address that is too long."""
+    text = quote(url, safe="%/:?#[]@!$&'()*+,;=~")  # a task may have a Chinese name, and a header is ASCII
+    return {TASK_URL_HEADER: text} if 0 < len(text) <= TASK_URL_LIMIT else {}
 
 
 def items_of(data: Any) -> list[Any]:

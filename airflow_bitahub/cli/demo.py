@@ -33,6 +33,15 @@ def add_demo(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--image-cache", type=Path, metavar="FOLDER", help="folder for built environments (default: in the home)"
     )
+    parser.add_argument(
+        "--runs",
+        type=int,
+        choices=range(1, 7),
+        default=1,
+        metavar="N",
+        help="how often to run the DAG, up to 6; of several runs, each trains twice as long as the one before, so that "
+        "the pages show a history (default: %(default)s)",
+    )
     parser.set_defaults(run=_run_demo)
 
 

@@ -1,4 +1,4 @@
-"""The laptop demo: an emulator, a real Airflow, and one run of the MNIST lifecycle."""
+"""The laptop demo: an emulator, a real Airflow, and one run of the MNIST lifecycle, or several for a history."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow_bitahub.demo import platform
 from airflow_bitahub.demo.airflow import USER, LocalAirflow, require_free_port
@@ -25,6 +26,7 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 DAG = "mnist_lifecycle"
+_MODELS_PAGE = f"dags/{DAG}/plugin/bitahub-models"  # of the DAG, in the Airflow UI
 # A worker then tells the scheduler sooner that a task has ended or was deferred; see the README.
 AIRFLOW_CONFIG = {"workers.min_heartbeat_interval": "1"}
 _SERVING_IMAGE = "ypc-mnist-flask-serving"  # uses the same environment as the jobs' image
@@ -63,14 +65,19 @@ def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, envir
         airflow.set_connection(platform.connection(emulator))
         airflow.await_dag(DAG)
         environment.result()
-        run_id = airflow.trigger(DAG)
-        _print_progress(f"Started the DAG {DAG}, run {run_id}")
-        state = airflow.wait(DAG, run_id, seconds=_RUN_SECONDS, on_change=_show_change)
-        print(_report(airflow, run_id), flush=True)
+        states = []
+        for conf in _confs(args.runs):
+            run_id = airflow.trigger(DAG, conf)
+            what = f" with {conf}" if conf else ""
+            _print_progress(f"Started the DAG {DAG}, run {run_id}{what}")
+            states.append(airflow.wait(DAG, run_id, seconds=_RUN_SECONDS, on_change=_show_change))
+            print(_report(airflow, run_id), flush=True)
         if sys.stdin.isatty() and sys.stdout.isatty():
             print(
                 f"\nAirflow   {airflow.url}  user {USER}, password {airflow.password}"
-                f"\nemulator  {emulator.console_url}  token {emulator.token}"
+                f"\nmodels    {airflow.url}/{_MODELS_PAGE}"
+                f"\nlast run  {airflow.url}/dags/{DAG}/runs/{quote(run_id)}"
+                f"\nconsole   {emulator.console_url}  token {emulator.token}"
                 f"\nstorage   {emulator.storage}"
                 f"\n\nBoth run until Ctrl-C.",
                 flush=True,
@@ -79,7 +86,12 @@ def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, envir
                 while True:
                     time.sleep(3600)
             _print_progress("Stopping")
-    return 0 if state == "success" else 1
+    return 0 if set(states) == {"success"} else 1
+
+
+def _confs(runs: int) -> list[dict[str, int]]:
+    """Return the parameters of each run. Of several, each trains twice as long as the one before, from one epoch on."""
+    return [{}] if runs == 1 else [{"epochs": 2**number} for number in range(runs)]
 
 
 def _prepare_storage(storage: Path, mnist: Path | None, cache: Path) -> None:

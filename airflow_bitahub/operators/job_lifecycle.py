@@ -20,7 +20,7 @@ from airflow_bitahub.exceptions import (
     StateUnknownError,
 )
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import (
     Submission,
@@ -241,6 +241,7 @@ class JobLifecycle(ResourceLifecycle):
             job_name=self.job_name,
             output_version=self.output_version,
             bundle_version=getattr(getattr(ti, "bundle_instance", None), "version", None) or "",
+            url=task_url(context),
         )
 
     def _complete(self, event: JobEvent, record: JobRecord) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_bitahub.identity import JobRecord
+    from airflow_bitahub.procedures.deployments import Rollout
 
 
 R = TypeVar("R", bound="DataclassInstance")
@@ -28,6 +29,8 @@ SUBMISSIONS_KEY = "bitahub_submissions"
 _MAX_SUBMISSIONS = 20  # that are kept for each task instance
 _CODE_KEY = "bitahub_code"  # likewise
 _AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
+SERVING_KEY = "bitahub_serving"  # likewise, for the task's page
+ROLLOUT_KEY = "bitahub_rollout"  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 
@@ -140,6 +143,51 @@ def load_awaited_serving(context: Context) -> AwaitedServing | None:
 def save_awaited_serving(context: Context, awaited: AwaitedServing) -> None:
     """Store which serving a task instance waits for."""
     _save(context, _AWAITED_SERVING_KEY, asdict(awaited))
+
+
+@dataclass(frozen=True)
+class TaskServing:
+    """The serving that a task is about.
+
+    :param conn_id: the Airflow connection to its platform
+    """
+
+    name: str
+    version: str
+    conn_id: str
+
+
+def save_serving(context: Context, serving: TaskServing) -> None:
+    """Store which serving a task instance is about."""
+    _save(context, SERVING_KEY, asdict(serving))
+
+
+@dataclass(frozen=True)
+class TaskRollout:
+    """What a task instance did to give a serving another version.
+
+    :param steps: each step's name, as in `procedures.deployments.Step`, and when it began; as a list, since Airflow's
+        store takes no tuple. All times are seconds since the epoch
+    :param ended_at: when the last one ended; None: it goes on, or another task or command has ended it
+    :param digest: the new version's
+    :param model_path: the server path of the new version's model
+    """
+
+    steps: list[list[Any]]
+    ended_at: float | None
+    digest: str
+    model_path: str
+
+    @classmethod
+    def of(cls, rollout: Rollout, ended_at: float | None = None) -> TaskRollout:
+        """Return what there is to see of a replacement."""
+        steps = [[step.name, step.at] for step in rollout.steps]
+        return cls(steps, ended_at, rollout.version.digest, rollout.version.model_path)
+
+
+def save_rollout(context: Context, rollout: TaskRollout) -> None:
+    """Store what a task instance did to give a serving another version."""
+    _save(context, ROLLOUT_KEY, asdict(rollout))
 
 
 def load_marker() -> str:

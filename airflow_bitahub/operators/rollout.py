@@ -21,10 +21,10 @@ from airflow_bitahub.exceptions import (
     ServingTimeoutError,
     StateUnknownError,
 )
-from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import as_seconds
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, show_serving, task_url
 from airflow_bitahub.operators.checks import read_checks
+from airflow_bitahub.operators.records import TaskRollout, save_rollout
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import earliest_report, log_late_start
 
@@ -175,7 +175,10 @@ class RolloutOperator(ResourceLifecycle):
 
     def stop(self) -> str:
         """End the deployment, and return in words what became of it."""
-        return self._abandon(retry.GRACE_PERIOD, 60)
+        end = self._abandon(retry.GRACE_PERIOD, 60)
+        if self._site is not None:
+            self._save_steps(self._site)
+        return end
 
     # Steps -----------------------------------------------------------------------------------------------------
 
@@ -188,7 +191,7 @@ class RolloutOperator(ResourceLifecycle):
         turn = Turn(site, self._is_active, self._owner, self.turn_deadline(), self.known_secrets())
         if self.deferrable:
             turn.pause = self._pause
-        context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
+        show_serving(self, context)
         try:
             deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
             deployed = self.hook.run(deployer.deploy())
@@ -198,7 +201,17 @@ class RolloutOperator(ResourceLifecycle):
             self._defer_for_a_while()
         except ServingOutdatedError as error:
             raise AirflowSkipException(str(error)) from None
+        finally:
+            self._save_steps(site)
         return self._result(deployer.plan, deployed)
+
+    def _save_steps(self, site: Site) -> None:
+        """Store the steps of this task's replacement, for the task's page."""
+        rollout, ended_at = (site.record.rollout, None) if site.record.rollout else (site.ended, time.time())
+        if rollout is None or rollout.owner != self._owner or self._context is None:
+            return
+        with suppress(Exception):  # what happened matters more than whether it is shown
+            save_rollout(self._context, TaskRollout.of(rollout, ended_at))
 
     def _result(self, plan: Plan, deployed: Deployed) -> dict[str, Any]:
         return {
@@ -293,7 +306,7 @@ class RolloutOperator(ResourceLifecycle):
         except ConfigurationError:  # an argument was not rendered
             secrets = {}
         end = self.hook.new_client().run(abandon(site, self._owner, secrets, grace))
-        self._site.record = site.record
+        self._site.record, self._site.ended = site.record, site.ended
         return end
 
     def _new_site(self) -> Site:
@@ -301,7 +314,8 @@ class RolloutOperator(ResourceLifecycle):
         from airflow_bitahub.procedures.site import Site
 
         records = VariableRecords(self.hook, self.serving_name, self.version)
-        return Site(self.serving_name, self.version, records, self.log.info)
+        page = task_url(self._context) if self._context is not None else ""
+        return Site(self.serving_name, self.version, records, self.log.info, task_url=page)
 
     @property
     def can_update(self) -> bool:

@@ -17,6 +17,7 @@ from airflow_bitahub.exceptions import ConfigurationError
 LONGEST_CLAIM = 300
 # A record keeps so many versions, the newest first.
 _VERSIONS = 5
+_STEPS = 20  # of a replacement, the latest
 _PLACE = "<secret {}>"  # of a secret value on record
 # Seconds by which the platform's clock may be behind ours, and which a creation may take.
 _CLOCK_SKEW, _LONGEST_CREATION = 60, 600
@@ -26,6 +27,7 @@ _NEXT_TRY = 3600
 
 Phase = Literal["candidate", "switch", "restore", "tidy"]
 Placed = Literal["", "new", "old"]
+StepName = Literal["candidate", "check", "switch", "verify", "restore", "tidy"]
 
 
 def candidate_name(name: str) -> str:
@@ -122,6 +124,20 @@ def _replaced(text: str, new_by_old: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A step of a replacement, for people to see how long each took. It ends when the next one begins.
+
+    :param name: ``candidate``: the candidate starts; ``check``: it is asked; ``switch``: the new version gets the
+        public name and starts there; ``verify``: it is asked and watched there; ``restore`` and ``tidy`` as in
+        `Rollout.phase`
+    :param at: when it began
+    """
+
+    name: StepName
+    at: float
+
+
+@dataclass(frozen=True)
 class Rollout:
     """A replacement that is under way.
 
@@ -146,6 +162,7 @@ class Rollout:
     :param previous: the version that served before, once the new one serves
     :param reason: why the old version is restored
     :param is_final: another try would end in the same way
+    :param steps: what was done, in order
     """
 
     owner: Owner
@@ -168,6 +185,13 @@ class Rollout:
     previous: Version | None = None
     reason: str = ""
     is_final: bool = False
+    steps: list[Step] = field(default_factory=list)
+
+    def steps_with(self, name: StepName, now: float) -> list[Step]:
+        """Return the steps and one that begins now; a step that goes on is not listed again."""
+        if self.steps and self.steps[-1].name == name:
+            return self.steps
+        return [*self.steps, Step(name, now)][-_STEPS:]
 
 
 @dataclass(frozen=True)
@@ -291,6 +315,7 @@ def deployment_from_json(value: Any) -> Deployment:
 def _rollout_from_json(value: Any) -> Rollout:
     previous = value["previous"] and Version(**value["previous"])
     parts = {"owner": Owner(**value["owner"]), "version": Version(**value["version"]), "previous": previous}
+    parts["steps"] = [Step(**step) for step in value.get("steps", ())]
     return Rollout(**{**value, **parts})
 
 

@@ -39,6 +39,7 @@ from airflow_bitahub.procedures.checks import check_serving
 from airflow_bitahub.procedures.deployments import (
     Deployment,
     Rollout,
+    Step,
     Version,
     candidate_name,
 )
@@ -127,6 +128,7 @@ class Deployer:
             replaces=found is not None and current is not None,
             in_place=plan.strategy != "recreate" and plan.can_update,
             can_restore=can_restore,
+            steps=[Step("candidate" if found is not None and plan.strategy == "candidate" else "switch", self.clock())],
         )
         if found is None:
             self.site.log(f"Nothing serves as {self.site.name!r} yet. Creating the {plan.version}")
@@ -214,6 +216,8 @@ class Deployer:
         )
         try:
             serving = yield from self._wait(waiting)
+            if plan.checks:
+                self.site.begin_step("check")
             yield from self._check(serving)
         except BitaHubError as error:
             if not _concerns_the_version(error):
@@ -229,7 +233,7 @@ class Deployer:
         self.site.log(
             f"The candidate answers{' rightly' if plan.checks else ''}. Giving it the name {plan.spec.name!r}"
         )
-        self.site.note(phase="switch", step_at=self.clock())
+        self.site.begin_step("switch", phase="switch", step_at=self.clock())
 
     def _switch(self) -> Procedure[None]:
         """Give the public name to the new version, and see that it serves well there."""
@@ -239,7 +243,10 @@ class Deployer:
             if self.site.rollout.was_updated and not (yield from self._answers()):
                 self.site.note(away_since=self.clock())
         if self.site.rollout.ready_at is None:
-            yield from self._check((yield from self._wait_for_public()))
+            serving = yield from self._wait_for_public()
+            if plan.checks or plan.bake_seconds:
+                self.site.begin_step("verify")
+            yield from self._check(serving)
             self.site.note(ready_at=self.clock())
         if plan.bake_seconds:
             until = (self.site.rollout.ready_at or self.clock()) + plan.bake_seconds
@@ -248,7 +255,8 @@ class Deployer:
         if old is not None and plan.withdraws:
             record = replace(record, versions=[replace(old, is_withdrawn=True), *record.versions[1:]])
         record = record.with_version(replace(plan.version, deployed_at=self.clock(), is_withdrawn=False))
-        self.site.save(replace(record, rollout=replace(self.site.rollout, phase="tidy", previous=old)))
+        steps = self.site.rollout.steps_with("tidy", self.clock())
+        self.site.save(replace(record, rollout=replace(self.site.rollout, phase="tidy", previous=old, steps=steps)))
 
     def _tidy(self) -> Procedure[Deployed]:
         """Remove the candidate of a deployment that has succeeded."""
@@ -266,7 +274,8 @@ class Deployer:
         away = self.site.rollout.away_since
         if away is None and not (yield from self._answers()):
             away = self.clock()
-        self.site.note(
+        self.site.begin_step(
+            "restore",
             phase="restore",
             reason=self._without_secrets(f"{error}{lines}"),
             is_final=retry.is_final(error),

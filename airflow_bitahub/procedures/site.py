@@ -34,6 +34,7 @@ from airflow_bitahub.procedures.deployments import (
     Owner,
     Records,
     Rollout,
+    StepName,
     candidate_name,
     is_created_since,
     is_same_time,
@@ -58,7 +59,7 @@ def find_serving(
 
 
 def create(
-    spec: ServingSpec, since: float, clock: Callable[[], float], on_send: Callable[[], None]
+    spec: ServingSpec, since: float, clock: Callable[[], float], on_send: Callable[[], None], task_url: str = ""
 ) -> Procedure[Serving | None]:
     """Create a serving, and return it; None where another one has taken the name.
 
@@ -66,13 +67,14 @@ def create(
 
     :param since: when the creation was recorded
     :param on_send: called before each request to create it
+    :param task_url: the page of the Airflow task that creates it
     """
     query = get_serving(spec.name, spec.version)
     may_exist, is_accepted, serving = False, False, None
     for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
         on_send()
         try:
-            yield from create_serving(spec)
+            yield from create_serving(spec, task_url)
             is_accepted = True
             break
         except (APIError, TransportError) as error:
@@ -107,7 +109,9 @@ class Site:
     :param timeout: seconds for which a removal may take
     :param may_recreate: False: there is no time to create a serving again after its removal, so none is removed for it
     :param on_save: called before anything is stored and before anything is created
+    :param task_url: the page of the Airflow task that works here; "": none
     :ivar record: the record as last read or stored
+    :ivar ended: the replacement that ended here last, as it was then
     :ivar lost_at: when another task created a serving of the name that this one wanted to create
     """
 
@@ -119,7 +123,9 @@ class Site:
     timeout: float = 120
     may_recreate: bool = True
     on_save: Callable[[], None] = lambda: None
+    task_url: str = ""
     record: Deployment = field(default_factory=Deployment)
+    ended: Rollout | None = None
     lost_at: float | None = None
 
     def load(self) -> Deployment:
@@ -136,6 +142,8 @@ class Site:
         if not self.is_current():
             raise self._overtaken()
         self.records.save(record)
+        if record.rollout is None and self.record.rollout is not None:
+            self.ended = self.record.rollout
         self.record = record
 
     def _overtaken(self) -> ServingOvertakenError:
@@ -152,6 +160,10 @@ class Site:
     def note(self, **changes: Any) -> None:
         """Change entries of the replacement that is under way."""
         self.save(replace(self.record, rollout=replace(self.rollout, **changes)))
+
+    def begin_step(self, name: StepName, **changes: Any) -> None:
+        """Record that a step of the replacement begins, with other changes."""
+        self.note(steps=self.rollout.steps_with(name, self.clock()), **changes)
 
     @property
     def rollout(self) -> Rollout:
@@ -184,7 +196,7 @@ class Site:
         since = self.clock()
         self.records.save_intent(Intent(owner, spec.name, since))
         try:
-            created = yield from create(spec, since, self.clock, self.on_save)
+            created = yield from create(spec, since, self.clock, self.on_save, self.task_url)
         except BitaHubError as error:
             if not retry.may_have_taken_effect(error):
                 self._creates_nothing(owner)
@@ -244,7 +256,8 @@ class Site:
             )
             if found is not None:
                 yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
-            if (created := (yield from create(wanted, now, self.clock, self.on_save))) is not None:
+            created = yield from create(wanted, now, self.clock, self.on_save, self.task_url)
+            if created is not None:
                 return self._has_placed(created, placed)
             # Another creation took the name: an earlier one of ours, whose answer was lost, or a stranger's.
             other = yield from self.find()
@@ -261,7 +274,7 @@ class Site:
         if not self.is_current():
             raise self._overtaken()
         try:
-            yield from update_serving(spec)
+            yield from update_serving(spec, self.task_url)
         except APIError as error:
             if not retry.was_refused(error):
                 raise

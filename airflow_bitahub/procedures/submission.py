@@ -140,7 +140,7 @@ class _Submission:
         is_given, may_exist = self.task.job_name is not None, not is_new
         for attempt in range(1, retry.SUBMISSION_ATTEMPTS + 1):
             try:
-                yield from submit_job(self.spec_for(record), self.extra_body)
+                yield from submit_job(self.spec_for(record), self.extra_body, self.task.url)
             except (APIError, TransportError) as error:
                 is_taken = isinstance(error, ConflictError) and retry.was_refused(error)
                 if is_taken and (may_exist or not is_given):

@@ -22,6 +22,7 @@ from airflow_bitahub.ui.metrics import Pictures, draw
 from airflow_bitahub.ui.outputs import Content, Listing, OutputFolder, text_of
 from airflow_bitahub.ui.platform import Look, look_at_job, masked, open_hook
 from airflow_bitahub.ui.rendering import render, text
+from airflow_bitahub.ui.serving import serving_page
 from airflow_bitahub.ui.store import StoredTask, read_mapped, read_task
 from airflow_bitahub.ui.threads import in_thread
 
@@ -80,6 +81,10 @@ async def send_file(request: Request, task: RequestedTask, path: _FilePath, job:
 async def _show_job(request: Request, task: TaskKey, name: str, *, with_log: bool) -> Response:
     stored = await in_thread(read_task, task)
     submission = _find(stored, name)
+    if stored is not None and submission is None and not name:
+        page = await in_thread(serving_page, request, task)
+        if page is not None:
+            return page
     if stored is None or submission is None:
         mapped = await in_thread(read_mapped, task) if stored is None else []
         problem = "no_task" if stored is None else "no_such_job" if name else "no_record"

@@ -22,6 +22,11 @@ from airflow_bitahub.operators.records import (
     Submission,
     read_record,
     read_submissions,
+    ROLLOUT_KEY,
+    SERVING_KEY,
+    TaskRollout,
+    TaskServing,
+    read_record,
 )
 
 if TYPE_CHECKING:
@@ -96,6 +101,18 @@ def _tries(session: Session, model: Any, task: TaskKey) -> list[Try]:
 
 def _milliseconds(time: datetime | None) -> float:
     return time.timestamp() * 1000 if time else 0
+
+
+def read_serving(task: TaskKey) -> TaskServing | None:
+    """Return which serving a task instance is about; None where it is about none."""
+    with create_session(scoped=False) as session:
+        return read_record(TaskServing, _stored(session, task, SERVING_KEY))
+
+
+def read_rollout(task: TaskKey) -> TaskRollout | None:
+    """Return what a task instance did to give its serving another version; None where it did nothing."""
+    with create_session(scoped=False) as session:
+        return read_record(TaskRollout, _stored(session, task, ROLLOUT_KEY))
 
 
 def _stored(session: Session, task: TaskKey, key: str) -> Any:

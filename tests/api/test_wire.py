@@ -1,4 +1,4 @@
-"""Times in every form seen."""
+"""Times in every form seen, and the header that names a task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from airflow_bitahub.api.wire import to_epoch
+from airflow_bitahub.api.wire import task_url_header, to_epoch
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,16 @@ def test_a_time_without_an_offset_is_the_platforms(zone: str, expected: float, m
 )
 def test_what_is_no_time_is_not_known(value: Any) -> None:
     assert to_epoch(value) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("", None),
+        ("http://a.test/dags/训练/runs/a%20b", "http://a.test/dags/%E8%AE%AD%E7%BB%83/runs/a%20b"),
+        ("http://a.test/x\r\nCookie: y", "http://a.test/x%0D%0ACookie:%20y"),
+        ("http://a.test/" + "x" * 2000, None),
+    ],
+)
+def test_the_header_that_names_a_task(url: str, sent: str | None) -> None:
+    assert task_url_header(url) == ({} if sent is None else {"X-Airflow-Task-URL": sent})

@@ -11,11 +11,13 @@ from airflow.sdk import Variable
 from airflow_bitahub.exceptions import ConfigurationError, StateUnknownError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.hooks.deployment_records import DEPLOYMENT_KEY, VariableRecords
-from airflow_bitahub.procedures.deployments import Deployment, Intent, Owner, Rollout, Version
+from airflow_bitahub.procedures.deployments import Deployment, Intent, Owner, Rollout, Step, Version
 
 OWNER = Owner("dag", "task", "run", 3)
 VERSION = Version("abc", {"model": {"path": "/models/u/m/1"}}, ["API_TOKEN"], {"accuracy": 0.9}, 1.5, 2.5, "a task")
-RECORD = Deployment(1.5, 2.5, True, [VERSION], Rollout(OWNER, 9.5, VERSION, "switch", 3.5, placing="new"))
+RECORD = Deployment(
+    1.5, 2.5, True, [VERSION], Rollout(OWNER, 9.5, VERSION, "switch", 3.5, placing="new", steps=[Step("switch", 2.5)])
+)
 
 
 def test_records_survive_airflow_and_every_connection_to_the_platform_finds_them(

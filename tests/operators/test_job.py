@@ -41,6 +41,7 @@ from airflow_bitahub.operators.records import read_submissions
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from tests.conftest import (
     IMAGE,
+    TASK_URL,
     Asked,
     Gateway,
     StateStore,
@@ -315,6 +316,7 @@ def test_retry_adopts_the_running_job(task_run: TaskRun, submitted: Submitted, p
     assert result is not None
     assert result["job_name"] == submitted.only.key.name
     assert submitted.requests("POST") == [submitted.only.key.name]
+    assert submitted.only.task_url == TASK_URL
     assert "bitahub_job_url" in task_run.xcoms, "a new try starts without XComs, so the link is pushed again"
 
 

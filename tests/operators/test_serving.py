@@ -29,7 +29,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.procedures.deployments import candidate_name
-from tests.conftest import IMAGE, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
+from tests.conftest import IMAGE, TASK_URL, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
 from tests.operators.rollouts import Service, defer, deploy, finish, new_service, quick, trigger_of
 from tests.operators.served_program import START, ask, foreign_serving, model_path, no_serving_ready, put_models
 
@@ -93,12 +93,23 @@ def test_better_model_takes_over_and_the_log_tells_how(
 ) -> None:
     old = served.record
     operator = deploy(served, "v2", strategy=strategy, checks=[RIGHT], bake_seconds=0.2)
-    result = operator.execute(TaskRun().context())
+    context = TaskRun().context()
+    context["ti"].log_url = f"{TASK_URL}-2?try_number=1"
+    since = time.time()
+    result = operator.execute(context)
     log = capsys.readouterr().out
     tried = "beside it, as" if strategy == "candidate" else "Replacing it by"
     places = [log.index(text) for text in (") serves. ", tried, "-> 7", "no version answered for")]
     assert places == sorted(places), log
+    store = context["task_state_store"]
+    assert store["bitahub_serving"] == {"name": served.name, "version": "v1", "conn_id": operator.bitahub_conn_id}
+    steps = dict(store["bitahub_rollout"]["steps"])
+    tries = ["candidate", "check"] if strategy == "candidate" else []
+    assert list(steps) == [*tries, "switch", "verify", "tidy"]
+    times = [since, *steps.values(), store["bitahub_rollout"]["ended_at"], time.time()]
+    assert times == sorted(times)
     served.until_serves("v2")
+    assert (old.task_url, served.record.task_url) == (TASK_URL, f"{TASK_URL}-2")
     assert (result["model_path"], result["previous"]) == (model_path("v2"), model_path("v1"))
     if strategy == "recreate":
         assert result["away_seconds"] > 0
@@ -281,7 +292,7 @@ def test_somebody_elses_serving_is_refused_and_left_alone(
     if_exists: str, service: Service, client: BitaHubClient, task_state: Callable[[str | None], None]
 ) -> None:
     foreign_serving(client, service.name)
-    until(lambda: service.record.status.value, lambda status: status == "RUNNING")
+    until(lambda: service.record.replicas, lambda replicas: all(replica.can_answer for replica in replicas))
     untouched = service.record
     operator = deploy(service, if_exists=if_exists)
     with pytest.raises(AirflowFailException, match="this Airflow did not create"):

@@ -27,6 +27,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.procedures.checks import AnswerCheck
 from airflow_bitahub.procedures.deployments import (
+    Deployment,
     Owner,
     Rollout,
     Version,
@@ -306,6 +307,38 @@ def test_bad_version_leaves_the_good_one(image: str, way: dict[str, Any]) -> Non
     if way["strategy"] == "candidate":
         assert platform.seconds_away() == 0
         assert "delete_serving mnist" not in platform.done
+
+
+@pytest.mark.parametrize(
+    ("image", "changes", "steps"),
+    [
+        ("good:2", {}, ["candidate", "check", "switch", "verify", "tidy"]),
+        ("good:2", {"strategy": "recreate", "checks": ()}, ["switch", "tidy"]),
+        ("crash", {}, ["candidate"]),
+        ("crash", {"strategy": "recreate"}, ["switch", "restore"]),
+    ],
+)
+def test_each_step_is_on_record_with_its_begin(
+    image: str, changes: dict[str, Any], steps: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = platform_with()
+    saved: list[Rollout] = []
+    save, since = platform.airflow.save, platform.now
+
+    def save_and_tell(record: Deployment) -> None:
+        save(record)
+        saved.extend([record.rollout] if record.rollout else [])
+
+    monkeypatch.setattr(platform.airflow, "save", save_and_tell)
+    with suppress(ServingError):
+        platform.deploy(image, **changes)
+    assert [step.name for step in saved[-1].steps] == steps
+    times = [step.at for step in saved[-1].steps]
+    assert times == sorted(times)
+    assert since <= times[0]
+    assert times[-1] <= platform.now
+    if len(steps) > 1:
+        assert times[1] - times[0] >= START
 
 
 def test_error_says_what_failed_what_the_program_printed_and_what_serves() -> None:

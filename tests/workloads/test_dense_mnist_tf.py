@@ -99,6 +99,23 @@ def test_model_is_a_saved_model(trained: Workload) -> None:
     assert (trained.model / "variables" / "variables.data-00000-of-00001").is_file()
 
 
+def test_the_training_curve_has_a_line_for_each_epoch(trained: Workload) -> None:
+    lines = [json.loads(line) for line in (trained.model / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], sorted(line)) for line in lines] == [(n, ["accuracy", "loss", "step"]) for n in (1, 2)]
+    assert lines[0]["loss"] > lines[1]["loss"] > 0
+    assert 0.5 < lines[0]["accuracy"] < lines[1]["accuracy"] <= 1
+
+
+def test_the_confusion_matrix_counts_each_picture_once(trained: Workload) -> None:
+    matrix = json.loads((trained.output / "confusion_matrix.json").read_text())
+    counts = np.array(matrix["counts"])
+    assert matrix["labels"] == [str(digit) for digit in range(10)]
+    assert counts.sum() == trained.prepared.test_count
+    content = gzip.decompress((trained.data / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    assert counts.sum(axis=1).tolist() == np.bincount(np.frombuffer(content, np.uint8, offset=8)).tolist()
+    assert round(counts.trace() / counts.sum(), 4) == trained.first_result["accuracy"]
+
+
 def test_predictions_are_probabilities(trained: Workload) -> None:
     predictions = np.load(trained.predictions)
     assert predictions.dtype == np.float32
@@ -115,7 +132,9 @@ def test_rerun_over_the_same_folders_gives_the_same(trained: Workload, forks: Te
     before = np.load(trained.predictions)
     assert trained.chain(forks) == trained.first_result
     assert np.allclose(np.load(trained.predictions), before, atol=1e-5)
-    assert sorted(path.name for path in trained.output.iterdir()) == [trained.result.name, trained.predictions.name]
+    written = {"confusion_matrix.json", trained.result.name, trained.predictions.name}
+    assert {path.name for path in trained.output.iterdir()} == written
+    assert len((trained.model / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.fixture
@@ -192,6 +211,15 @@ def test_evaluate_reports_odd_predictions(broken: Workload, predictions: NDArray
     done = broken.run("evaluate.py", label_dir=broken.data, predictions=broken.predictions, output_dir=broken.output)
     assert_sentence(done, "evaluate.py", complaint)
     assert not broken.result.exists()
+
+
+def test_evaluate_reports_odd_labels(broken: Workload) -> None:
+    labels = broken.data / "t10k-labels-idx1-ubyte.gz"
+    labels.write_bytes(gzip.compress(gzip.decompress(labels.read_bytes())[:-1] + b"\x0b"))
+    broken.output.mkdir()
+    np.save(broken.predictions, np.ones((360, 10), np.float32))
+    done = broken.run("evaluate.py", label_dir=broken.data, predictions=broken.predictions, output_dir=broken.output)
+    assert_sentence(done, "evaluate.py", "labels go up to 11")
 
 
 def test_evaluate_needs_no_tensorflow(broken: Workload) -> None:

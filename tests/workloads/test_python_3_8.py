@@ -71,6 +71,8 @@ def test_from_training_to_an_answer_on_tensorflow_2_3(emulator: Emulator) -> Non
         client.close()
     result = json.loads((server_folder(emulator.storage, evaluated) / "evaluation_result.json").read_text())
     assert result["accuracy"] > 0.88
+    curve = (server_folder(emulator.storage, trained) / "dense-mnist-tf" / "metrics.jsonl").read_text().splitlines()
+    assert [sorted(json.loads(line)) for line in curve] == [["accuracy", "loss", "step"]] * 2
 
     body = body_of("serving_create")
     body["model"]["path"] = trained

@@ -32,6 +32,8 @@ def test_two_workers_train_one_model(mnist_emulator: Emulator, client: BitaHubCl
     assert log.count("Epoch 2, 2 replicas") == 2
     assert log.count("Model written to") == 1
 
+    curve = (server_folder(storage, f"{outputs}/1") / "dense-mnist-tf" / "metrics.jsonl").read_text().splitlines()
+    assert [sorted(json.loads(line)) for line in curve] == [["loss", "step"]] * 2
     model = FOLDERS.model("two-workers")[0]
     server_folder(storage, model).parent.mkdir(parents=True, exist_ok=True)
     server_folder(storage, f"{outputs}/1").rename(server_folder(storage, model))

@@ -30,6 +30,7 @@ TEXTS: Texts = MappingProxyType(
         "no_jobs": ("No job has been submitted yet.", "还没有提交作业。"),
         "no_matches": ("No job matches.", "没有符合条件的作业。"),
         # one job
+        "airflow_task": ("Airflow task", "Airflow 任务"),
         "removed": ("Removed", "已删除"),
         "removed_at": ("The record of this job was removed at {time}.", "此作业的记录已于 {time} 删除。"),
         "request_at": ("{name} at {time}", "{time} 收到 {name}"),

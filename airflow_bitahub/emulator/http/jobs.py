@@ -21,6 +21,7 @@ from airflow_bitahub.emulator.http.openapi import (
     request_body,
     success_response,
 )
+from airflow_bitahub.emulator.http.task_url import TaskUrl
 from airflow_bitahub.emulator.run.processes import tail
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.emulator.state.records import JobKey
@@ -47,13 +48,18 @@ async def list_jobs(
     responses=success_response(Success[JobName]) | CONFLICT,
 )
 async def submit_job(
-    context: Context, namespace: str, name: str, request: Request, body: Annotated[bytes, Depends(read_body)]
+    context: Context,
+    namespace: str,
+    name: str,
+    request: Request,
+    body: Annotated[bytes, Depends(read_body)],
+    task_url: TaskUrl,
 ) -> JSONResponse:
     """Submit a job."""
     spec = parse_body(JobSpec, body)
     if spec.job_name != name:
         raise InvalidRequest(f"jobName: {spec.job_name!r} is not the name in the address, {name!r}")
-    record = context.runner.jobs.submit(namespace, spec, request.state.user)
+    record = context.runner.jobs.submit(namespace, spec, request.state.user, task_url)
     await context.runner.jobs.finish_immediate(record.key)
     return success_answer({"jobName": name})
 

@@ -23,6 +23,7 @@ from airflow_bitahub.emulator.http.openapi import (
     request_body,
     success_response,
 )
+from airflow_bitahub.emulator.http.task_url import TaskUrl
 from airflow_bitahub.emulator.http.views import serving_view
 from airflow_bitahub.emulator.run.processes import tail
 from airflow_bitahub.emulator.state.records import ServingKey
@@ -35,9 +36,11 @@ router = APIRouter(tags=["servings"])
     openapi_extra=request_body(ServingSpec),
     responses=success_response(Success[ServingName]) | CONFLICT,
 )
-async def create_serving(context: Context, namespace: str, body: Annotated[bytes, Depends(read_body)]) -> JSONResponse:
+async def create_serving(
+    context: Context, namespace: str, body: Annotated[bytes, Depends(read_body)], task_url: TaskUrl
+) -> JSONResponse:
     """Create a serving."""
-    record = context.runner.servings.create(namespace, parse_body(ServingSpec, body))
+    record = context.runner.servings.create(namespace, parse_body(ServingSpec, body), task_url)
     return success_answer({"name": record.key.name, "version": record.key.version})
 
 
@@ -62,10 +65,15 @@ async def get_serving(
     responses=success_response(Success[ServingName]),
 )
 async def update_serving(
-    context: Context, namespace: str, name: str, body: Annotated[bytes, Depends(read_body)], version: str = "v1"
+    context: Context,
+    namespace: str,
+    name: str,
+    body: Annotated[bytes, Depends(read_body)],
+    task_url: TaskUrl,
+    version: str = "v1",
 ) -> JSONResponse:
     """Replace the specification of a serving; its address and access token stay the same."""
-    context.runner.servings.update(ServingKey(namespace, name, version), parse_body(ServingSpec, body))
+    context.runner.servings.update(ServingKey(namespace, name, version), parse_body(ServingSpec, body), task_url)
     return success_answer({"name": name, "version": version})
 
 

@@ -60,10 +60,11 @@ class JobRuns(Runs[JobKey, Outcome]):
         """Return the file that holds what a job printed."""
         return self._context.home / "jobs" / key.namespace / key.name / "log"
 
-    def submit(self, namespace: str, spec: JobSpec, user: str) -> StoredJob:
+    def submit(self, namespace: str, spec: JobSpec, user: str, task_url: str = "") -> StoredJob:
         """Record a job and run it as soon as the capacity allows.
 
         :param user: the user who submits it; "" if nobody has signed in
+        :param task_url: the page of the Airflow task that submits it
         :raises Conflict: the name is in use
         :raises InvalidRequest: it could never run here; nothing was recorded
         """
@@ -79,7 +80,7 @@ class JobRuns(Runs[JobKey, Outcome]):
         shortage = self.capacity.shortage(spec)
         if shortage and not self._oversized_fail:
             raise InvalidRequest(f"the job can never run: {shortage}")
-        record = self._state.create_job(namespace, spec, user)
+        record = self._state.create_job(namespace, spec, user, task_url)
         self._start_task(record.key, self._refuse(shortage) if shortage else self._run(record, script))
         return record
 

@@ -42,8 +42,10 @@ class ServingRuns(ReplicaRuns):
         """Return the file that holds what a serving printed."""
         return self._context.home / "servings" / key.namespace / key.name / key.version / "log"
 
-    def create(self, namespace: str, spec: ServingSpec) -> StoredServing:
+    def create(self, namespace: str, spec: ServingSpec, task_url: str = "") -> StoredServing:
         """Record a serving and start it.
+
+        :param task_url: the page of the Airflow task that creates it
 
         :raises Conflict: name and version are in use
         :raises InvalidRequest: it could never run here; nothing was recorded
@@ -53,16 +55,17 @@ class ServingRuns(ReplicaRuns):
         check_label("version", spec.version)
         self._check(spec)
         create_log(self.log_of(ServingKey(namespace, spec.name, spec.version)))
-        record = self._state.create_serving(namespace, spec)
+        record = self._state.create_serving(namespace, spec, task_url)
         self._begin(record.key)
         return record
 
-    def update(self, key: ServingKey, spec: ServingSpec) -> None:
+    def update(self, key: ServingKey, spec: ServingSpec, task_url: str = "") -> None:
         """Give a serving another specification; it keeps its address, its access token and its record.
 
         Replicas that the change does not affect keep running. If the new ones fail, the old ones go on, unless updates
         are not rolling: a serving is then not available until the new ones answer.
 
+        :param task_url: the page of the Airflow task that gives it
         :raises NotFound: there is no such serving
         :raises InvalidRequest: the new specification could never run here; nothing was changed
         """
@@ -70,7 +73,7 @@ class ServingRuns(ReplicaRuns):
         if (spec.name, spec.version) != (key.name, key.version):
             raise InvalidRequest(f"name, version: {spec.name!r}, {spec.version!r} are not the {key} in the address")
         self._check(spec)
-        self._state.update_serving(key, spec, rolling=self._is_rolling)
+        self._state.update_serving(key, spec, rolling=self._is_rolling, task_url=task_url)
         if change := self._changes.get(key):
             change.set()
 

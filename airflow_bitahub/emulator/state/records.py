@@ -72,6 +72,7 @@ class StoredJob:
     :param retries: how often it was restarted
     :param is_underpowered: whether it failed because it needs more than the emulator has
     :param user: the user who submitted it; "" when nobody had signed in
+    :param task_url: the page of the Airflow task that submitted it; "": none
     :param exit_code: of its program, 214 when stopped; None until it ends, or when it never ran
     """
 
@@ -88,11 +89,12 @@ class StoredJob:
     retries: int = 0
     is_underpowered: bool = False
     user: str = ""
+    task_url: str = ""
 
     @classmethod
-    def create(cls, key: JobKey, spec: JobSpec, now: int, user: str) -> StoredJob:
+    def create(cls, key: JobKey, spec: JobSpec, now: int, user: str, task_url: str) -> StoredJob:
         """Return the record of a new job, which waits."""
-        return cls(key, spec, created=now, updated=now, tasks=_new_tasks(spec), user=user)
+        return cls(key, spec, created=now, updated=now, tasks=_new_tasks(spec), user=user, task_url=task_url)
 
     @property
     def raw_state(self) -> str:

@@ -75,6 +75,7 @@ class StoredServing:
     :param made: the number of replicas it has had so far, so also the number of the next one
     :param url: its address; "" until it was opened
     :param usage: what it had used at its last change
+    :param task_url: the page of the Airflow task that gave it its specification; "": none
     """
 
     key: ServingKey
@@ -89,11 +90,12 @@ class StoredServing:
     launched: int = 0
     finished: int = 0
     usage: Usage = field(default_factory=Usage)
+    task_url: str = ""
 
     @classmethod
-    def create(cls, key: ServingKey, spec: ServingSpec, token: str, now: int) -> StoredServing:
+    def create(cls, key: ServingKey, spec: ServingSpec, token: str, now: int, task_url: str) -> StoredServing:
         """Return the record of a new serving, which waits."""
-        return cls(key, spec, token, created=now, updated=now)._with_new_replicas(spec.replicas)
+        return cls(key, spec, token, created=now, updated=now, task_url=task_url)._with_new_replicas(spec.replicas)
 
     @property
     def running(self) -> list[Replica]:

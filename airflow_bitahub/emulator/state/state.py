@@ -86,12 +86,12 @@ class State:
 
     # Jobs
 
-    def create_job(self, namespace: str, spec: JobSpec, user: str = "") -> StoredJob:
+    def create_job(self, namespace: str, spec: JobSpec, user: str = "", task_url: str = "") -> StoredJob:
         """Record a new job, submitted by `user`, if one has signed in. Raises Conflict when its name is in use."""
         key = JobKey(namespace, spec.job_name)
         with self._lock:
             self.require_unused(key)
-            record = StoredJob.create(key, spec, self.now(), user)
+            record = StoredJob.create(key, spec, self.now(), user, task_url)
             number = self._store.add_job(_readable_text(_JOB, record))
             self._latest[key] = LedgerEntry(number, record)
             self._ledger.append(self._latest[key])
@@ -164,13 +164,13 @@ class State:
 
     # Servings
 
-    def create_serving(self, namespace: str, spec: ServingSpec) -> StoredServing:
+    def create_serving(self, namespace: str, spec: ServingSpec, task_url: str = "") -> StoredServing:
         """Record a new serving, with a random access token. Raises Conflict when its name and version are in use."""
         key = ServingKey(namespace, spec.name, spec.version)
         token = "".join(secrets.choice(_ALPHANUMERICS) for _ in range(32))
         with self._lock:
             self.require_unused(key)
-            record = StoredServing.create(key, spec, token, self.now())
+            record = StoredServing.create(key, spec, token, self.now(), task_url)
             _readable_text(_SERVING, record)
             return self._put_serving(record)
 
@@ -224,11 +224,13 @@ class State:
         with self._lock:
             self._put_serving(self.serving(key).remove_replica(number, self.now()))
 
-    def update_serving(self, key: ServingKey, spec: ServingSpec, *, rolling: bool) -> StoredServing:
+    def update_serving(self, key: ServingKey, spec: ServingSpec, *, rolling: bool, task_url: str = "") -> StoredServing:
         """Record a serving's new specification, and the first step towards it; see `StoredServing.update`."""
         with self._lock:
             old = self.serving(key)
             new = old.update(spec, self.now(), rolling=rolling)
+            if task_url and new is not old:
+                new = replace(new, task_url=task_url)
             _readable_text(_SERVING, new)
             return old if new is old else self._put_serving(new)
 

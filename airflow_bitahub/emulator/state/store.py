@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 _Statement: TypeAlias = tuple[str, tuple[str | int, ...]]
 _OPENING_SECONDS = 2  # how long to wait for another process' lock on the file before the emulator starts
-_VERSION = 4  # increase it with every change of the tables or of the fields of a record
+_VERSION = 5  # increase it with every change of the tables or of the fields of a record
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     id INTEGER PRIMARY KEY, record TEXT NOT NULL, removed INTEGER NOT NULL DEFAULT 0,

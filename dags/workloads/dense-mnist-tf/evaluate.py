@@ -1,4 +1,4 @@
-"""Compare predictions with the MNIST test labels and write the accuracy.
+"""Compare predictions with the MNIST test labels and write the accuracy and the confusion matrix.
 
 Runs on the platform and needs only numpy. It is one file, since a job's code folder contains nothing else.
 """
@@ -10,29 +10,42 @@ import struct
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 
 def main() -> None:
-    """Read labels and predictions, and write the share of correct predictions."""
+    """Read labels and predictions, and write how they agree."""
     args = parse_args()
     labels = read_idx(args.label_dir / "t10k-labels-idx1-ubyte.gz", 1)
     predictions = read_predictions(args.predictions)
     if len(predictions) != len(labels) or len(labels) == 0:
         fail(f"there are {len(predictions)} predictions but {len(labels)} labels.")
-    accuracy = round(float((predictions.argmax(axis=1) == labels).mean()), 4)
+    if labels.max() > 9:
+        fail(f"the labels go up to {labels.max()} instead of 9.")
+    guesses = predictions.argmax(axis=1)
+    counts = np.zeros((10, 10), int)
+    np.add.at(counts, (labels, guesses), 1)
+    matrix = {"labels": [str(digit) for digit in range(10)], "counts": counts.tolist()}
+    accuracy = round(float((guesses == labels).mean()), 4)
 
-    target = args.output_dir / "evaluation_result.json"
-    temporary = args.output_dir / f".{target.name}"
     try:
         args.output_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"accuracy": accuracy}))
-        # Rename the complete file, so a reader never sees a part of it.
-        temporary.replace(target)
+        write(args.output_dir / "confusion_matrix.json", matrix)  # a row for each true digit, a column for each guess
+        target = args.output_dir / "evaluation_result.json"
+        write(target, {"accuracy": accuracy})
     except OSError as error:
-        fail(f"cannot write {target}: {error.strerror}.")
+        fail(f"cannot write to {args.output_dir}: {error.strerror}.")
     print(f"Accuracy {accuracy} on {len(labels)} pictures, written to {target}")
+
+
+def write(target: Path, value: Any) -> None:
+    """Write a value as JSON."""
+    temporary = target.parent / f".{target.name}"
+    temporary.write_text(json.dumps(value))
+    # Rename the complete file, so a reader never sees a part of it.
+    temporary.replace(target)
 
 
 def read_predictions(path: Path) -> np.ndarray:
@@ -80,7 +93,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure the accuracy of predictions on the MNIST test pictures.")
     parser.add_argument("--label-dir", type=Path, required=True, help="folder with t10k-labels-idx1-ubyte.gz")
     parser.add_argument("--predictions", type=Path, required=True, help="prediction_results.npy, written by predict.py")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for evaluation_result.json")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the results")
     return parser.parse_args()
 
 

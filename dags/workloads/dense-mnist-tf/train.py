@@ -1,4 +1,4 @@
-"""Train one dense layer on MNIST and save it as a TensorFlow SavedModel.
+"""Train one dense layer on MNIST and save it as a TensorFlow SavedModel, with the training curve in `metrics.jsonl`.
 
 Runs on the platform, with TensorFlow 2.3 or newer. It is one file, since a job's code folder contains nothing else.
 """
@@ -12,13 +12,14 @@ import struct
 import sys
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
 SIDE = 28
 LEARNING_RATE = 0.1
 PORT = 2222  # for traffic between replicas, if the platform sets none
+METRICS = "metrics.jsonl"  # the training curve: a JSON object a line
 
 
 def main() -> None:
@@ -69,7 +70,16 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
     model.compile(
         optimizer=tf.keras.optimizers.SGD(LEARNING_RATE), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
     )
-    model.fit(images / np.float32(255), labels, batch_size=args.batch_size, epochs=args.epochs, verbose=2)
+    with (args.output_dir / METRICS).open("w") as metrics:
+        curve = tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: note(metrics, epoch + 1, logs))
+        model.fit(
+            images / np.float32(255),
+            labels,
+            batch_size=args.batch_size,
+            epochs=args.epochs,
+            verbose=2,
+            callbacks=[curve],
+        )
 
     # Keras 3 writes a SavedModel only with export(), which Keras 2 may lack.
     if hasattr(model, "export"):
@@ -111,9 +121,11 @@ def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argpar
     def train_batch(inputs: Any, truth: Any) -> Any:
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(step, args=(inputs, truth)), axis=None)
 
-    for epoch in range(args.epochs):
-        losses = [float(train_batch(inputs, truth)) for inputs, truth in batches]
-        print(f"Epoch {epoch + 1}, {strategy.num_replicas_in_sync} replicas: loss {np.mean(losses):.4f}", flush=True)
+    with (args.output_dir / METRICS if save else Path(os.devnull)).open("w") as metrics:
+        for epoch in range(1, args.epochs + 1):
+            loss = np.mean([float(train_batch(inputs, truth)) for inputs, truth in batches])
+            print(f"Epoch {epoch}, {strategy.num_replicas_in_sync} replicas: loss {loss:.4f}", flush=True)
+            note(metrics, epoch, {"loss": loss})
 
     if not save:
         return
@@ -125,6 +137,13 @@ def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argpar
         return tf.nn.softmax(tf.matmul(tf.reshape(inputs, [-1, SIDE * SIDE]), network.weights) + network.bias)
 
     tf.saved_model.save(network, str(args.output_dir), signatures=predict)
+
+
+def note(metrics: TextIO, epoch: int, values: Any) -> None:
+    """Add a line to the training curve, which may be read while the training goes on."""
+    known = {name: round(float(value), 6) for name, value in values.items() if np.isfinite(value)}
+    metrics.write(json.dumps({"step": epoch, **known}) + "\n")
+    metrics.flush()
 
 
 def join_cluster() -> int:

@@ -170,6 +170,32 @@ def test_a_connection_leads_here(emulator: Emulator, api: Api, namespaces: dict[
     api.http.delete(f"{jobs}/led")
 
 
+@pytest.mark.parametrize(
+    ("url", "is_shown"),
+    [
+        ("http://airflow.test/dags/d/runs/manual__2026%2B00/tasks/t", True),
+        ("https://airflow.test/<b>'\"x", True),
+        ("javascript:alert(1)//http://airflow.test/", False),
+        ("http:///dags", False),
+        ("http://[x/", False),
+        ("", False),
+    ],
+)
+def test_the_airflow_task_is_one_click_away(
+    api: Api, emulator: Emulator, visitor: httpx.Client, url: str, is_shown: bool
+) -> None:
+    emulator.scripts.add(ScriptedServing())
+    body = api.job_body("scripted")
+    for path, sent in ((f"{JOBS}/{body['jobName']}", body), (SERVINGS, api.serving_body("x", name="linked"))):
+        assert api.http.post(path, json=sent, headers={"X-Airflow-Task-URL": url}).status_code == 200
+    for path in (f"jobs/bita-user/{body['jobName']}", "servings/inference/linked"):
+        page = visitor.get(f"{CONSOLE}/{path}").text
+        assert ("Airflow task" in page) is is_shown
+        links = re.findall(r'<a href="([^"]*)" rel="noopener noreferrer">', page)
+        assert [html.unescape(link) for link in links] == [url] * is_shown
+    api.http.delete(f"{SERVINGS}/linked")
+
+
 def test_a_removed_job_is_still_shown(api: Api, visitor: httpx.Client) -> None:
     name = api.submit("scripted")
     api.wait_job(name)

@@ -1,0 +1,111 @@
+"""The page of a task's serving, in a real Airflow and a real browser."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from airflow_bitahub.emulator.scripts import ScriptedServing
+from tests.ui.conftest import STRANGER, Site
+
+if TYPE_CHECKING:
+    pass
+
+pytestmark = pytest.mark.e2e
+
+SECRET = "hunter2-hunter2"
+SHOTS = os.environ.get("BITAHUB_TEST_SHOTS", "")
+
+
+@pytest.fixture(scope="module")
+def run_id(site: Site) -> str:
+    site.emulator.scripts.add(ScriptedServing(serving_name="shown*", answer={"predictions": [7]}))
+    site.airflow.await_dag("servings")
+    run_id = site.airflow.trigger("servings")
+    site.airflow.wait("servings", run_id, seconds=300)
+    return run_id
+
+
+def text_of(page: httpx.Response) -> str:
+    assert page.status_code == 200, page.text
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", page.text)))
+
+
+def look(site: Site, run_id: str, task_id: str, path: str = "bitahub/job", user: str = "admin") -> httpx.Response:
+    return site.get(path, user, dag_id="servings", run_id=run_id, task_id=task_id, map_index="{MAP_INDEX}")
+
+
+@pytest.mark.parametrize(
+    ("task_id", "steps"),
+    [
+        ("first", ["Switch of the name", "Verification", "Tidying up"]),
+        (
+            "better",
+            ["Start of the candidate", "Checks of the candidate", "Switch of the name", "Verification", "Tidying up"],
+        ),
+        ("worse", ["Start of the candidate", "Checks of the candidate"]),
+        ("ask", []),
+    ],
+)
+def test_what_a_task_did_and_what_serves(site: Site, run_id: str, task_id: str, steps: list[str]) -> None:
+    page = look(site, run_id, task_id)
+    text = text_of(page)
+    found = re.findall(r'<span class="dot step [a-z]+"></span>([^:<]+): ([0-9.]+) s', page.text)
+    assert [step for step, _ in found] == steps
+    assert not steps or float(found[0][1]) >= 0.1
+    assert "shown Running" in text
+    assert re.search(r"Running minutes \d+\.\d", text)
+    assert re.search(r"serves now (this task )?/models/\w+/digits/2 accuracy 0.92 <b>loss</b> 0.1235", text)
+    assert text.index("/digits/2 accuracy") < text.index("/digits/1 accuracy")
+    assert "/digits/3 accuracy" not in text
+    for secret in (SECRET, site.emulator.state.servings()[0].token):
+        assert secret not in page.text
+    assert "<img src=x" not in page.text
+
+
+def test_the_log_is_read_on_demand(site: Site, run_id: str) -> None:
+    link = re.search(r'href="(serving-log\?[^"]*)"', look(site, run_id, "better").text)
+    assert link
+    assert "printed nothing yet" in text_of(look(site, run_id, "better", "bitahub/serving-log"))
+    [serving] = site.emulator.state.servings()
+    log = site.emulator.home / "servings" / serving.key.namespace / serving.key.name / serving.key.version / "log"
+    log.write_text(f"Bearer {serving.token}\nLoading 10 %\rLoading 100 %\n<b>ready</b> --token={SECRET}\n")
+    assert "Bearer *** Loading 100 % <b>ready</b> --token=***" in text_of(
+        look(site, run_id, "better", "bitahub/serving-log")
+    )
+
+
+def test_who_may_not_see_the_task_sees_nothing(site: Site, run_id: str) -> None:
+    for path in ("bitahub/job", "bitahub/serving-log"):
+        assert look(site, run_id, "better", path, STRANGER).status_code == 403
+
+
+def test_another_task_has_no_serving(site: Site, run_id: str) -> None:
+    assert "no BitaHub job on record" in look(site, run_id, "other").text
+    assert "no serving on record" in look(site, run_id, "other", "bitahub/serving-log").text
+
+
+@pytest.mark.parametrize(
+    ("settings", "heading"),
+    [
+        ({}, "What this task did"),
+        ({"color_scheme": "dark"}, "What this task did"),
+        ({"locale": "zh-CN", "viewport": {"width": 360, "height": 900}}, "此任务的部署过程"),
+    ],
+    ids=["light", "dark", "narrow and Chinese"],
+)
+def test_the_page_in_a_browser(site: Site, run_id: str, settings: dict[str, object], heading: str) -> None:
+    query = f"dag_id=servings&run_id={run_id.replace('+', '%2B')}&task_id=better&map_index=-1"
+    with site.open(f"bitahub/job?{query}", **settings) as page:
+        page.get_by_role("heading", name=heading).wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert "hacked" not in page.title()
+        if SHOTS:
+            name = "-".join(["serving", *(str(value) for value in settings.values() if isinstance(value, str))])
+            page.screenshot(path=str(Path(SHOTS, f"{name}.png")), full_page=True)

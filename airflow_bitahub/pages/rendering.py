@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from airflow_bitahub.pages import formats
 from airflow_bitahub.pages.language import Texts, translator
+from airflow_bitahub.pages.scales import number
 
 FOLDER = Path(__file__).parent
 _STYLE, _SCRIPT = "text/css; charset=utf-8", "text/javascript; charset=utf-8"
@@ -35,6 +36,7 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
+            number=number,
             moment=partial(formats.moment, zone=zone),
             iso=formats.iso,
             duration=formats.duration,

@@ -21,7 +21,7 @@ from airflow_bitahub.ui.job_view import view_job
 from airflow_bitahub.ui.metrics import Pictures, draw
 from airflow_bitahub.ui.outputs import Content, Listing, OutputFolder, text_of
 from airflow_bitahub.ui.platform import Look, look_at_job, masked, open_hook
-from airflow_bitahub.ui.rendering import render, text
+from airflow_bitahub.ui.rendering import render, translator_for
 from airflow_bitahub.ui.serving import serving_page
 from airflow_bitahub.ui.store import StoredTask, read_mapped, read_task
 from airflow_bitahub.ui.threads import in_thread
@@ -134,9 +134,9 @@ async def _outputs(request: Request, submission: Submission) -> Outputs:
     if not submission.bitahub_conn_id:
         return Outputs()
     try:
-        return await in_thread(_read_outputs, submission, text(request, "step"))
+        return await in_thread(_read_outputs, submission, translator_for(request)("step"))
     except TimeoutError:
-        return Outputs(problem=text(request, "not_in_time"))
+        return Outputs(problem=translator_for(request)("not_in_time"))
 
 
 def _read_outputs(submission: Submission, step: str) -> Outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,17 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
 
     :param values: what the template shows; it escapes all of it
     """
-    language = _language(request)
+    language = _language_of(request)
     content = _renderer().render(template, language, zone=str(TIMEZONE), **values)
     return HTMLResponse(content, status, headers={"Vary": "Accept-Language, Cookie", "Content-Language": language})
 
 
-def text(request: Request, key: str) -> str:
-    """Return a text in the reader's language."""
-    return translator(TEXTS, _language(request))(key)
+def translator_for(request: Request) -> Callable[..., str]:
+    """Return what gives the pages' texts in the reader's language, for what is made before a template."""
+    return translator(TEXTS, _language_of(request))
 
 
-def _language(request: Request) -> str:
+def _language_of(request: Request) -> str:
     return language_of(request.headers.get("accept-language", ""))
 
 

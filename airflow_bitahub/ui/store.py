@@ -18,15 +18,14 @@ from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.identity import JobRecord
 from airflow_bitahub.operators.records import (
     JOB_RECORD_KEY,
-    SUBMISSIONS_KEY,
-    Submission,
-    read_record,
-    read_submissions,
     ROLLOUT_KEY,
     SERVING_KEY,
+    SUBMISSIONS_KEY,
+    Submission,
     TaskRollout,
     TaskServing,
     read_record,
+    read_submissions,
 )
 
 if TYPE_CHECKING:

@@ -19,7 +19,20 @@ function openOutside(event) {
   parent.open(link.href, "_blank", "noopener,noreferrer");
 }
 
+// A link to Airflow leads the whole window there. The frame's sandbox lets only the window's own links do so.
+function leaveFrame(event) {
+  const link = event.target.closest("a[data-airflow]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  const own = parent.document.createElement("a");
+  own.href = link.href;
+  parent.document.body.append(own);
+  own.click();
+  own.remove();
+}
+
 if (parent !== window) {
   followTheme();
   addEventListener("click", openOutside);
+  addEventListener("click", leaveFrame);
 }

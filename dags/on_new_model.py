@@ -21,7 +21,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Param, task
 
 from airflow_bitahub.assets import BitaHubModel
 from airflow_bitahub.operators.job import BitaHubJobOperator
@@ -50,10 +50,20 @@ with DAG(
     doc_md=__doc__,
     tags=["bitahub", "example"],
     default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
+    params={
+        "image": Param(
+            "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0",
+            type="string",
+            minLength=1,
+            title="Image of the job",
+            description="Any that has a shell and sha256sum.",
+        )
+    },
 ) as dag:
     BitaHubJobOperator(
         task_id="verify",
         project="verify-model",
+        image="{{ params.image }}",
         code_path=None,
         models=[newest_version()["path"]],
         command=VERIFY,

@@ -74,7 +74,7 @@ class EventTrigger(BaseEventTrigger):
         seconds = poll_interval.total_seconds() if isinstance(poll_interval, timedelta) else poll_interval
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
             raise ConfigurationError(f"poll_interval must be a positive time, not {poll_interval!r}.")
-        self.poll_interval = seconds
+        self.poll_interval = float(seconds)  # Airflow takes 60 and 60.0 for two triggers
         self.bitahub_conn_id = bitahub_conn_id
         self._failure = ""  # of the last look
         self._is_stored = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 # What of a manifest goes into the event, besides the name of the model and of the version.
 _ORIGIN = ("metrics", "job", "code_digest", "source", "saved_by", "run")
+_VERSION = re.compile(r"\w[\w.-]*")  # what an operator can be given, see `storage.paths.path_part`
+_ORIGIN_LIMIT = 64 * 2**10  # bytes as JSON; Airflow keeps every event
 
 
 class BitaHubModelTrigger(EventTrigger):
@@ -65,7 +69,7 @@ class BitaHubModelTrigger(EventTrigger):
     def _look(self, hook: BitaHubHook, reported: Reported) -> tuple[list[str], dict[str, str]]:
         folder, storage = hook.folders.model(self.model)[0], hook.storage
         entries = storage.list_folder("model", folder) or []
-        names = [entry.name for entry in entries if entry.is_folder and not entry.name.startswith(".")]
+        names = [entry.name for entry in entries if entry.is_folder and _VERSION.fullmatch(entry.name)]
         new = {name: name for name in names if name not in reported}
         return names, {name: name for name in new if storage.has("model", f"{folder}/{name}/{MANIFEST}")}
 
@@ -79,4 +83,7 @@ class BitaHubModelTrigger(EventTrigger):
         if not isinstance(manifest, Mapping):
             raise StorageError(f"model: {path}/{MANIFEST} is not a JSON object.")
         origin = {key: manifest.get(key) for key in _ORIGIN}
+        if len(json.dumps(origin)) > _ORIGIN_LIMIT:
+            self.log.warning("%s/%s is too long for an event, which has only the path", path, MANIFEST)
+            origin = dict.fromkeys(_ORIGIN)
         return {"uri": hook.uri(folder), "path": path, "model": self.model, "version": version, **origin}

@@ -97,7 +97,11 @@ def test_the_example_checks_the_files_of_a_new_version(world: World) -> None:
         successful = [run["dag_run_id"] for run in runs(world, "on_new_model") if run["state"] == "success"]
         return {world.airflow.xcom("on_new_model", each, "newest_version")["path"] for each in successful}
 
-    found = wait_until(checked, SECONDS)
+    def has_ended() -> bool:
+        return any(run["state"] in ("success", "failed") for run in runs(world, "on_new_model"))
+
+    wait_until(has_ended, SECONDS)
+    found = checked()
     assert {path.rsplit("/", 1)[0] for path in found} == {saved.rsplit("/", 1)[0]}
     assert {job["state"] for job in world.ledger("verify-model-")} == {"SUCCEEDED"}
 

@@ -109,6 +109,7 @@ def test_versions_that_appear_are_reported_once_also_after_a_restart(model: Path
             (model / ".new.partial").mkdir()
             write(model / ".new.previous")
             write(model / "bad", "{")  # it must not hold up the others
+            write(model / "no part of a path")
             write(model / "new", json.dumps({"metrics": {"accuracy": 0.9}, "job": "train-1", "files": []}))
             await running.until_stored(2)
             [payload] = running.payloads
@@ -124,10 +125,11 @@ def test_versions_that_appear_are_reported_once_also_after_a_restart(model: Path
         write(model / "meanwhile")
         async with Running(trigger, store) as running:
             await running.until_stored(3)
-            write(model / "empty")
+            write(model / "empty", json.dumps({"metrics": "x" * 70_000}))
             await running.until_stored(4)
             await asyncio.sleep(SILENCE)
             assert [payload["version"] for payload in running.payloads] == ["meanwhile", "empty"]
+            assert running.payloads[1]["metrics"] is None, "too much for an event"
 
     asyncio.run(watch())
 

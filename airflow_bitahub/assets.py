@@ -85,7 +85,7 @@ class _Product:
 
     def _asset(self, suffix: str = "", **more: Any) -> Asset:
         uri = f"{SCHEME}://{quote(self.bitahub_conn_id, safe='')}/{self.folder}/{quote(self.name)}{suffix}"
-        extra = {self.kind: self.name, "bitahub_conn_id": self.bitahub_conn_id}
+        extra: dict[str, Any] = {self.kind: self.name, "bitahub_conn_id": self.bitahub_conn_id}
         return Asset(name=uri, uri=uri, group=self.kind, extra=extra, **more)
 
     def _is_ours(self, inlet: Any) -> bool:

@@ -19,15 +19,12 @@ instead of the one that started it. For a run for each version, or for versions 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
 from airflow_bitahub.assets import BitaHubModel
 from airflow_bitahub.operators.job import BitaHubJobOperator
-
-if TYPE_CHECKING:
-    from airflow.sdk.execution_time.context import InletEventsAccessors
 
 MODEL = BitaHubModel("dense-mnist-tf")
 
@@ -37,8 +34,11 @@ sed -n 's/^{"path": "\(.*\)", "size": .*"sha256": "\([0-9a-f]*\)".*/\2  \1/p' bi
 
 
 @task(inlets=[MODEL.asset])
-def newest_version(inlet_events: InletEventsAccessors) -> dict[str, Any]:
-    """Return what is known of the newest version: its path, metrics, and the run that saved it."""
+def newest_version(inlet_events: Any = None) -> dict[str, Any]:
+    """Return what is known of the newest version: its path, metrics, and the run that saved it.
+
+    :param inlet_events: Airflow's; it fills in what has the name of a variable of a task's context
+    """
     return MODEL.newest(inlet_events)
 
 

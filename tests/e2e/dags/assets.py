@@ -17,7 +17,12 @@ with DAG(dag_id="saves", schedule=None):
     make = BitaHubJobOperator(
         task_id="make", project="saves", image="python:3", code_path=None, command="echo 1 > /output/weights"
     )
-    saved = {"model": MODEL.name, "source": make.output, "image": "python:3", "metrics": {"accuracy": 0.9}}
+    saved: dict[str, Any] = {
+        "model": MODEL.name,
+        "source": make.output,
+        "image": "python:3",
+        "metrics": {"accuracy": 0.9},
+    }
     chain(
         BitaHubSaveModelOperator(task_id="deferred", deferrable=True, defer_after=0, poll_interval=1, **saved),
         BitaHubSaveModelOperator.partial(task_id="mapped", copy_by="storage", outlets=[MODEL.versions], **saved).expand(
@@ -28,7 +33,7 @@ with DAG(dag_id="saves", schedule=None):
 with DAG(dag_id="newest", schedule=MODEL.asset):
 
     @task(inlets=[MODEL.asset])
-    def newest(inlet_events: Any) -> dict[str, Any]:
+    def newest(inlet_events: Any = None) -> dict[str, Any]:
         return MODEL.newest(inlet_events)
 
     newest()

@@ -38,11 +38,16 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {
                 "integration-name": "BitaHub",
-                "python-modules": [f"airflow_bitahub.triggers.{name}" for name in ("job", "serving", "rollout")],
+                "python-modules": [
+                    f"airflow_bitahub.triggers.{name}" for name in ("job", "serving", "rollout", "model", "job_event")
+                ],
             }
         ],
         "task-decorators": [{"name": "bitahub", "class-name": "airflow_bitahub.decorators.bitahub.bitahub_task"}],
-        "extra-links": ["airflow_bitahub.links.BitaHubJobLink", "airflow_bitahub.links.BitaHubServingLink"],
+        "extra-links": [
+            f"airflow_bitahub.links.{name}" for name in ("BitaHubJobLink", "BitaHubServingLink", "BitaHubModelLink")
+        ],
+        "asset-uris": [{"schemes": ["bitahub"], "handler": "airflow_bitahub.assets.sanitize_uri"}],
         "connection-types": [
             {
                 "connection-type": "bitahub",

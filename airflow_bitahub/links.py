@@ -45,3 +45,14 @@ class BitaHubServingLink(_StoredLink):
     def xcom_key(self) -> str:
         """The XCom key under which the operator pushes the address."""
         return "bitahub_serving_url"
+
+
+class BitaHubModelLink(_StoredLink):
+    """A link to the task's model; "" where the connection does not say which page of the console shows models."""
+
+    name = "BitaHub model"
+
+    @property
+    def xcom_key(self) -> str:
+        """The XCom key under which the operator pushes the address."""
+        return "bitahub_model_url"

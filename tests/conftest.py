@@ -269,6 +269,8 @@ class TaskRun:
         self.xcoms[key] = json.loads(json.dumps(value))
 
     def context(self) -> Any:
+        from airflow.sdk.execution_time.context import OutletEventAccessors
+
         run_after = datetime(2026, 1, 2, tzinfo=timezone.utc)
         ti = SimpleNamespace(
             dag_id="tests",
@@ -284,7 +286,12 @@ class TaskRun:
         dag_run = SimpleNamespace(
             run_id=self.run_id, logical_date=self.logical_date, run_after=run_after, clear_number=self.clear_number
         )
-        return {"ti": ti, "dag_run": dag_run, "task_state_store": self.store}
+        return {
+            "ti": ti,
+            "dag_run": dag_run,
+            "task_state_store": self.store,
+            "outlet_events": OutletEventAccessors(),  # of one process, as on a worker
+        }
 
 
 @pytest.fixture

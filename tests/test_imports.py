@@ -27,6 +27,7 @@ ARROWS = {
     "connection_form": set[str](),
     "get_provider_info": {"connection_form"},
     "links": set[str](),
+    "assets": {"exceptions", "storage.paths", "hooks.DEFAULT_CONN_ID", "triggers"},
     "storage": {"exceptions", "texts"},
     "identity": {"exceptions", "storage"},
     "api": {"exceptions", "texts"},
@@ -40,8 +41,12 @@ ARROWS = {
         *("exceptions", "texts", "storage", "api", "procedures.retry", "procedures.deployments", "client", "proxies"),
         "tls",
     },
-    "triggers": {"exceptions", "api", "procedures", "client.adrive", "client.drive", "hooks"},
-    "operators": {"exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"},
+    "triggers": {
+        *("exceptions", "identity", "storage", "api", "procedures", "client.adrive", "client.drive", "hooks"),
+    },
+    "operators": {
+        *("exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers", "assets"),
+    },
     "decorators": {"exceptions", "storage", "api", "procedures", "identity", "operators"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
     "airflow_database": {
@@ -78,7 +83,8 @@ WHOSE = {
     "httpx": {"client", "transport_errors", "deadline", "proxies", "tls", "emulator", "demo"},
     "aiohttp": {"client"},
     "airflow": {
-        *("storage", "hooks", "links", "triggers", "operators", "decorators", "sensors", "airflow_database"),
+        *("storage", "hooks", "links", "assets", "triggers", "operators", "decorators", "sensors"),
+        "airflow_database",
         *("reaper", "doctor", "ui"),
     },
     "fastapi": {"emulator", "ui"},
@@ -173,7 +179,7 @@ def test_workloads_are_plain_programs(file: Path) -> None:
 @pytest.mark.parametrize("file", DAGS, ids=name_of)
 def test_dags_use_what_is_meant_for_dags(file: Path) -> None:
     used = {part_of(name) for name in imports(file) if name.split(".")[0] == PACKAGE}
-    assert used <= {"operators", "decorators", "sensors", "hooks"}
+    assert used <= {"operators", "decorators", "sensors", "hooks", "assets", "triggers"}
 
 
 def test_there_are_files_to_look_at() -> None:
@@ -223,6 +229,7 @@ print(*sorted(set(sys.modules) - before))
     ours = {name.split(".")[1] for name in loaded if name.startswith(f"{PACKAGE}.")}
     light = {
         "api",
+        "assets",
         "decorators",
         "exceptions",
         "hooks",

@@ -129,6 +129,7 @@ def test_the_wheel_holds_the_package_and_the_dags_and_nothing_else(wheel: Path) 
         f"{PACKAGE}/emulator/run/images.toml",
         f"{PACKAGE}/dags/mnist_lifecycle.py",
         f"{PACKAGE}/dags/nightly_check.py",
+        f"{PACKAGE}/dags/on_new_model.py",
         f"{PACKAGE}/dags/python_function.py",
     } <= expected
     with zipfile.ZipFile(wheel) as archive:

@@ -39,6 +39,7 @@ def connection_to(
             **({"auth": auth} if auth == HEADER else {}),
             "console_url": page("jobs", "job_namespace"),
             "serving_console_url": page("servings", "serving_namespace"),
+            "model_console_url": f"{console_url}/models#/models/{extra.get('user_id', '')}/{{name}}",
             **extra,
             # The emulator can replace a serving's specification, which the real platform is not known to do.
             "endpoints": {"update_serving": ENDPOINTS["update_serving"], **extra.get("endpoints", {})},

@@ -8,6 +8,7 @@ import math
 from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseHook
 
@@ -48,7 +49,7 @@ class BitaHubHook(BaseHook):
       `preflight`. For that: ``accelerators``, the device types that the installation has, as a list or a text with
       commas; ``max_cpu`` and ``max_memory_mb``, what its largest machine has
     - ``console_url``: the address of a job's page in the platform's console, with ``{name}`` for its name;
-      ``serving_console_url``: likewise, for a serving
+      ``serving_console_url`` and ``model_console_url``: likewise, for a serving and a model
     - ``verify``: whether the server's certificate must be signed by a public authority (default: true), or the path of
       a CA bundle with the authority that must have signed it
     - ``client_certificate``: the path of the certificate to show to a platform that asks for one, in PEM format;
@@ -171,6 +172,17 @@ class BitaHubHook(BaseHook):
     def serving_url(self, name: str) -> str:
         """Return the address of a serving's page."""
         return self._page_url("serving_console_url", "get_serving", name)
+
+    def model_url(self, name: str) -> str:
+        """Return the address of a model's page; "" where the connection names none: the API has no models."""
+        return self.settings.page("model_console_url").replace("{name}", name)
+
+    def uri(self, path: str) -> str:
+        """Return the URI of something on this platform, for assets: ``bitahub://{host}{path}``.
+
+        :param path: a server path, or ``/servings/{name}``
+        """
+        return f"bitahub://{urlsplit(self.settings.base_url).netloc}{quote(path)}"
 
     def _page_url(self, key: str, operation: str, name: str) -> str:
         template = self.settings.page(key)

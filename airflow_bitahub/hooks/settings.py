@@ -39,7 +39,7 @@ WATCH_MODES = ("auto", "collection", "single")
 AUTHS = ("none", "bearer", "header", "basic", "kubesphere")
 
 _PATH_PARTS = ("prefix", "cluster", "workspace", "job_namespace", "serving_namespace")
-_PAGES = ("console_url", "serving_console_url")
+_PAGES = ("console_url", "serving_console_url", "model_console_url")
 _TEXTS = ("user_id", "user_name", "storage_uri", "default_image", "timezone", "watch", *_PATH_PARTS, *_PAGES)
 _SIGN_IN_TEXTS = ("auth", "client_id", "client_secret")
 _TRANSPORT_TEXTS = ("client_certificate", "client_key", "client_key_password", "proxy")

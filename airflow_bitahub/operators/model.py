@@ -9,7 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from airflow_bitahub.assets import BitaHubModel
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.links import BitaHubJobLink, BitaHubModelLink
+from airflow_bitahub.operators.announcing import announce, declare
 from airflow_bitahub.operators.arguments import (
     Check,
     as_flag,
@@ -26,7 +29,7 @@ from airflow_bitahub.operators.records import MODEL_FACTS, numbers_in, push_fact
 from airflow_bitahub.texts import parse_json
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.jobs import Mount
@@ -83,6 +86,9 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
     The XCom result has two more entries: ``model_path``, the server path of the version, such as
     ``/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1``, and ``version``, which is None without versions. With
     ``copy_by="storage"``, the entries about the job are None.
+
+    The task emits an event of the asset ``BitaHubModel(model).asset``, see `airflow_bitahub.assets`; with
+    ``wait_for_completion=False`` it does not, since the version does not exist yet.
     """
 
     template_fields: Sequence[str] = (
@@ -102,6 +108,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         "metrics": optional(_as_short_metrics),
         "copy_by": one_of("job", "storage"),
     }
+    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubJobLink(), BitaHubModelLink())
 
     def __init__(
         self,
@@ -129,6 +136,8 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         self.metrics = metrics
         self.copy_by = copy_by
         self.check_arguments()
+        if self.wait_for_completion:
+            declare(self, BitaHubModel, model, self.bitahub_conn_id)
 
     def execute(self, context: Context) -> dict[str, Any] | None:
         """Save the model, by a job or through the storage, and return where it is."""
@@ -179,9 +188,12 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
     def result(self, job: Job, record: JobRecord) -> dict[str, Any]:
         """Return the result of any job, and where the model is."""
         place = self._place(record)
-        self.log.info("The model is at %s", place["model_path"])
-        self._push_model_facts(place)
-        return {**super().result(job, record), **place}
+        result = {**super().result(job, record), **place}
+        if self.wait_for_completion:
+            self.log.info("The model is at %s", place["model_path"])
+            self._push_model_facts(place)
+            self._announce(record)
+        return result
 
     # Through the storage ---------------------------------------------------------------------------------------
 
@@ -206,6 +218,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
             seconds = round(time.monotonic() - start, 1)
             self._push_model_facts(self._place(record))
             self.log.info("The model is at %s (%s, %s s)", saving.target, outcome, seconds)
+            self._announce(record)
             return {
                 "job_name": None,
                 "status": "SUCCEEDED",
@@ -266,19 +279,36 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         """Return the first line of the manifest: where the model comes from."""
         from airflow_bitahub.storage.manifest import head
 
+        return head(self._origin(record))
+
+    def _announce(self, record: JobRecord) -> None:
+        """Tell Airflow that the version is there."""
+        if self._context is None:
+            return
+        model = self._place(record)["model_path"].split("/")[3]
+        if url := self.hook.model_url(model):
+            self._context["ti"].xcom_push(key=BitaHubModelLink().xcom_key, value=url)
+
+        def details() -> dict[str, Any]:
+            self.read_arguments("source", "metrics")  # a resumed task has only rendered them
+            folder, path = self.hook.folders.model(model)[0], self._place(record)["model_path"]
+            return {"uri": self.hook.uri(folder), "path": path, **self._origin(record)}
+
+        announce(self, self._context, BitaHubModel, details)
+
+    def _origin(self, record: JobRecord) -> dict[str, Any]:
+        """Return where the model comes from."""
         ti = self._context["ti"] if self._context else None
         trained = self.source if isinstance(self.source, Mapping) else {}
         run = ti and {name: getattr(ti, name) for name in ("dag_id", "run_id", "task_id", "map_index")}
         place = self._place(record)
-        return head(
-            {
-                "saved_by": record.job_name,
-                "model": place["model_path"].split("/")[3],
-                "version": place["version"],
-                "run": run,
-                "source": self._source_path(),
-                "job": trained.get("job_name"),
-                "code_digest": trained.get("code_digest"),
-                "metrics": self.metrics,
-            }
-        )
+        return {
+            "saved_by": record.job_name,
+            "model": place["model_path"].split("/")[3],
+            "version": place["version"],
+            "run": run,
+            "source": self._source_path(),
+            "job": trained.get("job_name"),
+            "code_digest": trained.get("code_digest"),
+            "metrics": self.metrics,
+        }

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.configuration import conf
 
+from airflow_bitahub.assets import BitaHubServing
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.operators.announcing import declare
 from airflow_bitahub.operators.arguments import (
     Check,
     as_env,
@@ -39,7 +41,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
     It is done as `BitaHubDeployServingOperator` does it: the old version, too, is tried as a candidate first. Another
     try, and clearing the task, does not go back any further.
 
-    The XCom result is that of `BitaHubDeployServingOperator`.
+    The XCom result is that of `BitaHubDeployServingOperator`, and so is the asset event.
 
     :param serving_name: the serving
     :param to: the version to go back to: its model's path, or the beginning of its digest, as the deployment's log
@@ -118,6 +120,7 @@ class BitaHubRollbackServingOperator(RolloutOperator):
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()
+        declare(self, BitaHubServing, serving_name, bitahub_conn_id)
 
     def plan(self, context: Context, record: Deployment) -> Plan:
         """Return what to deploy. Raises ConfigurationError where no such version is on record."""

@@ -6,7 +6,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
 from airflow_bitahub.api.protocol import Sleep
+from airflow_bitahub.assets import BitaHubServing
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
@@ -23,6 +24,7 @@ from airflow_bitahub.exceptions import (
     ServingTimeoutError,
     StateUnknownError,
 )
+from airflow_bitahub.operators.announcing import announce
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, show_serving, task_url
 from airflow_bitahub.operators.checks import read_checks
@@ -211,7 +213,21 @@ class RolloutOperator(ResourceLifecycle):
         finally:
             self._save_steps(site)
         self._push_facts(context, deployer.plan, "rolled_back" if deployer.plan.withdraws else "deployed")
-        return self._result(deployer.plan, deployed)
+        result = self._result(deployer.plan, deployed)
+        announce(self, context, BitaHubServing, lambda: self._details(result, context))
+        return result
+
+    def _details(self, result: Mapping[str, Any], context: Context) -> dict[str, Any]:
+        """Return what the asset event says."""
+        return {
+            "uri": self.hook.uri(f"/servings/{self.serving_name}"),
+            "url": result["url"],
+            "serving": self.serving_name,
+            "version": result["version"],
+            "model_path": result["model_path"],
+            "previous": result["previous"],
+            "run": asdict(owner_of(context)),
+        }
 
     def _push_facts(self, context: Context, plan: Plan, outcome: str) -> None:
         from airflow_bitahub.hooks.deployment_records import VariableRecords

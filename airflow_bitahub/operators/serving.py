@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from airflow.sdk.configuration import conf
 
 from airflow_bitahub.api.names import LONGEST_DEPLOYED_NAME
+from airflow_bitahub.assets import BitaHubServing
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.operators.announcing import declare
 from airflow_bitahub.operators.arguments import (
     Check,
     as_commands,
@@ -76,6 +78,9 @@ class BitaHubDeployServingOperator(RolloutOperator):
             "previous": "/models/_2f1f.../dense-mnist-tf/20260101-zyxwvutsrq-1",  # None: nothing served before
             "away_seconds": 0.0,  # for how long no version answered
         }
+
+    The task emits an event of the asset ``BitaHubServing(serving_name).asset``, see `airflow_bitahub.assets`, also
+    where the same version served already.
 
     In model, environment and commands, ``{user_id}`` and ``{user_name}`` stand for the connection's. A limit of time is
     a ``timedelta`` or a number of seconds.
@@ -244,6 +249,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         self.cancel_on_kill = cancel_on_kill
         self.bitahub_conn_id = bitahub_conn_id
         self.check_arguments()
+        declare(self, BitaHubServing, serving_name, bitahub_conn_id)
 
     def plan(self, context: Context, record: Deployment) -> Plan:  # noqa: ARG002
         """Return what to deploy. Raises ConfigurationError for arguments that the platform could not accept."""

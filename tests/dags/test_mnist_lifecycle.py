@@ -30,12 +30,13 @@ from tests.conftest import REPOSITORY
 
 EXAMPLES: dict[str, DAG] = {
     name: runpy.run_path(str(REPOSITORY / "dags" / f"{name}.py"))["dag"]
-    for name in ("mnist_lifecycle", "nightly_check", "python_function")
+    for name in ("mnist_lifecycle", "nightly_check", "on_new_model", "python_function")
 }
 dag = EXAMPLES["mnist_lifecycle"]
 ORDER = {
     "mnist_lifecycle": ["train", "save_model", "infer", "evaluate", "gate", "deploy", "ask"],
     "nightly_check": ["is_ready", "read_sample", "ask", "compare", "is_worse", "roll_back"],
+    "on_new_model": ["newest_version", "verify"],
     "python_function": ["train", "best"],
 }
 

@@ -76,6 +76,7 @@ MANUAL = {
     "gate opens": Manual(LIFECYCLE, {"serving_name": "opened"}),
     "gate closes": Manual(SCRIPTED, {"threshold": 1, "serving_name": "closed"}),
     "gates": Manual("gates"),
+    "saves": Manual("saves"),
     "endings": Manual("endings"),
     "function": Manual("python_function", {"image": "python:3"}),
 }

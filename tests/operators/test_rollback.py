@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
+from airflow_bitahub.assets import BitaHubServing
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.operators.rollback import BitaHubRollbackServingOperator
@@ -47,6 +48,7 @@ def test_version_before_comes_back_once_however_often_the_task_runs(
     for model in ("v1", "v2"):
         deploy(service, model).execute(TaskRun().context())
     operator = roll_back(service, deferrable=deferrable)
+    assert operator.outlets == [BitaHubServing(service.name).asset]
     result = (
         finish(operator, task_run, defer(operator, task_run)) if deferrable else operator.execute(task_run.context())
     )

@@ -16,6 +16,7 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, AirflowTaskTimeout, TaskDeferred
 
 from airflow_bitahub.api.servings import delete_serving, stop_serving
+from airflow_bitahub.assets import BitaHubServing
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
@@ -66,8 +67,9 @@ def served(service: Service, request: pytest.FixtureRequest) -> Service:
 
 
 @deploying
-def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run: TaskRun) -> None:
-    result = deploy(service, checks=[RIGHT]).execute(task_run.context())
+def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run: TaskRun, platform: Emulator) -> None:
+    operator, context = deploy(service, checks=[RIGHT]), task_run.context()
+    result = operator.execute(context)
     assert result == {
         "serving_name": service.name,
         "version": "v1",
@@ -79,6 +81,13 @@ def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run
     }
     assert ask(result["url"]) == "v1"
     assert task_run.xcoms["bitahub_serving_url"].endswith(f"/console/servings/inference/{service.name}")
+    asset = BitaHubServing(service.name).asset
+    assert operator.outlets == [asset]
+    run = {"dag_id": "tests", "task_id": "task", "run_id": task_run.run_id, "map_index": -1}
+    told = {"serving": service.name, "run": run, **{key: result[key] for key in ("url", "version", "model_path")}}
+    uri = context["outlet_events"][asset].extra.pop("uri")
+    assert context["outlet_events"][asset].extra == {**told, "previous": None}
+    assert uri == f"bitahub://{platform.url.partition('://')[2]}/servings/{service.name}"
 
 
 def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_otherwise(service: Service) -> None:

@@ -34,6 +34,7 @@ from airflow_bitahub.triggers.watch.waiter import Waiter
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.protocol import Call, Procedure
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
     from airflow_bitahub.hooks.settings import Settings
     from airflow_bitahub.triggers.watch.journal import Journal
 
@@ -120,6 +121,10 @@ class Watcher:
             return await adrive(retry.retrying(call, retry.Retry()), self._send_in_turn)
 
         return await adrive(procedure, send)
+
+    async def hook(self) -> BitaHubHook:
+        """Return the hook of the connection as it is now. Raises ConnectFailedError: it could never be looked up."""
+        return await self._hook.get()
 
     # Waiters -----------------------------------------------------------------------------------------------------
 

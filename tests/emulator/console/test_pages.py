@@ -163,7 +163,7 @@ def test_a_connection_leads_here(emulator: Emulator, api: Api, namespaces: dict[
     emulator.scripts.add(ScriptedServing())
     assert api.http.post(f"{jobs}/led", json=api.job_body("scripted", name="led")).status_code == 200
     assert api.http.post(servings, json=api.serving_body("x", name="led")).status_code == 200
-    for key in ("console_url", "serving_console_url"):
+    for key in ("console_url", "serving_console_url", "model_console_url"):
         page = api.http.get(extra[key].replace("{name}", "led"))
         assert (page.status_code, "<h1>" in page.text) == (200, True)
     api.http.delete(f"{servings}/led")

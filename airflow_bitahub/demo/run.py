@@ -25,7 +25,7 @@ from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 DAG = "mnist_lifecycle"
-# A worker then tells the scheduler sooner that a task has ended or was deferred; see the README.
+# A worker then tells the scheduler sooner that a task has ended or was deferred; see docs/en/performance.md.
 AIRFLOW_CONFIG = {"workers.min_heartbeat_interval": "1"}
 _SERVING_IMAGE = "ypc-mnist-flask-serving"  # uses the same environment as the jobs' image
 _RUN_SECONDS = 1200

@@ -39,7 +39,7 @@ chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs 
 bench: .venv-bench/ready ## measure this package beside others, in about an hour [ARGS="--json FILE --only NAME --jobs 1000"]
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
-docs: export NO_MKDOCS_2_WARNING = 1
+docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/ready ## build the documentation into the folder site, and fail at any dead link
 	@$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml --site-dir ../site
 	@$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/mkdocs.zh.yml --site-dir ../site/zh

@@ -9,6 +9,8 @@ from typing import Any
 import griffe
 
 _CODE_BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n\n((?:(?: {4}.*)?\n)+)", re.MULTILINE)
+# What follows the list of parameters would count as a part of the last one.
+_AFTER_PARAMETERS = re.compile(r"\A(.*?)(^:.*?)(?:\n\n(?=[^\s:])(.*))?\Z", re.MULTILINE | re.DOTALL)
 _DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
 _NAME = re.compile(r"(?<!`)`(\w+)`(?!`)")
 
@@ -23,9 +25,14 @@ class MarkdownDocstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite one docstring."""
-        if obj.docstring is not None:
-            text = _CODE_BLOCK.sub(_fence, obj.docstring.value + "\n")
-            obj.docstring.value = _NAME.sub(self._link, text).rstrip()
+        if obj.docstring is None:
+            return
+        text = obj.docstring.value
+        if parts := _AFTER_PARAMETERS.match(text):
+            before, parameters, after = parts.groups("")
+            text = f"{before}{after}\n\n{parameters}"
+        text = _CODE_BLOCK.sub(_fence, text + "\n")
+        obj.docstring.value = _NAME.sub(self._link, text).rstrip()
 
     def _link(self, match: re.Match[str]) -> str:
         path = self._paths.get(match[1])

@@ -14,7 +14,7 @@ AIRFLOW_TESTS := dags decorators doctor e2e hooks operators sensors triggers ui 
 	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 
-.PHONY: help demo test test-chaos unit chaos bench lint clean
+.PHONY: help demo test test-chaos unit chaos bench docs lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -39,13 +39,19 @@ chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs 
 bench: .venv-bench/ready ## measure this package beside others, in about an hour [ARGS="--json FILE --only NAME --jobs 1000"]
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/ready ## build the documentation into the folder site, and fail at any dead link
+	@$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml --site-dir ../site
+	@$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/mkdocs.zh.yml --site-dir ../site/zh
+	@echo "The documentation is in site/index.html and site/zh/index.html"
+
 lint: .venv/ready ## check style and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
 clean: ## remove everything the other targets made
-	rm -rf .venv .venv-bench .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist
+	rm -rf .venv .venv-bench .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/ready: pyproject.toml constraints.txt

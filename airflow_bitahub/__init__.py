@@ -1,3 +1,3 @@
 """Run BitaHub jobs and servings from Apache Airflow."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -53,7 +53,7 @@ SLOW_GROUPS = (
     "test_chaos",
     "test_dense_mnist_tf",
     "test_python_3_8",
-    "test_readme",
+    "test_documented_requests",
     "test_two_workers",
     "test_without_scheduler",
     "test_openapi",
@@ -79,9 +79,9 @@ def until(look: Callable[[], T], is_done: Callable[[T], bool] = bool, seconds: f
     return seen
 
 
-def readme_example(language: str, words: str) -> str:
-    """Return the README's one piece of code in this language that contains these words."""
-    text = (REPOSITORY / "README.md").read_text("utf-8")
+def documented_example(page: str, language: str, words: str) -> str:
+    """Return the page's one piece of code in this language that contains these words."""
+    text = (REPOSITORY / page).read_text("utf-8")
     [code] = [code for code in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if words in code]
     return str(code)
 

@@ -28,7 +28,8 @@ EXTRAS = {"emulator": "emulator", "demo": "demo", "client": "aiohttp"}
 # What loads a module is there when the module runs.
 LOADERS = {"pytest_plugin": "pytest"}
 # module -> the distribution it comes with, where their names differ
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "airflow": "apache-airflow", "xdist": "pytest-xdist"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "airflow": "apache-airflow"}
+DISTRIBUTIONS |= {"griffe": "griffelib", "xdist": "pytest-xdist"}
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 

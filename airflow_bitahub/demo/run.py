@@ -27,7 +27,7 @@ from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 DAG = "mnist_lifecycle"
 _MODELS_PAGE = f"dags/{DAG}/plugin/bitahub-models"  # of the DAG, in the Airflow UI
-# A worker then tells the scheduler sooner that a task has ended or was deferred; see the README.
+# A worker then tells the scheduler sooner that a task has ended or was deferred; see docs/en/performance.md.
 AIRFLOW_CONFIG = {"workers.min_heartbeat_interval": "1"}
 _SERVING_IMAGE = "ypc-mnist-flask-serving"  # uses the same environment as the jobs' image
 _RUN_SECONDS = 1200

@@ -26,7 +26,8 @@ class BitaHubServingTrigger(BitaHubTrigger):
     :param created_at: which of several servings that had this name one after the other is meant; None: any
     :param pending_deadline: when to stop waiting for a serving that has not started, in seconds since the epoch
     :param until: when to report at the earliest that it is ready, likewise
-    :param is_update: it was changed in place; see `wait_for_serving`, likewise for `unseen_until`
+    :param is_update: it was changed in place; see `wait_for_serving`
+    :param unseen_until: likewise
     """
 
     def __init__(

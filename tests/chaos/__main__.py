@@ -53,7 +53,7 @@ def summary(reports: list[Report]) -> str:
         *(f"{number:6}  {kind}" for kind, number in kinds.most_common()),
         f"{len(outcomes)} task instances, {sum(len(report.jobs) for report in reports)} jobs; "
         f"{sum(outcome.result is not None for outcome in outcomes)} results compared with their jobs.",
-        f"{reasons.total()} orphans, each for a reason that the README names:",
+        f"{reasons.total()} orphans, each for a reason that docs/en/concepts.md names:",
         *(f"{number:6}  {why}" for why, number in reasons.most_common()),
     ]
     return "\n".join(lines)

@@ -38,7 +38,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Orphan:
-    """A job that is alive although no task waits for it, for a reason that the README names."""
+    """A job that is alive although no task waits for it, for a reason that docs/en/concepts.md names."""
 
     job: str
     why: str
@@ -57,7 +57,7 @@ def violations(outcomes: Mapping[Task, Outcome], jobs: Sequence[Job], acts: Sequ
 
 
 def orphans(outcomes: Mapping[Task, Outcome], jobs: Sequence[Job], acts: Sequence[Act]) -> Iterator[Orphan | str]:
-    """Return every job that outlives its task instance: an Orphan if the README names the reason, else a sentence."""
+    """Return every job that outlives its task instance: an Orphan if its reason is documented, else a sentence."""
     owners = {task.owner: task for task in outcomes}
     for job in jobs:
         task = owners.get(job.owner)
@@ -186,7 +186,7 @@ def _right_job(
 
 
 def _excuse(task: Task, acts: Sequence[Act]) -> str:
-    """Return the reason that the README names for an orphan; "" if there is none."""
+    """Return the reason that the documentation names for an orphan; "" if there is none."""
     marks = [act for act in acts if act.kind in _MARKS and task in act.tasks]
     before = marks[-1].tasks[task] if marks else {}
     if marks and marks[-1].calm:

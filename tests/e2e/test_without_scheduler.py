@@ -17,7 +17,7 @@ import pytest
 from airflow_bitahub.emulator.http.profiles import PROFILES
 from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.server import Emulator
-from tests.conftest import REPOSITORY, readme_example
+from tests.conftest import REPOSITORY, documented_example
 
 pytestmark = pytest.mark.e2e
 
@@ -58,8 +58,8 @@ def run_in(home: Path) -> Run:
     return run
 
 
-def test_the_readmes_example_of_a_users_own_test_passes(run: Run, home: Path) -> None:
-    (home / "dags/test_checked.py").write_text(readme_example("python", "def test_"))
+def test_the_documented_example_of_a_users_own_test_passes(run: Run, home: Path) -> None:
+    (home / "dags/test_checked.py").write_text(documented_example("docs/en/testing.md", "python", "def test_"))
     assert "2 passed" in run("-m", "pytest", "-q", "test_checked.py")
 
 
@@ -76,7 +76,7 @@ def test_the_examples_run_with_sign_in_and_every_form_of_answers(run: Run, home:
 
 
 def test_the_quickstart_leads_from_an_address_to_a_trained_model(run: Run, home: Path, image_cache: Path) -> None:
-    text = (REPOSITORY / "docs/quickstart.md").read_text()
+    text = (REPOSITORY / "docs/en/quickstart.md").read_text()
     install, *commands = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert "pip install airflow-bitahub\n" in install
     sign_in = SignIn({"ann": "quick-correct-horse"})

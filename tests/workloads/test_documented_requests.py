@@ -1,4 +1,4 @@
-"""The requests in the README work exactly as written."""
+"""The requests in the emulator's documentation work exactly as written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from airflow_bitahub.emulator.server import Emulator
-from tests.conftest import REPOSITORY, readme_example
+from tests.conftest import REPOSITORY, documented_example
 from tests.emulator.conftest import SERVINGS
 
 pytestmark = pytest.mark.tensorflow
@@ -20,7 +20,7 @@ def test_the_documents_own_requests_lead_from_training_to_an_answer(mnist_emulat
     emulator = mnist_emulator
     told = {"EMULATOR": emulator.url, "TOKEN": emulator.token, "STORAGE": str(emulator.storage)}
     done = subprocess.run(
-        ["bash", "-eu", "-c", readme_example("bash", "send train_job")],
+        ["bash", "-eu", "-c", documented_example("docs/en/emulator.md", "bash", "send train_job")],
         cwd=REPOSITORY,
         env={**os.environ, **told},
         capture_output=True,

@@ -1,6 +1,9 @@
 # Needs Python 3.10 to 3.13 and make. uv is used where it is present, because it installs faster.
 
-PYTHON := .venv/bin/python
+VENV := .venv
+EXTRAS := dev
+PYTHON := $(VENV)/bin/python
+PYTHONS := python3.13 python3.12 python3.11 python3.10 python3
 PORT := 8080
 EMULATOR_PORT := 8770
 FAULTS := 200
@@ -9,72 +12,93 @@ unexport PYTHONDONTWRITEBYTECODE
 # In several processes; tests/conftest.py says how the tests are shared out.
 PYTEST = $(PYTHON) -m pytest -n auto
 CHAOS_TEST := tests/e2e/test_chaos.py
+CLUSTER_TESTS := tests/cluster
 # The tests of these parts import Airflow, which takes each process seconds.
-AIRFLOW_TESTS := dags decorators doctor e2e hooks operators sensors triggers ui \
+AIRFLOW_TESTS := cluster dags decorators doctor e2e hooks operators sensors triggers ui \
 	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 
-.PHONY: help demo test test-chaos unit chaos bench docs lint clean
+.PHONY: help demo test test-chaos test-matrix test-one-run test-cluster test-one-cluster unit chaos bench docs lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
-demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [RUNS=1] [PORT=8080] [EMULATOR_PORT=8770]
+demo: $(VENV)/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [RUNS=1] [PORT=8080] [EMULATOR_PORT=8770]
 	@$(PYTHON) -m airflow_bitahub.cli demo --home .demo --image-cache .images \
 		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)") $(if $(RUNS),--runs $(RUNS))
 
-test: .venv/ready ## run all tests but the one of chaos, the end-to-end ones on a real Airflow included
-	@$(PYTEST) --ignore=$(CHAOS_TEST)
+test: $(VENV)/ready ## run all tests but the one of chaos, the end-to-end ones on a real Airflow included
+	@$(PYTEST) --ignore=$(CHAOS_TEST) --ignore=$(CLUSTER_TESTS)
 
-test-chaos: .venv/ready ## run a short selection of `make chaos`, in about two minutes
+test-chaos: $(VENV)/ready ## run a short selection of `make chaos`, in about two minutes
 	@$(PYTHON) -m pytest $(CHAOS_TEST)
 
-unit: .venv/ready ## run the tests that need neither Airflow nor TensorFlow
+test-matrix: ## run `make unit` and one end-to-end test on each Python from 3.10 to 3.13 that is on this machine
+	@for version in 3.10 3.11 3.12 3.13; do \
+		python=python$$version; \
+		$$python -c "" 2>/dev/null || \
+			python=$$(ls "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python 2>/dev/null | tail -n 1); \
+		if [ -z "$$python" ]; then echo "Python $$version is not on this machine: skipped"; continue; fi; \
+		echo "Python $$version"; \
+		$(MAKE) --no-print-directory VENV=.venv-$$version PYTHONS=$$python unit test-one-run || failed="$$failed $$version"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "Failed on Python$$failed" >&2; exit 1; fi
+
+test-cluster: ## run Airflow as in production: Celery, Redis, PostgreSQL, two workers, two triggerers
+	@$(MAKE) --no-print-directory VENV=.venv-cluster EXTRAS=dev,cluster test-one-cluster
+
+test-one-cluster: $(VENV)/ready
+	@$(PYTHON) -m pytest $(CLUSTER_TESTS)
+
+test-one-run: $(VENV)/ready
+	@$(PYTHON) -m pytest tests/e2e/test_secrets.py
+
+unit: $(VENV)/ready ## run the tests that need neither Airflow nor TensorFlow
 	@$(PYTEST) -m "not tensorflow" $(AIRFLOW_TESTS:%=--ignore=tests/%)
 
-chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
+chaos: $(VENV)/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 bench: .venv-bench/ready ## measure this package beside others, in about an hour [ARGS="--json FILE --only NAME --jobs 1000"]
 	@.venv-bench/bin/python -m benchmarks $(ARGS)
 
 docs: export NO_MKDOCS_2_WARNING := 1
-docs: .venv/ready ## build the documentation into the folder site, and fail at any dead link
+docs: $(VENV)/ready ## build the documentation into the folder site, and fail at any dead link
 	@$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/mkdocs.yml --site-dir ../site
 	@$(PYTHON) -m mkdocs build --quiet --strict --config-file docs/mkdocs.zh.yml --site-dir ../site/zh
 	@echo "The documentation is in site/index.html and site/zh/index.html"
 
-lint: .venv/ready ## check style and types
+lint: $(VENV)/ready ## check style and types
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m mypy
 
 clean: ## remove everything the other targets made
-	rm -rf .venv .venv-bench .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist site
+	rm -rf .venv .venv-* .demo .images .chaos .pytest_cache .mypy_cache .ruff_cache dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt
 	@set -e; \
-	for python in python3.13 python3.12 python3.11 python3.10 python3 ""; do \
+	for python in $(PYTHONS) ""; do \
 		if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then break; fi; \
 	done; \
 	if [ -z "$$python" ]; then echo "Python 3.10, 3.11, 3.12 or 3.13 is needed, and none was found." >&2; exit 1; fi; \
-	echo "Installing Airflow and the tools into .venv with $$python (only once)"; \
-	if command -v uv >/dev/null && uv venv --quiet --clear --python "$$python" .venv; then \
+	echo "Installing Airflow and the tools into $(VENV) with $$python (only once)"; \
+	if command -v uv >/dev/null && uv venv --quiet --clear --python "$$python" $(VENV); then \
 		install="uv pip install --python $(PYTHON)"; \
 	else \
-		"$$python" -m venv --clear .venv >/dev/null || { \
+		"$$python" -m venv --clear $(VENV) >/dev/null || { \
 			echo "$$python cannot make virtual environments: install its venv module (Debian: python3-venv)." >&2; exit 1; }; \
 		install="$(PYTHON) -m pip --disable-pip-version-check install"; \
 	fi; \
-	if ! $$install --constraint constraints.txt --editable '.[dev]' >.venv/install.log 2>&1; then \
-		tail -n 3 .venv/install.log >&2; \
-		echo "The packages could not be installed. Is there a network? The whole log is .venv/install.log." >&2; exit 1; \
+	if ! $$install --constraint constraints.txt --editable '.[$(EXTRAS)]' >$(VENV)/install.log 2>&1; then \
+		tail -n 3 $(VENV)/install.log >&2; \
+		echo "The packages could not be installed. Is there a network? The whole log is $(VENV)/install.log." >&2; exit 1; \
 	fi; \
 	touch $@
 
-.venv-bench/ready: .venv/ready benchmarks/requirements.txt
+.venv-bench/ready: $(VENV)/ready benchmarks/requirements.txt
 	@echo "Installing the other providers into .venv-bench (only once)"
 	@set -e; \
 	if command -v uv >/dev/null && uv venv --quiet --clear --python $(PYTHON) .venv-bench; then \

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 
@@ -17,21 +18,33 @@ def leaks(home: Path, secrets: Mapping[str, str]) -> list[str]:
 
     :param secrets: what each is, and the secret
     """
+    return leaks_in(chain(files(home), _tables(home / "airflow.db")), secrets)
+
+
+def leaks_in(contents: Iterable[tuple[str, bytes]], secrets: Mapping[str, str]) -> list[str]:
+    """Return each place that holds one of these secrets.
+
+    :param contents: places, and what is there
+    """
     return [
         f"{what} is in {place}"
-        for place, content in _contents(home)
+        for place, content in contents
         for what, secret in secrets.items()
         if secret.encode() in content or secret.encode().hex() in content.decode("utf-8", "replace").lower()
     ]
 
 
-def _contents(home: Path) -> Iterator[tuple[str, bytes]]:
+def files(home: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of an Airflow home, without the database."""
     for file in home.rglob("*"):
         if file.is_file() and not file.name.startswith("airflow.db"):
             yield str(file.relative_to(home)), file.read_bytes()
+
+
+def _tables(path: Path) -> Iterator[tuple[str, bytes]]:
     # Read by SQL, because a value may be split over several pages of the file. XComs, rendered fields, the task state
     # store, triggers, connections, variables and the audit log are tables.
-    with closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             rows = database.execute(f'SELECT * FROM "{table}"').fetchall()
             yield f"the table {table}", b"\n".join(_bytes(value) for row in rows for value in row)

@@ -159,12 +159,8 @@ def wait_until(condition: Callable[[], Any], seconds: float = 300) -> Any:
         time.sleep(max(0.5, 4 * (time.monotonic() - start)))
 
 
-@pytest.fixture(scope="session")
-def world(
-    tmp_path_factory: pytest.TempPathFactory, image_cache: Path, request: pytest.FixtureRequest
-) -> Iterator[World]:
-    root = tmp_path_factory.mktemp("e2e")
-    dags = root / "dags"
+def copy_dags(dags: Path) -> None:
+    """Copy the examples and the DAGs of these tests into a folder, and add the scripted lifecycle."""
     shutil.copytree(REPOSITORY / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
     lifecycle = (dags / f"{LIFECYCLE}.py").read_text()
@@ -175,6 +171,15 @@ def world(
     # A scripted serving answers 7 to every picture, which is right for one in ten.
     scripted = scripted.replace('"at_least": 0.7', '"at_least": 0.1')
     (dags / f"{SCRIPTED}.py").write_text(scripted)
+
+
+@pytest.fixture(scope="session")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, image_cache: Path, request: pytest.FixtureRequest
+) -> Iterator[World]:
+    root = tmp_path_factory.mktemp("e2e")
+    dags = root / "dags"
+    copy_dags(dags)
     config = {
         "core.parallelism": "12",
         "core.test_connection": "Enabled",

@@ -1,0 +1,127 @@
+"""The package on CeleryExecutor, Redis and PostgreSQL, while a worker and a triggerer die."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+
+import pytest
+import redis
+
+from tests.cluster.conftest import TRIGGERERS, WORKERS, Cluster
+from tests.cluster.servers import dump
+from tests.e2e.conftest import PASSWORD, wait_until
+from tests.e2e.dag_runs import SCRIPTED, Backfill
+from tests.leaks import files, leaks_in
+
+_BOTH_WAYS = "both_ways"
+_TASKS = ("on-worker", "in-triggerer")
+_FIRST_DAY = datetime(2026, 1, 5, tzinfo=timezone.utc)
+_CONF = {"threshold": 0.5, "serving_name": "backfilled"}
+
+
+def test_the_lifecycle_and_a_backfill_of_five_days_succeed(cluster: Cluster) -> None:
+    airflow = cluster.airflow
+    backfill = Backfill(SCRIPTED, _FIRST_DAY, _FIRST_DAY + timedelta(days=4), _CONF)
+    backfill.start(airflow)
+    airflow.trigger(SCRIPTED, _CONF)
+    wait_until(lambda: len(runs := _runs(cluster)) == 6 and set(runs.values()) <= {"success", "failed"}, 600)
+    assert set(_runs(cluster).values()) == {"success"}
+    trainings = [job for job in cluster.emulator.state.jobs() if job.spec.job_name.startswith("scripted-train")]
+    assert [job.status.value for job in trainings] == ["SUCCEEDED"] * 6
+
+
+@pytest.mark.parametrize("kind", ["worker", "triggerer"])
+def test_a_task_goes_on_with_its_job_after_the_death_of_its(cluster: Cluster, kind: str) -> None:
+    airflow = cluster.airflow
+    run_id, jobs = _run_both_ways(cluster)
+    if kind == "worker":
+        for name in WORKERS:  # either may have the task
+            airflow.kill(name)
+        for name in WORKERS:
+            airflow.start_worker(name)
+        wait_until(lambda: airflow.tasks(_BOTH_WAYS, run_id)["on-worker"]["try_number"] > 1)
+    else:
+        watching = _triggerer_of(cluster, run_id)
+        for name in TRIGGERERS:  # likewise
+            airflow.kill(name)
+        for name in TRIGGERERS:
+            airflow.start_component("triggerer", name)
+        # Until another triggerer has taken the task up, nobody would notice a mark.
+        wait_until(lambda: _triggerer_of(cluster, run_id) not in (None, watching))
+    wait_until(lambda: _is_waiting(cluster, run_id))
+    assert _jobs_of(cluster, run_id) == jobs
+    assert set(_states_of(cluster, jobs.values())) == {"RUNNING"}
+    _stop(cluster, run_id)
+    wait_until(lambda: set(_states_of(cluster, jobs.values())) == {"STOPPED"})
+
+
+def test_a_mark_stops_the_job_and_a_clear_runs_another(cluster: Cluster) -> None:
+    run_id, jobs = _run_both_ways(cluster)
+    _stop(cluster, run_id)
+    wait_until(lambda: set(_states_of(cluster, jobs.values())) == {"STOPPED"})
+    body = {"dag_run_id": run_id, "only_failed": False, "dry_run": False, "reset_dag_runs": True}
+    cluster.airflow.call("POST", f"/dags/{_BOTH_WAYS}/clearTaskInstances", body)
+    wait_until(lambda: _is_waiting(cluster, run_id))
+    later = _jobs_of(cluster, run_id)
+    assert not {*later.values()} & {*jobs.values()}
+    assert set(_states_of(cluster, later.values())) == {"RUNNING"}
+    _stop(cluster, run_id)
+    wait_until(lambda: set(_states_of(cluster, later.values())) == {"STOPPED"})
+
+
+def test_no_secret_is_in_the_database_the_broker_or_the_logs(cluster: Cluster) -> None:
+    run_id, jobs = _run_both_ways(cluster)
+    secrets = {"the password": PASSWORD, "the emulator's token": cluster.emulator.token}
+    assert leaks_in(_contents(cluster), secrets) == []
+
+    # The search works: it finds other values in all these places.
+    found = leaks_in(_contents(cluster), {"a job": jobs["in-triggerer"], "a queue": "default"})
+    for place in ("logs/", "the database", "the broker"):
+        assert any(place in leak for leak in found), place
+    _stop(cluster, run_id)
+
+
+def _contents(cluster: Cluster) -> Iterator[tuple[str, bytes]]:
+    yield from files(cluster.airflow.home)
+    yield "the database", dump(cluster.database) or b""
+    broker = redis.Redis.from_url(cluster.broker)
+    for key in broker.scan_iter():
+        yield f"the broker: {key!r}", key + (broker.dump(key) or b"")
+
+
+def _runs(cluster: Cluster) -> dict[str, str]:
+    found = cluster.airflow.call("GET", f"/dags/{SCRIPTED}/dagRuns?limit=100")["dag_runs"]
+    return {run["dag_run_id"]: run["state"] for run in found}
+
+
+def _run_both_ways(cluster: Cluster) -> tuple[str, dict[str, str]]:
+    """Start a run with a job for a task on a worker, and one for a deferred task. Return its id and the jobs."""
+    run_id = cluster.airflow.trigger(_BOTH_WAYS)
+    wait_until(lambda: _is_waiting(cluster, run_id))
+    return run_id, _jobs_of(cluster, run_id)
+
+
+def _is_waiting(cluster: Cluster, run_id: str) -> bool:
+    states = {name: ti["state"] for name, ti in cluster.airflow.tasks(_BOTH_WAYS, run_id).items()}
+    return states == {"on-worker": "running", "in-triggerer": "deferred"} and all(_jobs_of(cluster, run_id).values())
+
+
+def _triggerer_of(cluster: Cluster, run_id: str) -> int | None:
+    job = cluster.airflow.tasks(_BOTH_WAYS, run_id)["in-triggerer"]["triggerer_job"]
+    return job["id"] if job else None
+
+
+def _jobs_of(cluster: Cluster, run_id: str) -> dict[str, str]:
+    urls = {name: cluster.airflow.xcom(_BOTH_WAYS, run_id, name, "bitahub_job_url") for name in _TASKS}
+    return {name: (url or "").rpartition("/")[2] for name, url in urls.items()}
+
+
+def _states_of(cluster: Cluster, jobs: Iterable[str]) -> list[str]:
+    states = {job.spec.job_name: job.status.value for job in cluster.emulator.state.jobs()}
+    return [states[name] for name in jobs]
+
+
+def _stop(cluster: Cluster, run_id: str) -> None:
+    """Mark the run as failed."""
+    cluster.airflow.call("PATCH", f"/dags/{_BOTH_WAYS}/dagRuns/{run_id}", {"state": "failed"})

@@ -265,7 +265,7 @@ def test_what_is_missing_is_said_in_a_sentence(run: Run) -> None:
         return run.text("succeeds")
 
     try:
-        unreachable = with_connection(port=free_port())
+        unreachable = with_connection(host=f"http://127.0.0.1:{free_port()}", port=None)
         assert "The platform could not be asked" in unreachable
         assert "3.0 s" in unreachable  # as the task's result says
         without = {name: value for name, value in extra.items() if name != "storage_uri"}

@@ -210,8 +210,10 @@ class RolloutOperator(ResourceLifecycle):
         rollout, ended_at = (site.record.rollout, None) if site.record.rollout else (site.ended, time.time())
         if rollout is None or rollout.owner != self._owner or self._context is None:
             return
-        with suppress(Exception):  # what happened matters more than whether it is shown
+        try:
             save_rollout(self._context, TaskRollout.of(rollout, ended_at))
+        except Exception as error:  # what happened matters more than whether it is shown
+            self.log.warning("The steps of the deployment could not be stored for the task's page: %s", error)
 
     def _result(self, plan: Plan, deployed: Deployed) -> dict[str, Any]:
         return {

@@ -7,58 +7,75 @@ from types import MappingProxyType
 from airflow_bitahub.pages.chart_texts import CHART_TEXTS
 from airflow_bitahub.pages.language import Texts
 from airflow_bitahub.pages.texts import COMMON
+from airflow_bitahub.ui.serving_texts import SERVING_TEXTS
 
 TEXTS: Texts = MappingProxyType(
     {
         **COMMON,
         **CHART_TEXTS,
+        **SERVING_TEXTS,
         "title": ("BitaHub", "BitaHub"),
         # errors
         "error_401": ("Sign in to Airflow to see this page.", "请先登录 Airflow 再查看此页面。"),
         "error_403": ("Airflow does not let you see this.", "Airflow 未授权您查看此内容。"),
         "error_404": ("There is no such page.", "没有此页面。"),
         "error_other": ("This did not work.", "操作未成功。"),
-        # job
+        "zone": ("Times are in {zone}.", "时间按 {zone} 时区显示。"),
+        "UNKNOWN": ("Unknown", "未知"),
+        # what is missing
         "no_task": ("Airflow has no such task instance.", "Airflow 中没有此任务实例。"),
         "no_record": (
-            "This task has no BitaHub job on record. A task of this package has one as soon as it submits its job.",
-            "此任务没有 BitaHub 作业记录。使用本软件包的任务在提交作业后即有记录。",
+            "This task has no BitaHub job on record. Tasks of this package have one as soon as they submit a job.",
+            "此任务没有 BitaHub 作业记录。本软件包的任务在提交作业后即有记录。",
         ),
-        # serving
-        "UNKNOWN": ("Unknown", "未知"),
-        "serving_missing": (
-            "The platform has no serving of this name now.",
-            "平台上目前没有此名称的服务。",
+        "no_such_job": ("This task has no such job on record.", "此任务没有该作业的记录。"),
+        "mapped": ("This task is mapped. Choose one of its instances:", "这是映射任务，请选择一个实例："),
+        "job_gone": (
+            "The platform no longer has this job. What Airflow has on record is shown.",
+            "平台上已没有此作业。以下为 Airflow 中的记录。",
         ),
-        "serving_problem": ("The platform could not be asked.", "无法查询平台。"),
-        "url": ("Address", "地址"),
-        "replica_says": ("Replica", "副本"),
-        "device_unnamed": ("Accelerator minutes", "加速卡分钟数"),
-        "rollout": ("What this task did", "此任务的部署过程"),
-        "rollout_of": ("Version {digest} of {model}", "版本 {digest}，模型 {model}"),
-        "rollout_open": (
-            "The task did not end this itself: the next try, or another deployment, does.",
-            "此任务未自行结束部署，由下一次重试或其他部署结束。",
+        "not_reached": (
+            "The platform could not be asked from Airflow's api-server. What Airflow has on record is shown.",
+            "Airflow 的 api-server 无法查询平台。以下为 Airflow 中的记录。",
         ),
-        "deploys_now": ("Deploying now: {owner}", "正在部署：{owner}"),
-        "CANDIDATE": ("Start of the candidate", "候选版本启动"),
-        "CHECK": ("Checks of the candidate", "候选版本检查"),
-        "SWITCH": ("Switch of the name", "切换名称"),
-        "VERIFY": ("Verification", "上线验证"),
-        "RESTORE": ("Return to the old version", "恢复旧版本"),
-        "TIDY": ("Tidying up", "清理"),
-        "step": ("{state}: {duration}", "{state}：{duration}"),
-        "versions": ("Versions", "版本"),
-        "champion": ("serves now", "当前服务"),
-        "withdrawn": ("withdrawn", "已撤回"),
-        "this_task": ("this task", "此任务"),
+        "not_in_time": ("There was no answer in time.", "未能及时得到回答。"),
+        "connection_problem": (
+            "Airflow's api-server cannot use the connection {name}. What Airflow has on record is shown.",
+            "Airflow 的 api-server 无法使用连接 {name}。以下为 Airflow 中的记录。",
+        ),
+        "connection_unknown": (
+            "It is not on record which connection submitted this job, so the platform was not asked.",
+            "没有记录此作业由哪个连接提交，因此未查询平台。",
+        ),
+        "files_problem": (
+            "The output folder could not be read from Airflow's api-server.",
+            "Airflow 的 api-server 无法读取输出目录。",
+        ),
+        "file_problem": ("This file cannot be shown.", "无法显示此文件。"),
+        "file_large": ("too large to be sent through Airflow", "文件过大，无法通过 Airflow 发送"),
+        # job
+        "on_platform": ("Open on the platform", "在平台上打开"),
+        "earlier_job": ("This is an earlier job of the task.", "这是该任务较早的作业。"),
+        "latest_job": ("Show the last one", "查看最新作业"),
+        "task_state": ("Airflow's state of the task", "Airflow 中的任务状态"),
+        "attempt": ("Attempt", "尝试"),
+        "connection": ("Connection", "连接"),
+        "code_digest": ("Code (digest)", "代码（摘要）"),
+        "bundle_version": ("DAG bundle version", "DAG 包版本"),
+        "try_at": ("Try {name} of the task began at {time}", "任务第 {name} 次运行开始于 {time}"),
+        "show_log": ("Show the log", "显示日志"),
+        "log_problem": ("The log could not be read.", "无法读取日志。"),
         "metrics": ("Metrics", "指标"),
-        "deployed": ("Deployed", "部署时间"),
-        "no_versions": ("This Airflow has no version of this serving on record.", "此 Airflow 没有该服务的版本记录。"),
-        "specification": ("Specification of what serves now", "当前服务的规格"),
-        "log_show": ("Show the last lines of its log", "查看日志末尾"),
-        "log_back": ("Back to the serving", "返回服务"),
-        "log_again": ("Read again", "重新读取"),
-        "no_serving_record": ("This task has no serving on record.", "此任务没有服务记录。"),
+        "step": ("step", "步"),
+        "confusion": ("Confusion matrix", "混淆矩阵"),
+        "result": ("The task's result", "任务结果"),
+        "attempts": ("All attempts", "全部尝试"),
+        "jobs_of_task": ("Jobs that this task has submitted", "此任务提交的作业"),
+        "submitted": ("Submitted", "提交时间"),
+        "in_try": ("In try", "所在运行"),
+        "tries_of_task": ("Tries of the task in Airflow", "任务在 Airflow 中的运行"),
+        "try": ("Try", "运行"),
+        "no_submission": ("What was sent is not on record.", "没有提交内容的记录。"),
+        "to_job": ("Back to the job", "返回作业"),
     }
 )

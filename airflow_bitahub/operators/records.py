@@ -75,7 +75,6 @@ class Submission:
     attempt: int
     try_number: int
     time: float
-    bitahub_conn_id: str
     body: dict[str, Any] | None = None
 
 

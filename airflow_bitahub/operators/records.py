@@ -29,8 +29,7 @@ SUBMISSIONS_KEY = "bitahub_submissions"
 _MAX_SUBMISSIONS = 20  # that are kept for each task instance
 _CODE_KEY = "bitahub_code"  # likewise
 _AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
-SERVING_KEY = "bitahub_serving"  # likewise, for the task's page
-ROLLOUT_KEY = "bitahub_rollout"  # likewise
+ROLLOUT_KEY = "bitahub_rollout"  # likewise, for the task's page
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 
@@ -142,23 +141,6 @@ def load_awaited_serving(context: Context) -> AwaitedServing | None:
 def save_awaited_serving(context: Context, awaited: AwaitedServing) -> None:
     """Store which serving a task instance waits for."""
     _save(context, _AWAITED_SERVING_KEY, asdict(awaited))
-
-
-@dataclass(frozen=True)
-class TaskServing:
-    """The serving that a task is about.
-
-    :param conn_id: the Airflow connection to its platform
-    """
-
-    name: str
-    version: str
-    conn_id: str
-
-
-def save_serving(context: Context, serving: TaskServing) -> None:
-    """Store which serving a task instance is about."""
-    _save(context, SERVING_KEY, asdict(serving))
 
 
 @dataclass(frozen=True)

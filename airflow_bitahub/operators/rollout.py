@@ -21,8 +21,9 @@ from airflow_bitahub.exceptions import (
     ServingTimeoutError,
     StateUnknownError,
 )
+from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import as_seconds
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, show_serving, task_url
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
 from airflow_bitahub.operators.checks import read_checks
 from airflow_bitahub.operators.records import TaskRollout, save_rollout
 from airflow_bitahub.procedures import retry
@@ -191,7 +192,7 @@ class RolloutOperator(ResourceLifecycle):
         turn = Turn(site, self._is_active, self._owner, self.turn_deadline(), self.known_secrets())
         if self.deferrable:
             turn.pause = self._pause
-        show_serving(self, context)
+        context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
         try:
             deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
             deployed = self.hook.run(deployer.deploy())

@@ -84,8 +84,10 @@ async def send_file(request: Request, task: RequestedTask, path: _FilePath, job:
 async def _show_job(request: Request, task: TaskKey, name: str, *, with_log: bool) -> Response:
     stored = await in_thread(read_task, task)
     submission = _find(stored, name)
-    if stored is not None and submission is None and not name and (page := await find_serving_page(request, task)):
-        return page
+    if stored is not None and submission is None and not name:
+        page = await find_serving_page(request, task, stored)
+        if page is not None:
+            return page
     if stored is None or submission is None:
         mapped = await in_thread(read_mapped, task) if stored is None else []
         problem = "no_task" if stored is None else "no_such_job" if name else _missing(stored)

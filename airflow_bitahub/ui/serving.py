@@ -10,13 +10,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from airflow_bitahub.operators.records import TaskRollout, TaskServing
+from airflow_bitahub.operators.records import TaskRollout
 from airflow_bitahub.pages.hiding import hide_secrets
 from airflow_bitahub.procedures.deployments import Deployment, Owner
 from airflow_bitahub.ui.access import RequestedTask, TaskKey, may_see
 from airflow_bitahub.ui.rendering import render
-from airflow_bitahub.ui.serving_view import ServingLook, look_at_serving, rollout_timeline, shown_metrics
-from airflow_bitahub.ui.store import read_serving
+from airflow_bitahub.ui.serving_view import AskedServing, ServingLook, look_at_serving, rollout_timeline, shown_metrics
+from airflow_bitahub.ui.store import StoredTask, read_task
 from airflow_bitahub.ui.threads import in_thread
 
 router = APIRouter()
@@ -28,25 +28,35 @@ router = APIRouter()
 )
 async def show_serving_and_log(request: Request, task: RequestedTask) -> Response:
     """Show the serving of a task instance with the end of its log."""
-    page = await find_serving_page(request, task, with_log=True)
+    stored = await in_thread(read_task, task)
+    page = await find_serving_page(request, task, stored, with_log=True) if stored else None
     return page or render(request, "error.html", 404, code=404)
 
 
-async def find_serving_page(request: Request, task: TaskKey, *, with_log: bool = False) -> Response | None:
-    """Return the page of a task instance with the serving that it is about; None where it is about none."""
-    found = await in_thread(read_serving, task)
-    if found is None:
+async def find_serving_page(
+    request: Request, task: TaskKey, stored: StoredTask, *, with_log: bool = False
+) -> Response | None:
+    """Return the page of a task instance with the serving that its arguments name; None where they name none."""
+    asked = _asked(stored)
+    if asked is None:
         return None
-    asked, rollout = found
     try:
         look = await in_thread(look_at_serving, asked, with_log=with_log)
     except TimeoutError:
         look = ServingLook(problem="not_in_time")
-    return _page(request, task, asked, rollout, look)
+    return _page(request, task, asked, stored.rollout, look)
+
+
+def _asked(stored: StoredTask) -> AskedServing | None:
+    # What the task has stored itself says nothing here: who may edit it in Airflow could name any serving there.
+    name, version = stored.arguments.get("serving_name"), stored.arguments.get("version")
+    if not (isinstance(name, str) and isinstance(version, str) and stored.conn_id):
+        return None
+    return AskedServing(name, version, stored.conn_id)
 
 
 def _page(
-    request: Request, task: TaskKey, asked: TaskServing, rollout: TaskRollout | None, look: ServingLook
+    request: Request, task: TaskKey, asked: AskedServing, rollout: TaskRollout | None, look: ServingLook
 ) -> Response:
     record = look.record or Deployment()
     live, other_owner, is_own = record.rollout, "", False

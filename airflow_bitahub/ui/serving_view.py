@@ -11,7 +11,7 @@ from airflow_bitahub.api.metering import Metering, get_metered_serving
 from airflow_bitahub.api.servings import Serving, get_serving_log
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.exceptions import BitaHubError, NotFoundError
-from airflow_bitahub.operators.records import TaskRollout, TaskServing
+from airflow_bitahub.operators.records import TaskRollout
 from airflow_bitahub.pages.hiding import HIDDEN, hide_secrets
 from airflow_bitahub.pages.log_text import MAX_LINES, readable
 from airflow_bitahub.pages.timeline import Span, Timeline, timeline
@@ -22,6 +22,14 @@ from airflow_bitahub.ui.platform import SECONDS, Log, masked, open_hook
 
 _MAX_METRICS = 12  # of a version
 _STEPS = get_args(StepName)
+
+
+class AskedServing(NamedTuple):
+    """Which serving a task's arguments name, and the connection to its platform."""
+
+    name: str
+    version: str
+    conn_id: str
 
 
 class ServingLook(NamedTuple):
@@ -44,7 +52,7 @@ class ServingLook(NamedTuple):
     log: Log | None = None
 
 
-def look_at_serving(asked: TaskServing, *, with_log: bool) -> ServingLook:
+def look_at_serving(asked: AskedServing, *, with_log: bool) -> ServingLook:
     """Return what there is to see of a task's serving."""
     try:
         hook = open_hook(asked.conn_id)
@@ -65,7 +73,7 @@ def look_at_serving(asked: TaskServing, *, with_log: bool) -> ServingLook:
     return look._replace(serving=serving, metering=metering, log=log)
 
 
-def _read_log(client: BitaHubClient, asked: TaskServing, token: str) -> Log:
+def _read_log(client: BitaHubClient, asked: AskedServing, token: str) -> Log:
     try:
         text = client.send(get_serving_log(asked.name, asked.version, tail_lines=MAX_LINES + 1))
     except BitaHubError as error:

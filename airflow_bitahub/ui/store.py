@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,11 +21,9 @@ from airflow_bitahub.identity import JobRecord
 from airflow_bitahub.operators.records import (
     JOB_RECORD_KEY,
     ROLLOUT_KEY,
-    SERVING_KEY,
     SUBMISSIONS_KEY,
     Submission,
     TaskRollout,
-    TaskServing,
     read_record,
     read_submissions,
 )
@@ -59,6 +57,7 @@ class StoredTask:
     :param result: its XCom result, if that is the one of a job
     :param arguments: what its operator was given, as it was rendered; Airflow keeps that of the last runs only
     :param conn_id: the connection that its operator uses; "": not known
+    :param rollout: what it did to give a serving another version; None: nothing
     """
 
     state: str
@@ -68,6 +67,7 @@ class StoredTask:
     result: dict[str, Any]
     arguments: dict[str, Any]
     conn_id: str
+    rollout: TaskRollout | None
 
 
 def read_task(task: TaskKey) -> StoredTask | None:
@@ -85,6 +85,7 @@ def read_task(task: TaskKey) -> StoredTask | None:
             _result(session, task),
             arguments,
             _text(arguments.get("bitahub_conn_id")) or _parsed_conn_id(session, task),
+            _rollout(_stored(session, task, ROLLOUT_KEY)),
         )
 
 
@@ -98,15 +99,6 @@ def read_mapped(task: TaskKey) -> list[tuple[int, str]]:
             .limit(_MAX_MAPPED)
         )
         return [(index, state or "") for index, state in rows]
-
-
-def read_serving(task: TaskKey) -> tuple[TaskServing, TaskRollout | None] | None:
-    """Return which serving a task instance is about, and what it did there; None where it is about none."""
-    with create_session(scoped=False) as session, suppress(ConfigurationError):
-        serving = read_record(TaskServing, _stored(session, task, SERVING_KEY))
-        if serving is not None and all(isinstance(text, str) for text in asdict(serving).values()):
-            return serving, _rollout(_stored(session, task, ROLLOUT_KEY))
-    return None
 
 
 def _tries(session: Session, model: Any, task: TaskKey) -> list[Try]:

@@ -159,6 +159,11 @@ class TaskRollout:
     digest: str
     model_path: str
 
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the new version was seen to work under the public name."""
+        return bool(self.steps) and self.steps[-1][0] == "tidy"
+
     @classmethod
     def of(cls, rollout: Rollout, ended_at: float | None = None) -> TaskRollout:
         """Return what there is to see of a replacement."""

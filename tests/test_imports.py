@@ -62,7 +62,7 @@ ARROWS = {
     },
     "ui": {
         *("exceptions", "texts", "pages", "storage", "identity", "api", "procedures", "hooks", "operators.records"),
-        "airflow_database",
+        *("client.BitaHubClient", "airflow_database"),
     },
     "emulator": {"exceptions", "extras", "pages", "api", "__init__"},
     "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},

@@ -16,11 +16,9 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout, Tas
 
 from airflow_bitahub.exceptions import BitaHubError, JobTimeoutError, ServingTimeoutError, StateUnknownError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
-from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import CheckedArguments
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.masking import hide_secrets
-from airflow_bitahub.operators.records import TaskServing, save_serving
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import TRIGGERER_MARGIN
 
@@ -66,16 +64,6 @@ class BitaHubOperator(BaseOperator, CheckedArguments):
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         for name, value in hide_secrets({name: getattr(parent, name) for name in template_fields}).items():
             setattr(parent, name, value)
-
-
-def show_serving(operator: BitaHubOperator, context: Context, url: str = "") -> None:
-    """Let the pages of a task show the serving that its operator names, and the task's button lead to it.
-
-    :param url: where the button leads; "": to the serving's page in the platform's console
-    """
-    name, version = operator.serving_name, operator.version  # type: ignore[attr-defined]
-    save_serving(context, TaskServing(name, version, operator.bitahub_conn_id))
-    context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=url or operator.hook.serving_url(name))
 
 
 class ResourceLifecycle(BitaHubOperator):

@@ -9,7 +9,7 @@ from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check
-from airflow_bitahub.operators.base import BitaHubOperator, show_serving
+from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.upkeep import SERVING_CHECKS, new_turn
 
@@ -59,7 +59,7 @@ class BitaHubDeleteServingOperator(BitaHubOperator):
 
         try:
             self.read_arguments()
-            show_serving(self, context)
+            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
             is_removed = self.hook.run(delete_deployed(new_turn(self)))
         except BitaHubError as error:
             raise airflow_error(error) from None

@@ -19,7 +19,7 @@ from airflow_bitahub.operators.arguments import (
     as_text,
     optional,
 )
-from airflow_bitahub.operators.base import BitaHubOperator, show_serving
+from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.questions import PICTURE_CHECKS, FileReader, as_json_body
 from airflow_bitahub.operators.xcom import problem_as_xcom
@@ -135,7 +135,7 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
             serving = self.hook.send(get_serving(self.serving_name, self.version))
             if not serving.url:
                 raise ServingFailedError(f"The {serving}: it has no address.", serving.name)
-            show_serving(self, context, serving.url)
+            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=serving.url)
             warmup = WarmUp(self.warmup_timeout)
             say = partial(self.log.info, "%s")
             answer = self.hook.run(ask(serving, question, warmup, timeout=self.request_timeout, say=say))

@@ -33,8 +33,7 @@ SUBMISSIONS_KEY = "bitahub_submissions"
 _MAX_SUBMISSIONS = 20  # that are kept for each task instance
 _CODE_KEY = "bitahub_code"  # likewise
 _AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
-SERVING_KEY = "bitahub_serving"  # likewise, for the task's page
-ROLLOUT_KEY = "bitahub_rollout"  # likewise
+ROLLOUT_KEY = "bitahub_rollout"  # likewise, for the task's page
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 # Keys of XComs for pages. Each is a small mapping without secrets, which a task has whatever its own result is.
@@ -158,23 +157,6 @@ def save_awaited_serving(context: Context, awaited: AwaitedServing) -> None:
 
 
 @dataclass(frozen=True)
-class TaskServing:
-    """The serving that a task is about.
-
-    :param conn_id: the Airflow connection to its platform
-    """
-
-    name: str
-    version: str
-    conn_id: str
-
-
-def save_serving(context: Context, serving: TaskServing) -> None:
-    """Store which serving a task instance is about."""
-    _save(context, SERVING_KEY, asdict(serving))
-
-
-@dataclass(frozen=True)
 class TaskRollout:
     """What a task instance did to give a serving another version.
 
@@ -189,6 +171,11 @@ class TaskRollout:
     ended_at: float | None
     digest: str
     model_path: str
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the new version was seen to work under the public name."""
+        return bool(self.steps) and self.steps[-1][0] == "tidy"
 
     @classmethod
     def of(cls, rollout: Rollout, ended_at: float | None = None) -> TaskRollout:

@@ -24,9 +24,10 @@ from airflow_bitahub.exceptions import (
     ServingTimeoutError,
     StateUnknownError,
 )
+from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.announcing import announce
 from airflow_bitahub.operators.arguments import as_seconds
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, show_serving, task_url
+from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
 from airflow_bitahub.operators.checks import read_checks
 from airflow_bitahub.operators.records import DEPLOYMENT_FACTS, TaskRollout, push_facts, save_rollout
 from airflow_bitahub.procedures import retry
@@ -195,7 +196,7 @@ class RolloutOperator(ResourceLifecycle):
         turn = Turn(site, self._is_active, self._owner, self.turn_deadline(), self.known_secrets())
         if self.deferrable:
             turn.pause = self._pause
-        show_serving(self, context)
+        context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
         deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
         try:
             deployed = self.hook.run(deployer.deploy())
@@ -246,8 +247,10 @@ class RolloutOperator(ResourceLifecycle):
         rollout, ended_at = (site.record.rollout, None) if site.record.rollout else (site.ended, time.time())
         if rollout is None or rollout.owner != self._owner or self._context is None:
             return
-        with suppress(Exception):  # what happened matters more than whether it is shown
+        try:
             save_rollout(self._context, TaskRollout.of(rollout, ended_at))
+        except Exception as error:  # what happened matters more than whether it is shown
+            self.log.warning("The steps of the deployment could not be stored for the task's page: %s", error)
 
     def _result(self, plan: Plan, deployed: Deployed) -> dict[str, Any]:
         return {

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub.api.names import LONGEST_SERVING_NAME
 from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError, StateUnknownError
+from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check, as_dns_label, as_flag, as_seconds, as_seconds_or_zero, as_text
-from airflow_bitahub.operators.base import BitaHubOperator, ResourceLifecycle, show_serving
+from airflow_bitahub.operators.base import BitaHubOperator, ResourceLifecycle
 from airflow_bitahub.operators.records import AwaitedServing, load_awaited_serving, save_awaited_serving
 from airflow_bitahub.triggers.events import earliest_report, is_about, log_late_start, serving_subject
 
@@ -99,7 +100,7 @@ class AwaitServing(ResourceLifecycle):
 
         with self.settling(context):
             self.read_arguments()
-            show_serving(self, context)
+            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
             limit = min(self.launch_timeout, (self.execution_timeout or timedelta.max).total_seconds())
             deadline = self.deadline(limit)
             serving = self.hook.run(self.change(new_turn(self, deadline, self.raise_if_abandoned), context))

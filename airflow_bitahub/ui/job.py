@@ -25,7 +25,7 @@ from airflow_bitahub.ui.outputs import Content, Listing, OutputFolder, text_of
 from airflow_bitahub.ui.ownership import is_own_folder, is_own_job
 from airflow_bitahub.ui.platform import Look, look_at_job, masked, open_hook
 from airflow_bitahub.ui.rendering import render, translator_for
-from airflow_bitahub.ui.serving import serving_page
+from airflow_bitahub.ui.serving import find_serving_page
 from airflow_bitahub.ui.store import StoredTask, read_mapped, read_task
 from airflow_bitahub.ui.threads import in_thread
 
@@ -92,7 +92,7 @@ async def _show_job(request: Request, task: TaskKey, name: str, *, with_log: boo
     stored = await in_thread(read_task, task)
     submission = _find(stored, name)
     if stored is not None and submission is None and not name:
-        page = await in_thread(serving_page, request, task)
+        page = await find_serving_page(request, task, stored)
         if page is not None:
             return page
     if stored is None or submission is None:

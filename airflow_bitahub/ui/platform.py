@@ -15,7 +15,7 @@ from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.pages.log_text import MAX_LINES, readable
 from airflow_bitahub.procedures.retry import Retry
 
-_SECONDS = 6  # for each request
+SECONDS = 6  # for each request
 
 
 class Log(NamedTuple):
@@ -61,7 +61,7 @@ def look_at_job(bitahub_conn_id: str, job_name: str, *, with_log: bool) -> Look:
     """Return what the platform says about a job."""
     try:
         hook = open_hook(bitahub_conn_id)
-        hook.client = hook.new_client(Retry(attempts=1), request_timeout=_SECONDS)
+        hook.client = hook.new_client(Retry(attempts=1), request_timeout=SECONDS)
         url = hook.job_url(job_name)
     except Exception as error:  # Airflow's own errors are of many kinds
         return Look(problem="connection_problem", reason=masked(error))

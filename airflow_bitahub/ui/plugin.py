@@ -39,7 +39,7 @@ class BitaHubPlugin(AirflowPlugin):
     fastapi_apps: list[Any] = [{"app": PagesOnDemand(), "url_prefix": PREFIX, "name": "BitaHub"}]
     external_views: list[Any] = [
         {
-            "name": "BitaHub job",
+            "name": "BitaHub",  # the page shows the job of a task that has one, and else its serving
             "destination": "task_instance",
             "url_route": "bitahub-job",
             "href": f"bitahub/job?{_TASK}",

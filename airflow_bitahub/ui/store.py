@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,11 +21,9 @@ from airflow_bitahub.identity import JobRecord
 from airflow_bitahub.operators.records import (
     JOB_RECORD_KEY,
     ROLLOUT_KEY,
-    SERVING_KEY,
     SUBMISSIONS_KEY,
     Submission,
     TaskRollout,
-    TaskServing,
     read_record,
     read_submissions,
 )
@@ -59,6 +57,7 @@ class StoredTask:
     :param result: its XCom result, if that is the one of a job
     :param arguments: what its operator was given, as it was rendered; Airflow keeps that of the last runs only
     :param conn_id: the connection that its operator uses; "": not known
+    :param rollout: what it did to give a serving another version; None: nothing
     """
 
     state: str
@@ -68,6 +67,7 @@ class StoredTask:
     result: dict[str, Any]
     arguments: dict[str, Any]
     conn_id: str
+    rollout: TaskRollout | None
 
 
 def read_task(task: TaskKey) -> StoredTask | None:
@@ -85,6 +85,7 @@ def read_task(task: TaskKey) -> StoredTask | None:
             _result(session, task),
             arguments,
             _text(arguments.get("bitahub_conn_id")) or _parsed_conn_id(session, task),
+            _rollout(_stored(session, task, ROLLOUT_KEY)),
         )
 
 
@@ -108,18 +109,6 @@ def _tries(session: Session, model: Any, task: TaskKey) -> list[Try]:
 
 def _milliseconds(time: datetime | None) -> float:
     return time.timestamp() * 1000 if time else 0
-
-
-def read_serving(task: TaskKey) -> TaskServing | None:
-    """Return which serving a task instance is about; None where it is about none."""
-    with create_session(scoped=False) as session:
-        return read_record(TaskServing, _stored(session, task, SERVING_KEY))
-
-
-def read_rollout(task: TaskKey) -> TaskRollout | None:
-    """Return what a task instance did to give its serving another version; None where it did nothing."""
-    with create_session(scoped=False) as session:
-        return read_record(TaskRollout, _stored(session, task, ROLLOUT_KEY))
 
 
 def _stored(session: Session, task: TaskKey, key: str) -> Any:
@@ -179,6 +168,16 @@ def _is_sound(submission: Submission) -> bool:
         and isinstance(submission.time, int | float)
         and isinstance(submission.body, dict | None)
     )
+
+
+def _rollout(value: Any) -> TaskRollout | None:
+    with suppress(ConfigurationError, TypeError, ValueError):
+        rollout = read_record(TaskRollout, value)
+        if rollout is not None:
+            steps = [[str(name), float(at)] for name, at in rollout.steps]
+            texts = {"digest": str(rollout.digest), "model_path": str(rollout.model_path)}
+            return replace(rollout, steps=steps, ended_at=rollout.ended_at and float(rollout.ended_at), **texts)
+    return None
 
 
 def _result(session: Session, task: TaskKey) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_parts_of_bars_are_stacked() -> None:
         of_time=True,
         value_text=lambda seconds: duration(seconds * 1000),
     )
-    assert [tick.text for tick in chart.y_ticks] == ["0 s", "2 min", "4 min", "6 min", "8 min", "10 min"]
+    assert [tick.text for tick in chart.y_ticks] == ["0 min", "2 min", "4 min", "6 min", "8 min", "10 min"]
     assert [(block.y, block.height, block.colour, block.text) for block in chart.blocks] == [
         (90.0, 10.0, 1, "a: queue 1 min 0 s"),
         (50.0, 40.0, 4, "a: run 4 min 0 s"),

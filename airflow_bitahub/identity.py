@@ -72,6 +72,8 @@ class JobRecord:
     :param detached: the job may outlive its task
     :param code_digest: the digest of the code that the operator's `code` was when the generation began; "": it has none
     :param bundle_version: the version of the DAG's bundle that submitted the job; "": it has none
+    :param accelerator: the device type of its accelerators; "": it has none, or several types
+    :param accelerators: how many it has, in all replicas
     """
 
     job_name: str
@@ -88,6 +90,8 @@ class JobRecord:
     detached: bool = False
     code_digest: str = ""
     bundle_version: str = ""
+    accelerator: str = ""
+    accelerators: int = 0
 
     @property
     def version(self) -> str:

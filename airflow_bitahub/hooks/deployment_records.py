@@ -21,14 +21,16 @@ class VariableRecords:
     """The record of one serving, in two Variables.
 
     Their keys contain the platform and not the connection: every connection to the same platform finds them.
+
+    :ivar key: what follows `DEPLOYMENT_KEY` in the key of the Variable
     """
 
     def __init__(self, hook: BitaHubHook, name: str, version: str) -> None:
-        self._key = f"{hook.platform_id}.{name}.{version}"
+        self.key = f"{hook.platform_id}.{name}.{version}"
 
     def load(self) -> Deployment | None:
         """Return the record; None: this Airflow deployed no such serving."""
-        stored = self.read(DEPLOYMENT_KEY + self._key)
+        stored = self.read(DEPLOYMENT_KEY + self.key)
         return None if stored is None else deployment_from_json(stored)
 
     def save(self, record: Deployment) -> None:
@@ -37,7 +39,7 @@ class VariableRecords:
 
     def load_intent(self) -> Intent | None:
         """Return the creation that was last begun; None: there was none."""
-        stored = self.read(INTENT_KEY + self._key)
+        stored = self.read(INTENT_KEY + self.key)
         return None if stored is None else intent_from_json(stored)
 
     def save_intent(self, intent: Intent) -> None:
@@ -61,4 +63,4 @@ class VariableRecords:
         Variable.set(key, value, description=description, serialize_json=True)
 
     def _store(self, prefix: str, record: Deployment | Intent, description: str) -> None:
-        self.write(prefix + self._key, to_json(record), description)
+        self.write(prefix + self.key, to_json(record), description)

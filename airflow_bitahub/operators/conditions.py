@@ -110,20 +110,42 @@ def evaluate_condition(
         return False, f"{name} is missing, so not {wanted}"
     if not _is_number(value):
         return False, f"{name} = {_shown(value)} is not a number, so not {wanted}"
-    number, origin = bound.number, ""
+    number, origin = _number_of(bound, champion), ""
     if bound.champion:
         best = _look_up(bound.champion, champion or {})
-        if not _is_number(best):
+        if number is None:
             flaw = "is missing" if best is _MISSING else f"= {_shown(best)} is not a number"
             reason = "there is no champion" if champion is None else f"champion.{bound.champion} {flaw}"
             said = f"{name} = {_shown(value)} is not compared with {bound.text}: {reason}"
             return champion_missing == "open", f"{said}, and champion_missing={champion_missing!r}"
-        number = _combined(Decimal(repr(best)) if isinstance(best, float) else Decimal(best), bound)
         where = f", where champion.{bound.champion} = {_shown(best)}"
         origin = f" = {number}{where}" if bound.sign else f" = {_shown(best)}"
     # As floats, a metric of 0.7 is >= 0.7. Integers are compared exactly, also those that no float can hold.
-    holds = _COMPARE[parsed.sign](value, float(number) if isinstance(value, float) else number)
+    holds = _COMPARE[parsed.sign](value, float(number or 0) if isinstance(value, float) else number)
     return holds, f"{name} = {_shown(value)} {'' if holds else 'is not '}{wanted}{origin}"
+
+
+def comparison_of(
+    condition: str, metrics: Mapping[str, Any], champion: Mapping[str, Any] | None
+) -> tuple[str, Any, float | None]:
+    """Return what a condition compares: the metric's name, its value, and the number; None: there is none.
+
+    :raises ConfigurationError: the condition is malformed
+    """
+    parsed = parse_condition(condition)
+    number = _number_of(parsed.bound, champion)
+    value = _look_up(parsed.metric, metrics)
+    return parsed.metric, None if value is _MISSING else value, None if number is None else float(number)
+
+
+def _number_of(bound: Bound, champion: Mapping[str, Any] | None) -> Decimal | None:
+    """Return the number with which a metric is compared; None where the champion's metric is no number."""
+    if not bound.champion:
+        return bound.number
+    best = _look_up(bound.champion, champion or {})
+    if not _is_number(best):
+        return None
+    return _combined(Decimal(repr(best)) if isinstance(best, float) else Decimal(best), bound)
 
 
 def _name_in(match: re.Match[str]) -> str:

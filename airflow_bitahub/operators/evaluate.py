@@ -9,6 +9,7 @@ from airflow_bitahub.exceptions import StorageError
 from airflow_bitahub.operators.arguments import Check, as_path, as_text, one_of, optional
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.outputs import OutputFile, as_outputs
+from airflow_bitahub.operators.records import METRICS_FACTS, numbers_in, push_facts
 from airflow_bitahub.operators.xcom import problem_as_xcom
 from airflow_bitahub.texts import shorten
 
@@ -86,6 +87,8 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
             return result
         if self.metrics_from == "log":
             result["metrics"] = self._metrics_in_log(job.name)
+        if self._context is not None:
+            push_facts(self._context, METRICS_FACTS, numbers_in(result["metrics"]))
         self.log.info("Metrics of job %s: %s", job.name, shorten(str(result["metrics"])))
         return result
 

@@ -13,8 +13,10 @@ from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.arguments import Check, as_dns_label, as_text, is_none, is_template, one_of, optional
 from airflow_bitahub.operators.base import BitaHubOperator
-from airflow_bitahub.operators.conditions import evaluate_condition, parse_condition, read_metrics
+from airflow_bitahub.operators.conditions import comparison_of, evaluate_condition, parse_condition, read_metrics
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.records import GATE_FACTS, number_in, push_facts
+from airflow_bitahub.texts import shorten
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -111,7 +113,7 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
     def execute(self, context: Context) -> dict[str, Any]:
         """Check the conditions, and skip or fail where one is false."""
         try:
-            outcomes = self._evaluate()
+            outcomes = self._evaluate(context)
         except BitaHubError as error:
             raise airflow_error(error) from None
         is_open = all(holds for holds, _ in outcomes)
@@ -126,7 +128,7 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
         self._skip_downstream(context["ti"])
         return result
 
-    def _evaluate(self) -> list[tuple[bool, str]]:
+    def _evaluate(self, context: Context) -> list[tuple[bool, str]]:
         """Return whether each condition is true, and why."""
         self.read_arguments()
         metrics = read_metrics(self.metrics)
@@ -135,7 +137,26 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
             _check_condition(condition, self.champion)
         champion = self._champion_metrics() if self.champion else None
         missing: Any = self.champion_missing
-        return [evaluate_condition(condition, metrics, champion, missing) for condition in conditions]
+        outcomes = [evaluate_condition(condition, metrics, champion, missing) for condition in conditions]
+        push_facts(
+            context,
+            GATE_FACTS,
+            {
+                "open": all(holds for holds, _ in outcomes),
+                "conditions": [
+                    {
+                        "text": shorten(condition, 200),
+                        "metric": shorten(metric, 200),
+                        "value": number_in(value),
+                        "bound": number_in(bound),
+                        "holds": holds,
+                    }
+                    for condition, (holds, _) in zip(conditions, outcomes, strict=True)
+                    for metric, value, bound in [comparison_of(condition, metrics, champion)]
+                ],
+            },
+        )
+        return outcomes
 
     def _champion_metrics(self) -> Mapping[str, Any] | None:
         """Return the metrics of the version that serves now; None: nothing that this Airflow deployed serves."""

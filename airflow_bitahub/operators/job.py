@@ -349,7 +349,7 @@ class BitaHubJobOperator(JobLifecycle):
         )
 
     def prepare(self, record: JobRecord) -> JobRecord:
-        """Look inputs up, and put the code where the job finds it. Return the record with the code's digest."""
+        """Look inputs up, and put the code where the job finds it. Return the record with what the job gets."""
         record = replace(record, code_digest="") if self._code is None else self._code.pin(record)
         spec = self.spec(record)
         if self.preflight:
@@ -359,7 +359,13 @@ class BitaHubJobOperator(JobLifecycle):
             preflight.look(self.hook, replicas, self.inputs())
         if self._code is not None:
             self._code.deliver()
-        return record
+        devices = [(role.acc_device, role.task_number) for role in spec.task_roles if role.acc_device]
+        kinds = {device.device_type for device, _ in devices}
+        return replace(
+            record,
+            accelerator=kinds.pop() if len(kinds) == 1 else "",
+            accelerators=sum(device.requests * replicas for device, replicas in devices),
+        )
 
     @cached_property
     def _code(self) -> JobCode | None:

@@ -22,7 +22,14 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
 from airflow_bitahub.operators.failures import job_error
-from airflow_bitahub.operators.records import load_job_record, load_marker, save_job_record
+from airflow_bitahub.operators.records import (
+    JOB_FACTS,
+    load_job_record,
+    load_marker,
+    number_in,
+    push_facts,
+    save_job_record,
+)
 from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject, log_late_start
 
 if TYPE_CHECKING:
@@ -286,9 +293,23 @@ class JobLifecycle(ResourceLifecycle):
     def _conclude(self, job: Job, record: JobRecord) -> Any:
         """Return the result of a job that succeeded; raise the error for any other end."""
         self._last_seen = job
+        self._push_facts(job, record)
         if job.status.is_successful:
             return self.result(job, record)
         raise job_error(job, self._log_tail(job.name), may_resubmit=record.stopped or self.resubmit_stopped)
+
+    def _push_facts(self, job: Job, record: JobRecord) -> None:
+        if self._context is not None:
+            facts = {
+                "job_name": job.name,
+                "status": job.status.value,
+                "queue_seconds": number_in(job.queue_seconds),
+                "run_seconds": number_in(job.run_seconds),
+                "accelerator": record.accelerator,
+                "accelerators": record.accelerators,
+                "output_path": record.output_path,
+            }
+            push_facts(self._context, JOB_FACTS, facts)
 
     def _log_tail(self, name: str) -> str:
         from airflow_bitahub.api.jobs import read_job_log

@@ -22,6 +22,7 @@ from airflow_bitahub.operators.arguments import (
     optional,
 )
 from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.operators.records import MODEL_FACTS, numbers_in, push_facts
 from airflow_bitahub.texts import parse_json
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         """Return the result of any job, and where the model is."""
         place = self._place(record)
         self.log.info("The model is at %s", place["model_path"])
+        self._push_model_facts(place)
         return {**super().result(job, record), **place}
 
     # Through the storage ---------------------------------------------------------------------------------------
@@ -202,6 +204,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
             start = time.monotonic()
             outcome = self.hook.run(read_when_visible(lambda: self.hook.storage.save_folder("source", saving)))
             seconds = round(time.monotonic() - start, 1)
+            self._push_model_facts(self._place(record))
             self.log.info("The model is at %s (%s, %s s)", saving.target, outcome, seconds)
             return {
                 "job_name": None,
@@ -245,6 +248,19 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
     def _place(self, record: JobRecord) -> dict[str, Any]:
         path = self._model_path(record)
         return {"output_path": path, "model_path": path, "version": path.split("/")[4] if self.versioned else None}
+
+    def _push_model_facts(self, place: Mapping[str, Any]) -> None:
+        if self._context is not None:
+            trained = self.source if isinstance(self.source, Mapping) else {}
+            facts = {
+                "model": place["model_path"].split("/")[3],
+                "version": place["version"],
+                "model_path": place["model_path"],
+                "job_name": trained.get("job_name"),
+                "source": self._source_path(),
+                "metrics": numbers_in(self.metrics or {}),
+            }
+            push_facts(self._context, MODEL_FACTS, facts)
 
     def _first_line(self, record: JobRecord) -> str:
         """Return the first line of the manifest: where the model comes from."""

@@ -1,8 +1,12 @@
-"""What operators store in Airflow: between tries in the task instance's state store, between runs in Variables."""
+"""What operators store in Airflow.
+
+Between tries it is in the task instance's state store, between runs in Variables. What only pages read is in XComs.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +15,7 @@ from airflow.sdk import Variable
 from airflow_bitahub.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from _typeshed import DataclassInstance
     from airflow.sdk import Context
@@ -27,6 +31,15 @@ JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would or
 _CODE_KEY = "bitahub_code"  # likewise
 _AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
+
+# Keys of XComs for pages. Each is a small mapping without secrets, which a task has whatever its own result is.
+JOB_FACTS = "bitahub_job_facts"  # how a job has ended, also one that has failed
+METRICS_FACTS = "bitahub_metrics_facts"  # numbers by their names
+MODEL_FACTS = "bitahub_model_facts"  # a saved version
+GATE_FACTS = "bitahub_gate_facts"  # the outcome, and what was compared
+DEPLOYMENT_FACTS = "bitahub_deployment_facts"  # the outcome for a serving
+_MOST_METRICS = 50
+_LONGEST_NAME = 200  # characters of a metric's name
 
 
 def read_record(kind: type[R], value: Any) -> R | None:
@@ -125,6 +138,36 @@ def markers_in(keys: Iterable[str]) -> set[str]:
     from airflow_bitahub.identity import is_marker
 
     return {marker for key in keys if key.startswith(MARKER_KEY) and is_marker(marker := key.removeprefix(MARKER_KEY))}
+
+
+def push_facts(context: Context, key: str, facts: dict[str, Any]) -> None:
+    """Push an XCom for pages, under one of the keys above. Nothing else depends on it, so a failure is only logged."""
+    try:
+        context["ti"].xcom_push(key=key, value=facts)
+    except Exception as error:
+        log.warning("The page of the DAG's models will not show this task: XCom %s was not stored (%s).", key, error)
+
+
+def number_in(value: Any) -> float | int | None:
+    """Return a number that every database stores in JSON; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, int):
+        return value if abs(value) < 2**53 else None
+    return value if math.isfinite(value) else None
+
+
+def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float | int]:
+    """Return the first numbers among metrics by their names, such as ``test.accuracy`` for one within ``test``."""
+    found: dict[str, float | int] = {}
+    left: list[tuple[str, Any]] = list(reversed(metrics.items()))
+    while left and len(found) < _MOST_METRICS:
+        name, value = left.pop()
+        if hasattr(value, "items"):
+            left += [(f"{name}.{inner}", each) for inner, each in reversed(value.items())]
+        elif (number := number_in(value)) is not None and len(name) <= _LONGEST_NAME:
+            found[name] = number
+    return found
 
 
 def _markers() -> set[str]:

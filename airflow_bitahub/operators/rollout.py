@@ -17,6 +17,8 @@ from airflow_bitahub.api.protocol import Sleep
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
+    ServingCheckError,
+    ServingFailedError,
     ServingOutdatedError,
     ServingTimeoutError,
     StateUnknownError,
@@ -25,6 +27,7 @@ from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
 from airflow_bitahub.operators.checks import read_checks
+from airflow_bitahub.operators.records import DEPLOYMENT_FACTS, push_facts
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import earliest_report, log_late_start
 
@@ -189,16 +192,34 @@ class RolloutOperator(ResourceLifecycle):
         if self.deferrable:
             turn.pause = self._pause
         context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
+        deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
         try:
-            deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
             deployed = self.hook.run(deployer.deploy())
         except _Deferral as deferral:
             self._defer(context, deferral.waiting)
         except _Pause:
             self._defer_for_a_while()
         except ServingOutdatedError as error:
+            self._push_facts(context, deployer.plan, "outdated")
             raise AirflowSkipException(str(error)) from None
+        except (ServingFailedError, ServingCheckError):
+            if hasattr(deployer, "plan"):
+                self._push_facts(context, deployer.plan, "restored" if deployer.has_restored else "failed")
+            raise
+        self._push_facts(context, deployer.plan, "rolled_back" if deployer.plan.withdraws else "deployed")
         return self._result(deployer.plan, deployed)
+
+    def _push_facts(self, context: Context, plan: Plan, outcome: str) -> None:
+        from airflow_bitahub.hooks.deployment_records import VariableRecords
+
+        facts = {
+            "outcome": outcome,
+            "serving_name": self.serving_name,
+            "version": self.version,
+            "record": VariableRecords(self.hook, self.serving_name, self.version).key,
+            "model_path": plan.version.model_path,
+        }
+        push_facts(context, DEPLOYMENT_FACTS, facts)
 
     def _result(self, plan: Plan, deployed: Deployed) -> dict[str, Any]:
         return {

@@ -391,7 +391,9 @@ def test_job_that_somebody_stops_while_it_is_waited_for_fails_the_task_at_once(
     task_run: TaskRun, submitted: Submitted, client: BitaHubClient
 ) -> None:
     context = task_run.context()
-    context["ti"].xcom_push = lambda **_: client.send(stop_job(submitted.only.key.name))
+    context["ti"].xcom_push = lambda key, **_: (
+        client.send(stop_job(submitted.only.key.name)) if key == "bitahub_job_url" else None
+    )
     with pytest.raises(AirflowFailException, match="Someone stopped it on the platform"):
         job(command="sleep 60").execute(context)
 
@@ -400,7 +402,9 @@ def test_job_that_somebody_stopped_is_submitted_again_where_that_is_wished_for(
     task_run: TaskRun, submitted: Submitted, client: BitaHubClient
 ) -> None:
     context = task_run.context()
-    context["ti"].xcom_push = lambda **_: client.send(stop_job(submitted.only.key.name))
+    context["ti"].xcom_push = lambda key, **_: (
+        client.send(stop_job(submitted.only.key.name)) if key == "bitahub_job_url" else None
+    )
     with pytest.raises(JobFailedError, match="STOPPED"):
         job(command="sleep 60", resubmit_stopped=True).execute(context)
     task_run.retry()

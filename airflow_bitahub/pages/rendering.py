@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from airflow_bitahub.pages import formats
 from airflow_bitahub.pages.language import Texts, translator
+from airflow_bitahub.pages.scales import number
 
 FOLDER = Path(__file__).parent
 _STATIC = {"pages.css": "text/css; charset=utf-8", "charts.css": "text/css; charset=utf-8", "icon.svg": "image/svg+xml"}
@@ -31,7 +32,7 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
-            moment=formats.moment, iso=formats.iso, duration=formats.duration, bytesize=formats.bytesize
+            number=number, moment=formats.moment, iso=formats.iso, duration=formats.duration, bytesize=formats.bytesize
         )
 
     def render(self, template: str, language: str, **values: Any) -> bytes:

@@ -44,4 +44,10 @@ class BitaHubPlugin(AirflowPlugin):
             "url_route": "bitahub-job",
             "href": f"bitahub/job?{_TASK}",
         },
+        {
+            "name": "Models",
+            "destination": "dag",
+            "url_route": "bitahub-models",
+            "href": "bitahub/models?dag_id={DAG_ID}",
+        },
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from airflow_bitahub.pages.language import language_of
+from airflow_bitahub.pages.language import language_of, translator
 from airflow_bitahub.pages.rendering import Renderer
 from airflow_bitahub.ui.texts import TEXTS
 
@@ -21,9 +22,18 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
 
     :param values: what the template shows; it escapes all of it
     """
-    language = language_of(request.headers.get("accept-language", ""))
+    language = _language_of(request)
     content = _renderer().render(template, language, **values)
     return HTMLResponse(content, status, headers={"Vary": "Accept-Language, Cookie", "Content-Language": language})
+
+
+def translator_for(request: Request) -> Callable[..., str]:
+    """Return what gives the pages' texts in the reader's language, for what is made before a template."""
+    return translator(TEXTS, _language_of(request))
+
+
+def _language_of(request: Request) -> str:
+    return language_of(request.headers.get("accept-language", ""))
 
 
 @cache

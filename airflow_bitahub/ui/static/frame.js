@@ -11,4 +11,19 @@ function followTheme() {
   new MutationObserver(take).observe(page, { attributeFilter: ["class"] });
 }
 
-if (parent !== window) followTheme();
+// A link to Airflow leads the whole window there. The frame's sandbox lets only the window's own links do so.
+function leaveFrame(event) {
+  const link = event.target.closest("a[data-airflow]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  const own = parent.document.createElement("a");
+  own.href = link.href;
+  parent.document.body.append(own);
+  own.click();
+  own.remove();
+}
+
+if (parent !== window) {
+  followTheme();
+  document.addEventListener("click", leaveFrame);
+}

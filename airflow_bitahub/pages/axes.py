@@ -50,7 +50,7 @@ def label_ticks(labels: Sequence[str], place: Callable[[int], float]) -> Sequenc
     """
     last = len(labels) - 1
     chosen = range(len(labels)) if last < 5 else sorted({round(part * last / 4) for part in range(5)})
-    kept = {0, last, round(last / 2)} if last > 2 else {0, last}
+    kept = {0, last, round(last / 2)} if last > 1 else {0, last}
     return [Tick(at := place(index), labels[index], _anchor(at), index not in kept) for index in chosen]
 
 

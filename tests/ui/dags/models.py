@@ -11,7 +11,7 @@ from airflow_bitahub.operators.serving import BitaHubDeployServingOperator
 from airflow_bitahub.operators.train import BitaHubTrainOperator
 
 with DAG(
-    dag_id="models",
+    dag_id="lifecycle",
     schedule=None,
     default_args={"image": "python:3", "poll_interval": 1, "deferrable": False, "preflight": False},
     params={"evaluation": Param("models-good", description="The project whose jobs evaluate.")},
@@ -39,6 +39,7 @@ with DAG(
         serving_name="models-net",
         model=save.output["model_path"],
         commands="python serve.py",
+        strategy="recreate",  # a scripted serving does not show when it has been updated in place
         metrics=evaluate.output["metrics"],
     )
     save >> evaluate >> gate >> deploy

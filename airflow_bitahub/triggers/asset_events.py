@@ -106,7 +106,6 @@ class EventTrigger(BaseEventTrigger):
         async with shared_watcher(self.bitahub_conn_id) as watcher:
             reported = await self._first_look(watcher)
             while True:
-                await asyncio.sleep(self.poll_interval)
                 payloads = await self._new(watcher, reported)
                 for payload in payloads.values():
                     yield TriggerEvent(payload)
@@ -116,6 +115,7 @@ class EventTrigger(BaseEventTrigger):
                     self._is_stored = False
                 if not self._is_stored:
                     await self._store(reported)
+                await asyncio.sleep(self.poll_interval)
 
     async def _first_look(self, watcher: Watcher) -> Reported:
         """Return what was reported before a restart; where nothing is stored, what is there now."""
@@ -123,6 +123,7 @@ class EventTrigger(BaseEventTrigger):
             try:
                 if (stored := await self._stored()) is not None:
                     self.log.info("Watching %s, as before", self.description)
+                    self._is_stored = True
                     return Reported(stored)
                 reported = Reported()
                 _, new = await self.look(watcher, reported)

@@ -26,8 +26,9 @@ class BitaHubJobEventTrigger(EventTrigger):
     by ends of jobs, and submits one, would start itself. A job of a name given by the author of a DAG, `job_name`, is
     watched like any other.
 
-    All jobs are read in the platform's list, through the watcher that all deferred tasks share. A job that ends and is
-    removed between two looks is not noticed. The payload is:
+    All jobs are read in the platform's list (assumed), through the watcher that all deferred tasks share, and an end is
+    believed only if the job's own record says so, too. A job that ends and is removed between two looks is not noticed.
+    The payload is:
 
     .. code-block:: python
 

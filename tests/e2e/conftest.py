@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 DAGS = (
     *(LIFECYCLE, SCRIPTED, "nightly_check", "one_job", "both_ways", "gates", "endings", "again"),
     *("deployments", "short_deferrals", "python_function"),
-    *("watched", "newest", "each_version", "on_new_model", "saves"),
+    *("watched", "on_jobs", "newest", "each_version", "on_new_model", "saves"),
 )
 SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
     "scripted-train": {"dense-mnist-tf/saved_model.pb": "a model"},

@@ -9,26 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_bitahub.api.auth import BearerToken
+from airflow_bitahub.api.jobs import JobSpec, TaskRole, submit_job
 from airflow_bitahub.assets import BitaHubModel
+from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo import platform
 from airflow_bitahub.storage.manifest import MANIFEST
 from tests.e2e.conftest import SECONDS, wait_until
 
 if TYPE_CHECKING:
-    from airflow.sdk import Asset
-
     from tests.e2e.conftest import World
 
 pytestmark = pytest.mark.e2e
 MODEL = BitaHubModel("announced")
-BEGUN = f"Watching versions of model {MODEL.name}"  # in the triggerer's log
+WATCHED = f"versions of model {MODEL.name}"
+BEGUN = f"Watching {WATCHED}"  # in the triggerer's log
 PATH = platform.FOLDERS.model(MODEL.name)[0]
 
 
-def events(world: World, asset: Asset) -> list[dict[str, Any]]:
+def events(world: World, name: str) -> list[dict[str, Any]]:
     """Return the events of an asset, oldest first."""
-    found = world.airflow.call("GET", f"/assets/events?name_pattern={asset.name}&order_by=timestamp")["asset_events"]
-    return [event for event in found if event["name"] == asset.name]
+    found = world.airflow.call("GET", f"/assets/events?name_pattern={name}&order_by=timestamp")["asset_events"]
+    return [event for event in found if event["name"] == name]
 
 
 def runs(world: World, dag: str) -> list[dict[str, Any]]:
@@ -46,7 +48,7 @@ def test_versions_that_tasks_save_start_the_dags_that_wait_for_them(world: World
     ]
     by_version = {result["version"]: result["model_path"] for result in saved}
     assert {*by_version} >= {"a", "b", "c"}
-    announced = events(world, MODEL.asset)
+    announced = events(world, MODEL.asset.name)
     assert {event["extra"]["version"]: event["extra"]["path"] for event in announced} == by_version
     assert [event["source_task_id"] for event in announced] == tasks, "one event for each version"
     assert announced[0]["extra"]["metrics"] == {"accuracy": 0.9}
@@ -69,14 +71,13 @@ def test_versions_on_the_storage_are_reported_once_also_after_a_restart_of_the_t
     watched = MODEL.watched(1)
 
     def versions() -> list[str]:
-        return [event["extra"]["payload"]["version"] for event in events(world, watched)]
+        return [event["extra"]["payload"]["version"] for event in events(world, watched.name)]
 
-    before = {event["extra"]["version"] for event in events(world, MODEL.asset)}
-    wait_until(lambda: {*versions()} >= before, SECONDS)
+    wait_until(lambda: known(world, WATCHED), SECONDS)
     write(world, "elsewhere")
     wait_until(lambda: "elsewhere" in versions(), SECONDS)
     triggerer, log = world.airflow.processes["triggerer"], world.airflow.home / "triggerer.log"
-    wait_until(lambda: is_stored(world), SECONDS)
+    wait_until(lambda: known(world, WATCHED) == [len(versions_on_storage(world))], SECONDS)
     begun = log.read_text(errors="replace").count(BEGUN)
     triggerer.terminate()
     triggerer.wait(60)
@@ -84,8 +85,20 @@ def test_versions_on_the_storage_are_reported_once_also_after_a_restart_of_the_t
     world.airflow.start_component("triggerer")
     wait_until(lambda: "meanwhile" in versions(), SECONDS)
     assert log.read_text(errors="replace").count(BEGUN) > begun
-    assert sorted(versions()) == sorted({*before, "elsewhere", "meanwhile"})
+    assert sorted(versions()) == sorted({*versions()})
+    assert {"elsewhere", "meanwhile"} <= {*versions()} <= {*versions_on_storage(world)}
     assert runs(world, "watched")
+
+
+def test_a_job_that_ends_outside_airflow_starts_a_dag(world: World) -> None:
+    wait_until(lambda: known(world, "jobs outside"), SECONDS)
+    client = BitaHubClient(world.emulator.url, auth=BearerToken(world.emulator.token))
+    for name, command in (("outside-fails", "exit 1"), ("outside-well", "true")):
+        client.send(submit_job(JobSpec(job_name=name, task_roles=[TaskRole(image="python:3", command=command)])))
+    client.close()
+    wait_until(lambda: runs(world, "on_jobs"), SECONDS)
+    [event] = events(world, "jobs outside")
+    assert event["extra"]["payload"]["job_name"] == "outside-well"
 
 
 @pytest.mark.dag_runs("gate closes")
@@ -111,12 +124,11 @@ def versions_on_storage(world: World) -> list[str]:
     return [entry.name for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
-def is_stored(world: World) -> bool:
-    """Return whether Airflow's store has all versions, each of which takes eight characters."""
-    statement = "SELECT value FROM asset_state_store WHERE key LIKE '%model announced'"
+def known(world: World, watched: str) -> list[int]:
+    """Return how many things a watcher knows, each of which takes eight characters; nothing before its first look."""
+    statement = "SELECT value FROM asset_state_store WHERE key LIKE ?"
     with closing(sqlite3.connect(world.airflow.home / "airflow.db", timeout=60)) as database:
-        found = [json.loads(value) for (value,) in database.execute(statement)]
-    return [len(value) for value in found] == [8 * len(versions_on_storage(world))]
+        return [len(json.loads(value)) // 8 for (value,) in database.execute(statement, [f"%.{watched}%"])]
 
 
 def write(world: World, version: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, PartitionedAssetTimetable, chain, task
+from airflow.sdk import DAG, Asset, AssetWatcher, PartitionedAssetTimetable, chain, task
 
 from airflow_bitahub.assets import BitaHubModel
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.model import BitaHubSaveModelOperator
+from airflow_bitahub.triggers.job_event import BitaHubJobEventTrigger
 
 MODEL = BitaHubModel("announced")
 
@@ -43,4 +44,10 @@ with DAG(dag_id="each_version", schedule=PartitionedAssetTimetable(assets=MODEL.
 
 # Airflow starts a watcher when it reads the file of a DAG that is not paused.
 with DAG(dag_id="watched", schedule=MODEL.watched(poll_interval=1), is_paused_upon_creation=False):
+    EmptyOperator(task_id="empty")
+
+trigger = BitaHubJobEventTrigger("outside-*", statuses=["SUCCEEDED"], poll_interval=1)
+outside = Asset("jobs outside", watchers=[AssetWatcher(name="jobs", trigger=trigger)])
+
+with DAG(dag_id="on_jobs", schedule=outside, is_paused_upon_creation=False):
     EmptyOperator(task_id="empty")

@@ -21,7 +21,8 @@ class MarkdownDocstrings(griffe.Extension):
     def __init__(self) -> None:
         pages = (Path(__file__).parent / "en/reference").glob("*.md")
         found = [path for page in pages for path in _DIRECTIVE.findall(page.read_text("utf-8"))]
-        self._paths = {path.rpartition(".")[2]: path for path in found}
+        names = {path.rpartition(".")[2]: path for path in found}
+        self._paths = {name: path for name, path in names.items() if name[0].isupper()}  # modules have no heading
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite one docstring."""

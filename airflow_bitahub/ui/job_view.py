@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-
 from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import JobSpec, Mount
 from airflow_bitahub.api.platform import JobStatus
@@ -98,7 +96,7 @@ def _spec(body: dict[str, Any] | None) -> JobSpec | None:
     """Return a submission; None where it is not on record, or where `extra_body` made it something else."""
     try:
         return JobSpec.model_validate({name: value for name, value in (body or {}).items() if name in _FIELDS})
-    except ValidationError:
+    except ValueError:
         return None
 
 

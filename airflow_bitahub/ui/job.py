@@ -63,14 +63,7 @@ async def show_job_and_log(request: Request, task: RequestedTask, job: _Job = ""
 async def show_file(request: Request, task: RequestedTask, path: _FilePath, job: _Job = "") -> Response:
     """Show an output file on a page: text, JSON or a picture."""
     submission, file = await in_thread(_open_file, task, job, path)
-    values: dict[str, Any] = {
-        "job": submission,
-        "path": path,
-        "query": _query(task, job),
-        "problem": "",
-        "kind": "",
-        "text": "",
-    }
+    values: dict[str, Any] = {"job": submission, "path": path, "query": _query(task, job), "is_cut": False}
     if submission is None or file is None:
         return render(request, "error.html", 404, code=404)
     if isinstance(file, str):

@@ -9,7 +9,6 @@ from airflow.sdk._shared.secrets_masker import redact
 
 from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import get_job, read_job_log
-from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.exceptions import BitaHubError, NotFoundError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.pages.log_text import MAX_LINES, readable
@@ -66,19 +65,19 @@ def look_at_job(bitahub_conn_id: str, job_name: str, *, with_log: bool) -> Look:
     except Exception as error:  # Airflow's own errors are of many kinds
         return Look(problem="connection_problem", reason=masked(error))
     url = url if url.startswith(("http://", "https://")) else ""
-    with closing(hook.client) as client:
+    with closing(hook.client):
         try:
-            job = client.send(get_job(job_name))
+            job = hook.send(get_job(job_name))
         except NotFoundError:
             return Look(problem="job_gone", url=url)
         except BitaHubError as error:
             return Look(problem="not_reached", reason=masked(error), url=url)
-        return Look(job, url=url, log=_read_log(client, job_name) if with_log else None)
+        return Look(job, url=url, log=_read_log(hook, job_name) if with_log else None)
 
 
-def _read_log(client: BitaHubClient, job_name: str) -> Log:
+def _read_log(hook: BitaHubHook, job_name: str) -> Log:
     try:
-        text = client.send(read_job_log(job_name, tail_lines=MAX_LINES + 1))
+        text = hook.send(read_job_log(job_name, tail_lines=MAX_LINES + 1))
     except BitaHubError as error:
         return Log(problem=masked(error))
     return Log(*readable(masked(text)))

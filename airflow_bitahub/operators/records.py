@@ -82,7 +82,7 @@ def save_submission(context: Context, submission: Submission) -> None:
 
     Nothing but pages for people reads it, so a failure is only logged.
     """
-    from airflow.sdk.log import redact
+    from airflow.sdk._shared.secrets_masker import redact
 
     from airflow_bitahub.texts import shorten_all
 

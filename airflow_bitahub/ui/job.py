@@ -63,13 +63,20 @@ async def show_job_and_log(request: Request, task: RequestedTask, job: _Job = ""
 async def show_file(request: Request, task: RequestedTask, path: _FilePath, job: _Job = "") -> Response:
     """Show an output file on a page: text, JSON or a picture."""
     submission, file = await in_thread(_open_file, task, job, path)
-    values = {"job": submission, "path": path, "query": _query(task, job), "problem": "", "kind": "", "text": ""}
+    values: dict[str, Any] = {
+        "job": submission,
+        "path": path,
+        "query": _query(task, job),
+        "problem": "",
+        "kind": "",
+        "text": "",
+    }
     if submission is None or file is None:
         return render(request, "error.html", 404, code=404)
     if isinstance(file, str):
-        return render(request, "file.html", **{**values, "problem": file}, is_cut=False)
-    shown, is_cut = text_of(path, file.content) if file.kind is Kind.TEXT else ("", False)
-    return render(request, "file.html", **{**values, "kind": file.kind.value, "text": shown}, is_cut=is_cut)
+        return render(request, "file.html", **values, problem=file, kind="", text="")
+    shown, values["is_cut"] = text_of(path, file.content) if file.kind is Kind.TEXT else ("", False)
+    return render(request, "file.html", **values, problem="", kind=file.kind.value, text=shown)
 
 
 @router.get("/content", dependencies=[_SEES_TASK])

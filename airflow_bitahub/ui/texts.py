@@ -62,7 +62,7 @@ TEXTS: Texts = MappingProxyType(
         "on_platform": ("Open on the platform", "在平台上打开"),
         "earlier_job": ("This is an earlier job of the task.", "这是该任务较早的作业。"),
         "latest_job": ("Show the last one", "查看最新作业"),
-        "task_state": ("Airflow's state of the task", "Airflow 中的任务状态"),
+        "task_state": ("Task in Airflow", "Airflow 任务"),
         "attempt": ("Attempt", "尝试"),
         "connection": ("Connection", "连接"),
         "code_digest": ("Code (digest)", "代码（摘要）"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -76,7 +76,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with (
         running_browser() as browser,
         Emulator(root / "emulator") as emulator,
-        PatientAirflow(root / "airflow", Path(__file__).parent / "dags", port=free_port(), config=config) as airflow,
+        PatientAirflow(root / "airflow", Path(__file__).parent / "dags", port=free_port(), config=config) as started,
     ):
+        airflow = cast(PatientAirflow, started)
         airflow.set_connection(platform.connection(emulator))
         yield Site(airflow, emulator, browser)

@@ -145,7 +145,7 @@ def test_the_tab_of_a_task_and_the_keyboard(run: Run) -> None:
 
 
 def test_chinese_dark_narrow_and_without_a_script(run: Run) -> None:
-    settings = {"locale": "zh-CN", "color_scheme": "dark", "viewport": {"width": 340, "height": 700}}
+    settings: dict[str, Any] = {"locale": "zh-CN", "color_scheme": "dark", "viewport": {"width": 340, "height": 700}}
     queries = {task: urlencode(run.query(task)) for task in ("succeeds", "fails", "runs", "waits", "mapped", "other")}
     with run.site.open("bitahub/static/icon.svg", java_script_enabled=False, **settings) as page:
         for query in queries.values():
@@ -247,7 +247,8 @@ def test_what_is_missing_is_said_in_a_sentence(run: Run) -> None:
     secret = server_folder(site.emulator.storage, "/datasets/someone/secret")
     secret.mkdir(parents=True)
     (secret / "secret.txt").write_text("not for everyone")
-    for value in ("text", 5, [], {}, {"job_name": 5}, {**known, "output_path": None}):
+    strange: list[Any] = ["text", 5, [], {}, {"job_name": 5}, {**known, "output_path": None}]
+    for value in strange:
         assert "no BitaHub job on record" in record("other", value)
     assert "The job on record is not shown" in record("other", {**known, "job_name": "nightly-train"})
     # A task of no operator of ours has no connection, so nothing is asked for it.
@@ -265,7 +266,7 @@ def test_what_is_missing_is_said_in_a_sentence(run: Run) -> None:
         return run.text("succeeds")
 
     try:
-        unreachable = with_connection(port=free_port())
+        unreachable = with_connection(host=f"http://127.0.0.1:{free_port()}", port=None)
         assert "The platform could not be asked" in unreachable
         assert "3.0 s" in unreachable  # as the task's result says
         without = {name: value for name, value in extra.items() if name != "storage_uri"}

@@ -67,7 +67,7 @@ class StoredTask:
     result: dict[str, Any]
     arguments: dict[str, Any]
     conn_id: str
-    rollout: TaskRollout | None
+    rollout: TaskRollout | None = None
 
 
 def read_task(task: TaskKey) -> StoredTask | None:

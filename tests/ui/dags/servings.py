@@ -25,6 +25,7 @@ def deploy(task_id: str, model: int, *, expected: int = 7, **arguments: Any) -> 
         checks=[{"image_base64": PICTURE, "expected": expected}],
         metrics={"accuracy": 0.9 + model / 100, "<b>loss</b>": 0.123456},
         bake_seconds=1,
+        launch_timeout=30,  # half of it is how long an update in place may go unseen
         **arguments,
     )
 

@@ -242,11 +242,11 @@ def number_in(value: Any) -> float | int | None:
 def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float | int]:
     """Return the first numbers among metrics by their names, such as ``test.accuracy`` for one within ``test``."""
     found: dict[str, float | int] = {}
-    left: list[tuple[str, Any]] = list(reversed(metrics.items()))
+    left: list[tuple[str, Any]] = list(metrics.items())[::-1]
     while left and len(found) < _MOST_METRICS:
         name, value = left.pop()
         if hasattr(value, "items"):
-            left += [(f"{name}.{inner}", each) for inner, each in reversed(value.items())]
+            left += [(f"{name}.{inner}", each) for inner, each in list(value.items())[::-1]]
         elif (number := number_in(value)) is not None and len(name) <= _LONGEST_NAME:
             found[name] = number
     return found

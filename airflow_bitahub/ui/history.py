@@ -231,8 +231,16 @@ def _read_metrics(run: Run, task: Task, facts: Mapping[str, Any]) -> None:
 
 def _read_model(run: Run, task: Task, facts: Mapping[str, Any]) -> None:
     metrics = facts.get("metrics")
-    names = (_text(facts.get(name)) for name in ("model", "version", "model_path", "job_name"))
-    run.saved.append(SavedVersion(task, *names, numbers_in(metrics) if isinstance(metrics, Mapping) else {}))
+    run.saved.append(
+        SavedVersion(
+            task,
+            _text(facts.get("model")),
+            _text(facts.get("version")),
+            _text(facts.get("model_path")),
+            _text(facts.get("job_name")),
+            numbers_in(metrics) if isinstance(metrics, Mapping) else {},
+        )
+    )
 
 
 def _read_gate(run: Run, task: Task, facts: Mapping[str, Any]) -> None:

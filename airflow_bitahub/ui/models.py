@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.settings import TIMEZONE
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -200,11 +200,7 @@ def _sum(values: Any) -> float | None:
 
 
 def _label(run: Run) -> str:
-    return f"{_local(run.run_after):%m-%d %H:%M}"
-
-
-def _local(moment: datetime) -> datetime:
-    return moment.astimezone()
+    return f"{run.run_after.astimezone(TIMEZONE):%m-%d %H:%M}"
 
 
 # Tables --------------------------------------------------------------------------------------------------------

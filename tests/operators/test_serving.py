@@ -29,6 +29,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.operators.records import DEPLOYMENT_FACTS
 from airflow_bitahub.procedures.deployments import candidate_name
 from tests.conftest import IMAGE, TASK_URL, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
 from tests.operators.rollouts import Service, defer, deploy, finish, new_service, quick, trigger_of
@@ -80,6 +81,7 @@ def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run
         "away_seconds": 0.0,
     }
     assert ask(result["url"]) == "v1"
+    assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "deployed"
     assert task_run.xcoms["bitahub_serving_url"].endswith(f"/console/servings/inference/{service.name}")
     asset = BitaHubServing(service.name).asset
     assert operator.outlets == [asset]
@@ -153,16 +155,15 @@ def test_platform_without_updates_in_place_gets_a_new_serving(
     ],
 )
 def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
-    arguments: dict[str, Any], kind: type[Exception], says: str, served: Service
+    arguments: dict[str, Any], kind: type[Exception], says: str, served: Service, task_run: TaskRun
 ) -> None:
     untouched = served.record
     with pytest.raises(kind, match=says) as caught:
-        deploy(served, "v2", **{"commands": ["echo loading the model", START], **arguments}).execute(
-            TaskRun().context()
-        )
+        deploy(served, "v2", **{"commands": ["echo loading the model", START], **arguments}).execute(task_run.context())
     assert served.record == untouched
     served.until_serves("v1")
     if "model" not in arguments:  # which the platform refuses
+        assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "failed"
         for text in (model_path("v2"), f"({model_path('v1')}) was not touched", "loading the model"):
             assert text in str(caught.value)
 
@@ -172,10 +173,11 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
     "arguments", [{"checks": [WRONG]}, {"commands": "echo dear me; exit 3"}], ids=["wrong", "ends"]
 )
 def test_version_that_fails_under_the_public_name_gives_it_back(
-    arguments: dict[str, Any], strategy: str, served: Service
+    arguments: dict[str, Any], strategy: str, served: Service, task_run: TaskRun
 ) -> None:
     with pytest.raises((ServingFailedError, AirflowFailException), match="serves again; no version answered") as caught:
-        deploy(served, "v2", strategy=strategy, **arguments).execute(TaskRun().context())
+        deploy(served, "v2", strategy=strategy, **arguments).execute(task_run.context())
+    assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "restored"
     served.until_serves("v1")
     assert model_path("v2") in str(caught.value)
     assert "commands" not in arguments or "dear me" in str(caught.value)

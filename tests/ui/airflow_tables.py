@@ -16,6 +16,7 @@ from airflow.models.base import Base
 from airflow.models.dagrun import DagRun
 from airflow.models.variable import Variable
 from airflow.models.xcom import XComModel
+from airflow.utils.state import DagRunState
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
@@ -44,7 +45,9 @@ class Tables:
             yield
         self.engine.dispose()
 
-    def add_run(self, facts: Mapping[Any, Any] = {}, *, dag_id: str = "mnist", state: str = "success") -> str:
+    def add_run(
+        self, facts: Mapping[Any, Any] = {}, *, dag_id: str = "mnist", state: DagRunState = DagRunState.SUCCESS
+    ) -> str:
         """Add a run, a day after the one before, and return its id.
 
         :param facts: XComs by task and key, or by task, map index and key
@@ -55,7 +58,7 @@ class Tables:
         run = DagRun(
             dag_id=dag_id, run_id=run_id, run_after=after, logical_date=after, state=state, run_type="scheduled"
         )
-        run.start_date, run.end_date = after, None if state == "running" else after + timedelta(minutes=20)
+        run.start_date, run.end_date = after, None if state is DagRunState.RUNNING else after + timedelta(minutes=20)
         with self.session() as session:
             session.add(run)
             session.flush()

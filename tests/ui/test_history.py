@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.utils.state import DagRunState
 from sqlalchemy import event
 
 from airflow_bitahub.emulator.scripts import ScriptedJob
@@ -68,7 +69,7 @@ def test_a_run_says_what_its_tasks_said(tables: Tables) -> None:
         }
     )
     tables.add_run(dag_id="another")
-    tables.add_run(state="running")
+    tables.add_run(state=DagRunState.RUNNING)
     first, second = read_history("mnist").runs
     assert (first.state, second.state, second.ended) == ("success", "running", None)
     [job] = first.jobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pytest
@@ -77,7 +77,7 @@ def test_the_tab_shows_metrics_gates_versions_and_what_serves(site: Site, runs: 
     ],
     ids=["light", "dark", "narrow", "Chinese"],
 )
-def test_the_page_fits_every_reader(settings: dict[str, object], heading: str, site: Site, runs: list[str]) -> None:  # noqa: ARG001
+def test_the_page_fits_every_reader(settings: dict[str, Any], heading: str, site: Site, runs: list[str]) -> None:  # noqa: ARG001
     with site.open("bitahub/models?dag_id=lifecycle", **settings) as page:
         page.get_by_role("heading", name=heading).wait_for()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

@@ -159,7 +159,7 @@ def test_a_chinese_page_has_the_same_code_headings_and_diagrams_as_the_english_o
 
 
 def without_code(text: str) -> str:
-    return re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(r"^( *)```.*?^\1```$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def test_the_readmes_are_short_and_say_the_same() -> None:

@@ -72,6 +72,8 @@ class JobRecord:
     :param detached: the job may outlive its task
     :param code_digest: the digest of the code that the operator's `code` was when the generation began; "": it has none
     :param bundle_version: the version of the DAG's bundle that submitted the job; "": it has none
+    :param accelerators: the number of accelerators that it has, over all replicas
+    :param counted: its end is in Airflow's metrics, see `metrics`
     """
 
     job_name: str
@@ -88,6 +90,8 @@ class JobRecord:
     detached: bool = False
     code_digest: str = ""
     bundle_version: str = ""
+    accelerators: int = 0
+    counted: bool = False
 
     @property
     def version(self) -> str:

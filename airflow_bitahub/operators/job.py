@@ -352,6 +352,9 @@ class BitaHubJobOperator(JobLifecycle):
         """Look inputs up, and put the code where the job finds it. Return the record with the code's digest."""
         record = replace(record, code_digest="") if self._code is None else self._code.pin(record)
         spec = self.spec(record)
+        accelerators = sum(
+            role.task_number * role.acc_device.requests for role in spec.task_roles if role.acc_device is not None
+        )
         if self.preflight:
             from airflow_bitahub.operators import preflight
 
@@ -359,7 +362,7 @@ class BitaHubJobOperator(JobLifecycle):
             preflight.look(self.hook, replicas, self.inputs())
         if self._code is not None:
             self._code.deliver()
-        return record
+        return replace(record, accelerators=accelerators)
 
     @cached_property
     def _code(self) -> JobCode | None:

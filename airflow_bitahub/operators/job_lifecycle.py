@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_bitahub import metrics
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
@@ -26,7 +29,7 @@ from airflow_bitahub.operators.records import load_job_record, load_marker, save
 from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject, log_late_start
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airflow.sdk import Context
 
@@ -59,6 +62,7 @@ class JobLifecycle(ResourceLifecycle):
 
     _record: JobRecord | None = None
     _last_seen: Job | None = None
+    _has_timed_out = False
 
     @abstractmethod
     def output_root(self) -> str:
@@ -94,6 +98,7 @@ class JobLifecycle(ResourceLifecycle):
                     spec_for=self.spec,
                     save=self._save_unless_abandoned,
                     prepare=self.prepare,
+                    on_end=self._count_end,
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
                     unreachable_timeout=self.unreachable_timeout,
@@ -102,6 +107,9 @@ class JobLifecycle(ResourceLifecycle):
             )
             context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
             self._log_change(job)
+            is_new = earlier is None or earlier.job_name != job.name
+            if earlier is not None and earlier.confirmed and not is_new:
+                metrics.count(metrics.JOB_ADOPTED, self._tags)
             if not self.wait_for_completion:
                 return self.result(job, record)
             waits_since = time.monotonic()
@@ -109,7 +117,7 @@ class JobLifecycle(ResourceLifecycle):
                 job.name,
                 poll_interval=self.poll_interval,
                 known=job,
-                is_new=earlier is None or earlier.job_name != job.name,
+                is_new=is_new,
                 defer_after=self.defer_after if self.deferrable else None,
                 queue_deadline=self._queue_deadline(),  # Airflow itself enforces execution_timeout on a worker
                 unreachable_timeout=self.unreachable_timeout,
@@ -145,11 +153,26 @@ class JobLifecycle(ResourceLifecycle):
                 self._save(replace(record, stopped=True))
             # The submission itself may have been interrupted, and its job may appear later.
             ending = end_job(record.job_name, wait=False, may_appear=not record.confirmed, timeout=KILL_BUDGET)
-            self.hook.new_client().run(ending)
+            job = self.hook.new_client().run(ending)
+            self._count_stop(job, record)
 
         self.stop_if_abandoned(self._context, stop)
 
     # Settling and stopping, see the base class -----------------------------------------------------------------
+
+    @contextmanager
+    def settling(self, context: Context) -> Iterator[None]:
+        """Do what the base class does, and count a job that the platform has lost."""
+        with super().settling(context):
+            try:
+                yield
+            except JobLostError:
+                if self._record is not None:
+                    self._count("lost", self._record)
+                raise
+            except (JobTimeoutError, AirflowTaskTimeout):
+                self._has_timed_out = True
+                raise
 
     @property
     def subject(self) -> str:
@@ -201,6 +224,7 @@ class JobLifecycle(ResourceLifecycle):
             self._save(replace(record, stopped=True))
         ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
         job = self.hook.new_client().run(ending)
+        self._count_stop(job, record)
         return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
 
     def result_if_finished(self) -> tuple[Any] | None:
@@ -286,6 +310,7 @@ class JobLifecycle(ResourceLifecycle):
     def _conclude(self, job: Job, record: JobRecord) -> Any:
         """Return the result of a job that succeeded; raise the error for any other end."""
         self._last_seen = job
+        self._count_end(job, record)
         if job.status.is_successful:
             return self.result(job, record)
         raise job_error(job, self._log_tail(job.name), may_resubmit=record.stopped or self.resubmit_stopped)
@@ -301,10 +326,39 @@ class JobLifecycle(ResourceLifecycle):
 
     def _save_unless_abandoned(self, record: JobRecord) -> None:
         self.raise_if_abandoned()
+        known = self._record
         self._save(record)
+        if record.confirmed and not (known and known.confirmed and known.job_name == record.job_name):
+            metrics.count(metrics.JOB_SUBMITTED, self._tags)
 
     def _save(self, record: JobRecord) -> None:
         if self._context is not None:
             detached = not (self.wait_for_completion and self.cancel_on_kill)
             self._record = replace(record, detached=detached)
             save_job_record(self._context, self._record)
+
+    # Metrics ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _tags(self) -> metrics.Tags:
+        return metrics.task_tags(self._context["ti"] if self._context else None)
+
+    def _count_end(self, job: Job, record: JobRecord) -> None:
+        self._count(metrics.end_of(job), record, job)
+
+    def _count_stop(self, job: Job | None, record: JobRecord) -> None:
+        """Count a job that this task has asked to stop, which may have ended by itself; None: there is no such job."""
+        if job is not None:
+            end = metrics.end_of(job) if job.status.is_terminal else "stopped"
+            self._count("timed_out" if self._has_timed_out and end == "stopped" else end, record, job)
+
+    def _count(self, end: str, record: JobRecord, job: Job | None = None) -> None:
+        """Count the end of a job, once, whatever happens to the later tries."""
+        known = self._record if self._record and self._record.job_name == record.job_name else record
+        if not metrics.are_on() or known.counted:
+            return
+        with suppress(Exception):  # such as that of a task that was cleared meanwhile, which stores nothing any more
+            self._save(replace(known, counted=True))
+        metrics.count(metrics.JOB_ENDED + end, self._tags)
+        if job is not None:
+            metrics.record_job_time(job, record.accelerators, self._tags)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
+from airflow_bitahub import metrics
 from airflow_bitahub.api.protocol import Sleep
 from airflow_bitahub.exceptions import (
     BitaHubError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving
     from airflow_bitahub.exceptions import JobTimeoutError
     from airflow_bitahub.procedures.checks import AnswerCheck, SampleCheck
-    from airflow_bitahub.procedures.deployments import Deployment, Owner
+    from airflow_bitahub.procedures.deployments import Deployment, Owner, RolloutEnd
     from airflow_bitahub.procedures.plan import Deployed, Plan, Waiting
     from airflow_bitahub.procedures.site import Site
     from airflow_bitahub.triggers.events import ServingEvent
@@ -301,7 +302,10 @@ class RolloutOperator(ResourceLifecycle):
         from airflow_bitahub.procedures.site import Site
 
         records = VariableRecords(self.hook, self.serving_name, self.version)
-        return Site(self.serving_name, self.version, records, self.log.info)
+        return Site(self.serving_name, self.version, records, self.log.info, on_end=self._count_end)
+
+    def _count_end(self, end: RolloutEnd) -> None:
+        metrics.count(metrics.ROLLOUT + end, metrics.task_tags(self._context["ti"] if self._context else None))
 
     @property
     def can_update(self) -> bool:

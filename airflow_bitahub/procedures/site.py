@@ -34,6 +34,7 @@ from airflow_bitahub.procedures.deployments import (
     Owner,
     Records,
     Rollout,
+    RolloutEnd,
     candidate_name,
     is_created_since,
     is_same_time,
@@ -107,6 +108,7 @@ class Site:
     :param timeout: seconds for which a removal may take
     :param may_recreate: False: there is no time to create a serving again after its removal, so none is removed for it
     :param on_save: called before anything is stored and before anything is created
+    :param on_end: called when a replacement has ended and that is on record
     :ivar record: the record as last read or stored
     :ivar lost_at: when another task created a serving of the name that this one wanted to create
     """
@@ -119,6 +121,7 @@ class Site:
     timeout: float = 120
     may_recreate: bool = True
     on_save: Callable[[], None] = lambda: None
+    on_end: Callable[[RolloutEnd], None] = lambda end: None  # noqa: ARG005
     record: Deployment = field(default_factory=Deployment)
     lost_at: float | None = None
 
@@ -137,6 +140,11 @@ class Site:
             raise self._overtaken()
         self.records.save(record)
         self.record = record
+
+    def end(self, end: RolloutEnd, record: Deployment) -> None:
+        """Store the record without the replacement that was under way, which has ended like this."""
+        self.save(replace(record, rollout=None))
+        self.on_end(end)
 
     def _overtaken(self) -> ServingOvertakenError:
         return ServingOvertakenError(

@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(PYTHON) -m pytest -n auto
 CHAOS_TEST := tests/e2e/test_chaos.py
 # The tests of these parts import Airflow, which takes each process seconds.
-AIRFLOW_TESTS := dags decorators doctor e2e hooks operators sensors triggers \
+AIRFLOW_TESTS := dags decorators doctor e2e hooks operators sensors triggers ui \
 	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 

@@ -13,6 +13,7 @@ from typing import Any
 
 MESSAGE_LIMIT = 12_000  # characters of an error's text: enough for the last lines of a job's log
 TEXT_LIMIT = 1_000  # characters of one text from outside, such as a message of the platform
+_JSON_TEXT_LIMIT = 4_000  # characters of one text in a JSON value
 
 # What UTF-8 cannot encode, and what PostgreSQL cannot store; JSON can write both as escapes.
 _UNSTORABLE = re.compile("[\ud800-\udfff\0]")
@@ -28,6 +29,15 @@ def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
         half = limit // 2
         text = f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
     return make_storable(text)
+
+
+def shorten_all(value: Any) -> Any:
+    """Return a JSON value whose texts have been shortened."""
+    if isinstance(value, dict):
+        return {shorten(name): shorten_all(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [shorten_all(each) for each in value]
+    return shorten(value, _JSON_TEXT_LIMIT) if isinstance(value, str) else value
 
 
 def make_storable(text: str) -> str:

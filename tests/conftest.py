@@ -45,9 +45,10 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
 # The tests of each group share something expensive, such as an Airflow or what they import, so they run in one process:
-# those in tests/e2e, and those of some files. The slowest group is first.
+# those in tests/e2e and tests/ui, and those of some files. The slowest group is first.
 SLOW_GROUPS = (
     "e2e",
+    "ui",
     "test_chaos",
     "test_dense_mnist_tf",
     "test_python_3_8",
@@ -114,7 +115,7 @@ def pytest_collection_finish() -> None:
 def slow_group(nodeid: str) -> str:
     """Return a test's group, one of `SLOW_GROUPS`; "" for a test that can run in any process."""
     file = PurePosixPath(nodeid.partition("::")[0])
-    return file.stem if file.stem in SLOW_GROUPS else "e2e" if "e2e" in file.parts else ""
+    return next((part for part in (file.stem, *file.parts[:-1]) if part in SLOW_GROUPS), "")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -117,8 +118,25 @@ class JobSpec(StrictModel):
     @property
     def mounts(self) -> list[Mount]:
         """All folders that the job sees."""
-        single = [mount for mount in (self.code, self.output) if mount is not None]
-        return [*single, *self.datasets, *(self.models or [])]
+        return [mount for _, mount in self.named_mounts]
+
+    @property
+    def named_mounts(self) -> list[tuple[str, Mount]]:
+        """All folders that the job sees, each with what it is: ``code``, ``dataset``, ``model`` or ``output``."""
+        return [
+            *((name, mount) for name, mount in (("code", self.code), ("output", self.output)) if mount is not None),
+            *(("dataset", mount) for mount in self.datasets),
+            *(("model", mount) for mount in self.models or ()),
+        ]
+
+    @property
+    def accelerators(self) -> Counter[str]:
+        """The number of devices by type, of all replicas together."""
+        found = Counter[str]()
+        for role in self.task_roles:
+            if role.acc_device is not None:
+                found[role.acc_device.device_type] += role.acc_device.requests * role.task_number
+        return found
 
 
 def submit_job(spec: JobSpec, extra_body: Mapping[str, Any] | None = None) -> Call[None]:

@@ -25,7 +25,13 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
 from airflow_bitahub.operators.failures import job_error
-from airflow_bitahub.operators.records import load_job_record, load_marker, save_job_record
+from airflow_bitahub.operators.records import (
+    Submission,
+    load_job_record,
+    load_marker,
+    save_job_record,
+    save_submission,
+)
 from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject, log_late_start
 
 if TYPE_CHECKING:
@@ -63,6 +69,7 @@ class JobLifecycle(ResourceLifecycle):
     _record: JobRecord | None = None
     _last_seen: Job | None = None
     _has_timed_out = False
+    _sent: JobSpec | None = None
 
     @abstractmethod
     def output_root(self) -> str:
@@ -95,7 +102,7 @@ class JobLifecycle(ResourceLifecycle):
                 ensure_job(
                     self._identity(context),
                     self._record,
-                    spec_for=self.spec,
+                    spec_for=self._spec_to_send,
                     save=self._save_unless_abandoned,
                     prepare=self.prepare,
                     on_end=self._count_end,
@@ -324,12 +331,28 @@ class JobLifecycle(ResourceLifecycle):
             return ""  # the platform may have no such call, and the job's end matters more
         return f" Its last lines:\n{text}" if text else ""
 
+    def _spec_to_send(self, record: JobRecord) -> JobSpec:
+        self._sent = self.spec(record)
+        return self._sent
+
     def _save_unless_abandoned(self, record: JobRecord) -> None:
         self.raise_if_abandoned()
         known = self._record
+        is_new = known is None or known.job_name != record.job_name
         self._save(record)
-        if record.confirmed and not (known and known.confirmed and known.job_name == record.job_name):
+        if record.confirmed and (is_new or known is None or not known.confirmed):
             metrics.count(metrics.JOB_SUBMITTED, self._tags)
+        if is_new and self._context is not None and self._sent is not None:
+            submission = Submission(
+                job_name=record.job_name,
+                output_path=record.output_path,
+                attempt=record.attempt,
+                try_number=self._context["ti"].try_number,
+                time=time.time(),
+                bitahub_conn_id=self.bitahub_conn_id,
+                body={**self._sent.body(), **(self.extra_body or {})},
+            )
+            save_submission(self._context, submission)
 
     def _save(self, record: JobRecord) -> None:
         if self._context is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Variable
@@ -24,6 +24,8 @@ R = TypeVar("R", bound="DataclassInstance")
 log = logging.getLogger(__name__)
 
 JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
+SUBMISSIONS_KEY = "bitahub_submissions"
+_MAX_SUBMISSIONS = 20  # that are kept for each task instance
 _CODE_KEY = "bitahub_code"  # likewise
 _AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
@@ -48,7 +50,7 @@ def load_job_record(context: Context) -> JobRecord | None:
     """Return the job record of a task instance; None before its first submission."""
     from airflow_bitahub.identity import JobRecord
 
-    return read_record(JobRecord, context["task_state_store"].get(JOB_RECORD_KEY))
+    return read_record(JobRecord, _load(context, JOB_RECORD_KEY))
 
 
 def save_job_record(context: Context, record: JobRecord) -> None:
@@ -56,9 +58,55 @@ def save_job_record(context: Context, record: JobRecord) -> None:
     _save(context, JOB_RECORD_KEY, asdict(record))
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What a task instance submitted, for people who look at it.
+
+    :param try_number: the task's try that submitted it
+    :param time: seconds since the epoch
+    :param body: what was sent, without its secrets; None where a later submission is kept
+    """
+
+    job_name: str
+    output_path: str
+    attempt: int
+    try_number: int
+    time: float
+    bitahub_conn_id: str
+    body: dict[str, Any] | None = None
+
+
+def save_submission(context: Context, submission: Submission) -> None:
+    """Store what a task instance submits, after its earlier submissions. Airflow's masker removes the secrets.
+
+    Nothing but pages for people reads it, so a failure is only logged.
+    """
+    from airflow.sdk.log import redact
+
+    from airflow_bitahub.texts import shorten_all
+
+    try:
+        body = shorten_all(redact(submission.body, max_depth=20))
+        earlier = [{**asdict(each), "body": None} for each in read_submissions(_load(context, SUBMISSIONS_KEY))]
+        kept = [*earlier, asdict(replace(submission, body=body))][-_MAX_SUBMISSIONS:]
+        _save(context, SUBMISSIONS_KEY, {"submissions": kept})
+    except Exception as error:
+        log.warning("What was submitted could not be stored for the page of the job: %s", error)
+
+
+def read_submissions(value: Any) -> list[Submission]:
+    """Return the stored submissions of a task instance, the last one last.
+
+    :raises ConfigurationError: the value is something else
+    """
+    found = value.get("submissions") if isinstance(value, dict) else None
+    records = (read_record(Submission, each) for each in (found if isinstance(found, list) else ()))
+    return [each for each in records if each is not None]
+
+
 def load_code(context: Context, digest: str) -> str:
     """Return the packed code that a task instance has stored; "" where it has none of this digest."""
-    stored = context["task_state_store"].get(_CODE_KEY)
+    stored = _load(context, _CODE_KEY)
     if not isinstance(stored, dict) or stored.get("digest") != digest:
         return ""
     return str(stored.get("archive", ""))
@@ -85,7 +133,7 @@ class AwaitedServing:
 
 def load_awaited_serving(context: Context) -> AwaitedServing | None:
     """Return the serving that a task instance waits for; None where it has not begun to, or was cleared since."""
-    awaited = read_record(AwaitedServing, context["task_state_store"].get(_AWAITED_SERVING_KEY))
+    awaited = read_record(AwaitedServing, _load(context, _AWAITED_SERVING_KEY))
     return awaited if awaited is not None and awaited.max_tries == context["ti"].max_tries else None
 
 
@@ -129,6 +177,10 @@ def markers_in(keys: Iterable[str]) -> set[str]:
 
 def _markers() -> set[str]:
     return markers_in(Variable.keys(prefix=MARKER_KEY))
+
+
+def _load(context: Context, key: str) -> Any:
+    return context["task_state_store"].get(key)
 
 
 def _save(context: Context, key: str, value: dict[str, Any]) -> None:

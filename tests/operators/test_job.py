@@ -37,6 +37,7 @@ from airflow_bitahub.identity import marker_in
 from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.failures import EVICTION_DELAY
 from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.operators.records import read_submissions
 from airflow_bitahub.triggers.job import BitaHubJobTrigger
 from tests.conftest import (
     IMAGE,
@@ -332,9 +333,9 @@ def test_retry_adopts_the_job_that_succeeded_meanwhile(task_run: TaskRun, submit
     ("dies_at", "keeps_it", "were_there"),
     [
         pytest.param(1, False, 0, id="before the name is written down"),
-        pytest.param(1, True, 0, id="between the record and the submission"),
-        pytest.param(2, False, 1, id="between the submission and its confirmation"),
-        pytest.param(2, True, 1, id="after the confirmation"),
+        pytest.param(2, True, 0, id="between the record and the submission"),
+        pytest.param(3, False, 1, id="between the submission and its confirmation"),
+        pytest.param(3, True, 1, id="after the confirmation"),
     ],
 )
 def test_worker_killed_at_any_instant_leaves_one_job(
@@ -350,6 +351,25 @@ def test_worker_killed_at_any_instant_leaves_one_job(
     assert result is not None
     assert result["job_name"] == submitted.only.key.name
     assert result["job_name"].endswith("-1")
+
+
+def test_what_was_submitted_is_kept_for_people_without_its_secrets(task_run: TaskRun, submitted: Submitted) -> None:
+    arguments = {
+        "command": f"exit 3 # {'x' * 9000}",
+        "extra_body": {"capabilities": [{"api_token": "abc", "team": "vision"}]},
+    }
+    for _ in range(2):
+        with pytest.raises(JobFailedError):
+            job(**arguments).execute(task_run.context())
+        task_run.retry()
+    first, second = read_submissions(task_run.store["bitahub_submissions"])
+    assert [first.job_name, second.job_name] == [each.key.name for each in submitted()]
+    assert (first.attempt, second.attempt, second.try_number) == (1, 2, 2)
+    assert first.body is None
+    assert second.body is not None
+    assert second.body["capabilities"] == [{"api_token": "***", "team": "vision"}]
+    assert "characters left out" in second.body["taskRoles"][0]["command"]
+    assert JobSpec.model_validate(second.body).job_name == second.job_name
 
 
 def test_failed_job_is_told_with_its_exit_code_and_its_last_words(task_run: TaskRun, submitted: Submitted) -> None:

@@ -16,12 +16,9 @@ from airflow_bitahub.emulator.console.access import ROOT, STATIC, ConsoleAccess,
 from airflow_bitahub.emulator.console.pages import FOLDER, ConsoleContext, render
 from airflow_bitahub.emulator.origins import Origins
 from airflow_bitahub.emulator.state.errors import InvalidRequest, NotFound
+from airflow_bitahub.pages.rendering import static_file
 
-_FILES = {
-    "console.css": "text/css; charset=utf-8",
-    "console.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
+_SCRIPT = FOLDER / "static" / "console.js"
 
 
 class Console:
@@ -66,9 +63,11 @@ async def _start(_: Request) -> Response:
 
 async def _send_static(request: Request) -> Response:
     name = request.path_params["name"]
-    if name not in _FILES:
+    found = static_file(name, _SCRIPT)
+    if found is None:
         raise NotFound(f"there is no file {name!r}")
-    return FileResponse(FOLDER / "static" / name, media_type=_FILES[name], headers={"Cache-Control": "no-cache"})
+    file, media_type = found
+    return FileResponse(file, media_type=media_type, headers={"Cache-Control": "no-cache"})
 
 
 async def _show_error(request: Request, error: Exception) -> Response:

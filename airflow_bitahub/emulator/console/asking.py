@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from airflow_bitahub.emulator.console.hiding import HIDDEN
 from airflow_bitahub.emulator.state.serving_records import StoredServing
+from airflow_bitahub.pages.hiding import HIDDEN
 
 _PATH = "/image"  # where the programs of the platform's document take pictures
 _SECONDS = 60

@@ -9,40 +9,20 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from enum import Enum
 from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 from airflow_bitahub.emulator.mounts.handles import open_without_links
 from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
 from airflow_bitahub.emulator.state.errors import InvalidRequest, NotFound
+from airflow_bitahub.pages.file_kinds import HEAD, MAX_TEXT_BYTES, Kind, file_kind
 
 _MAX_ENTRIES = 300
 _MAX_SCANNED = 3000  # entries that are looked at for one page
 _MAX_DEPTH = 6
-_MAX_TEXT_BYTES = 200_000
-_MAX_PICTURE_BYTES = 16 << 20
-_HEAD = 4096  # bytes by which the kind of a file is found
 _CHUNK = 1 << 18
-_BYTES = "application/octet-stream"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe must not make the emulator wait
-# Pictures by their first bytes. SVG is none of them: it may hold a script.
-_PICTURES = {
-    b"\x89PNG\r\n\x1a\n": "image/png",
-    b"\xff\xd8\xff": "image/jpeg",
-    b"GIF87a": "image/gif",
-    b"GIF89a": "image/gif",
-}
-_MARKUP = (".html", ".htm", ".xhtml", ".xht", ".shtml", ".svg", ".svgz", ".xml", ".mht", ".mhtml")
-
-
-class Kind(str, Enum):
-    """How a file is shown."""
-
-    TEXT = "text"
-    PICTURE = "picture"
-    DOWNLOAD = "download"
 
 
 class Entry(NamedTuple):
@@ -156,16 +136,8 @@ def _opened(name: str, above: int) -> Iterator[int]:
 
 
 def kind_of(path: str, file: BinaryIO) -> tuple[Kind, str]:
-    """Return how a file is shown, and its media type. Markup is downloaded, as a browser could run what is in it."""
-    head = os.pread(file.fileno(), _HEAD, 0)
-    if path.lower().endswith(_MARKUP):
-        return Kind.DOWNLOAD, _BYTES
-    picture = next((media_type for beginning, media_type in _PICTURES.items() if head.startswith(beginning)), None)
-    if picture is None and head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        picture = "image/webp"
-    if picture is not None:
-        return (Kind.PICTURE, picture) if size_of(file) <= _MAX_PICTURE_BYTES else (Kind.DOWNLOAD, _BYTES)
-    return (Kind.TEXT, "text/plain") if _is_text(head) else (Kind.DOWNLOAD, _BYTES)
+    """Return how a file is shown, and its media type."""
+    return file_kind(path, os.pread(file.fileno(), HEAD, 0), size_of(file))
 
 
 def size_of(file: BinaryIO) -> int:
@@ -173,20 +145,10 @@ def size_of(file: BinaryIO) -> int:
     return os.fstat(file.fileno()).st_size
 
 
-def _is_text(head: bytes) -> bool:
-    if b"\0" in head:
-        return False
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        return len(head) == _HEAD and error.start >= _HEAD - 3  # the end of `head` cuts a character
-    return True
-
-
 def read_text(file: BinaryIO) -> tuple[str, bool]:
     """Return the beginning of a file, and whether there is more."""
-    content = os.pread(file.fileno(), _MAX_TEXT_BYTES + 1, 0)
-    return content[:_MAX_TEXT_BYTES].decode("utf-8", "replace"), len(content) > _MAX_TEXT_BYTES
+    content = os.pread(file.fileno(), MAX_TEXT_BYTES + 1, 0)
+    return content[:MAX_TEXT_BYTES].decode("utf-8", "replace"), len(content) > MAX_TEXT_BYTES
 
 
 def stream(file: BinaryIO, size: int) -> Iterator[bytes]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from airflow_bitahub.api.jobs import JobSpec
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.emulator.console.access import ROOT
-from airflow_bitahub.emulator.console.files import Entry, Folder, Kind, kind_of, read_text, size_of, stream
-from airflow_bitahub.emulator.console.hiding import hide_secrets
+from airflow_bitahub.emulator.console.files import Entry, Folder, kind_of, read_text, size_of, stream
 from airflow_bitahub.emulator.console.logs import readable_tail
 from airflow_bitahub.emulator.console.pages import context_of, render
-from airflow_bitahub.emulator.console.timeline import timeline
+from airflow_bitahub.emulator.console.timeline import job_timeline
 from airflow_bitahub.emulator.state.errors import InvalidRequest, NotFound
 from airflow_bitahub.emulator.state.records import JobKey, LedgerEntry, StoredJob
+from airflow_bitahub.pages.file_kinds import Kind, attachment, file_headers, indented
+from airflow_bitahub.pages.hiding import hide_secrets
 
 _PAGE = 50  # jobs
 _MAX_REQUESTS = 200
@@ -70,9 +70,9 @@ def show_job(request: Request) -> Response:
         job=job,
         entry=entry,
         is_live=not job.status.is_terminal,
-        timeline=timeline(job, entry.requests, context.state.now()),
-        accelerators=_accelerators(job.spec),
-        mounts=_mounts(job.spec),
+        timeline=job_timeline(job, entry.requests, context.state.now()),
+        accelerators=job.spec.accelerators,
+        mounts=job.spec.named_mounts,
         submission=json.dumps(hide_secrets(job.spec.body()), indent=2, ensure_ascii=False),
         log=text,
         log_is_cut=is_cut,
@@ -93,9 +93,7 @@ def download_log(request: Request) -> Response:
         raise NotFound("there is no log") from None
     with log:
         content = log.read(_MAX_LOG_BYTES)
-    return Response(
-        content, media_type="text/plain; charset=utf-8", headers=_attachment(f"{entry.record.key.name}.log")
-    )
+    return Response(content, media_type="text/plain; charset=utf-8", headers=attachment(f"{entry.record.key.name}.log"))
 
 
 def view_file(request: Request) -> Response:
@@ -105,7 +103,7 @@ def view_file(request: Request) -> Response:
         kind, _ = kind_of(path, file)
         text, is_cut = read_text(file) if kind is Kind.TEXT else ("", False)
     if path.lower().endswith(".json") and not is_cut:
-        text = _indented(text)
+        text = indented(text)
     return render(request, "file.html", job=entry.record, file=path, kind=kind.value, text=text, is_cut=is_cut)
 
 
@@ -116,10 +114,8 @@ def send_file(request: Request) -> Response:
         file = folder.open(path)
     kind, media_type = kind_of(path, file)
     size = size_of(file)
-    headers = {"Content-Length": str(size), "Content-Security-Policy": "default-src 'none'; sandbox"}
-    if kind is not Kind.PICTURE or "save" in request.query_params:
-        media_type, headers = "application/octet-stream", headers | _attachment(path.rpartition("/")[2])
-    return StreamingResponse(stream(file, size), media_type=media_type, headers=headers)
+    headers = file_headers(path, kind, media_type, save="save" in request.query_params)
+    return StreamingResponse(stream(file, size), headers={**headers, "Content-Length": str(size)})
 
 
 def _entry(request: Request) -> LedgerEntry:
@@ -140,37 +136,6 @@ def _files(request: Request, job: StoredJob) -> tuple[list[Entry], bool]:
             return folder.entries()
     except (NotFound, InvalidRequest):
         return [], False
-
-
-def _accelerators(spec: JobSpec) -> Counter[str]:
-    """Return the number of devices by type, of all replicas together."""
-    devices = [(role.acc_device, role.task_number) for role in spec.task_roles]
-    return sum(
-        (Counter({device.device_type: device.requests * number}) for device, number in devices if device),
-        Counter[str](),
-    )
-
-
-def _mounts(spec: JobSpec) -> list[tuple[str, str, str]]:
-    """Return each mount: its kind, its path on the server and its path in the container."""
-    kinds = [
-        *(("code", mount) for mount in [spec.code] if mount),
-        *(("dataset", mount) for mount in spec.datasets),
-        *(("model", mount) for mount in spec.models or ()),
-        *(("output", mount) for mount in [spec.output] if mount),
-    ]
-    return [(kind, mount.mount_source.path, mount.mount_source.mount_path) for kind, mount in kinds]
-
-
-def _indented(text: str) -> str:
-    try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _attachment(name: str) -> dict[str, str]:
-    return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
 
 
 _JOB = f"{ROOT}/jobs/{{namespace}}/{{name}}"

@@ -1,24 +1,24 @@
-"""Renders pages: the templates, the reader's language, and how times, durations and sizes are written."""
+"""Renders the console's pages in the reader's language."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from airflow_bitahub.emulator.console.access import ROOT
-from airflow_bitahub.emulator.console.texts import DEFAULT_LANGUAGE, LANGUAGES, translate
+from airflow_bitahub.emulator.console.texts import TEXTS
 from airflow_bitahub.emulator.faults.faults import Faults
 from airflow_bitahub.emulator.mounts.shared_storage import SharedStorage
 from airflow_bitahub.emulator.run.runner import Runner
 from airflow_bitahub.emulator.state.state import State
+from airflow_bitahub.pages.language import language_of
+from airflow_bitahub.pages.rendering import Renderer
 
 FOLDER = Path(__file__).parent
 
@@ -45,10 +45,9 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
     :param values: what the template shows; it escapes all of it
     """
     language = language_of(request.headers.get("accept-language", ""))
-    text = _templates().get_template(template)
-    content = text.render(
-        t=partial(translate, language),
-        language=language,
+    content = _renderer().render(
+        template,
+        language,
         root=ROOT,
         path=request.url.path,
         address=f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path,
@@ -56,27 +55,7 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         now=context_of(request).state.now(),
         **values,
     )
-    # What a program wrote may hold half of a surrogate pair, which cannot be encoded.
-    return HTMLResponse(
-        content.encode("utf-8", "replace"),
-        status,
-        headers={"Vary": "Accept-Language, Cookie", "Content-Language": language},
-    )
-
-
-def language_of(accepted: str) -> str:
-    """Return the reader's language, one of `LANGUAGES`, from the header Accept-Language."""
-    best, best_quality = DEFAULT_LANGUAGE, 0.0
-    for part in accepted[:1000].split(","):
-        name, _, parameter = part.strip().partition(";")
-        language = name.partition("-")[0].strip().lower()
-        try:
-            quality = float(parameter.strip().removeprefix("q=") or 1)
-        except ValueError:
-            continue
-        if language in LANGUAGES and quality > best_quality:
-            best, best_quality = language, quality
-    return best
+    return HTMLResponse(content, status, headers={"Vary": "Accept-Language, Cookie", "Content-Language": language})
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -86,46 +65,5 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 @cache
-def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(moment=_moment, iso=_iso, duration=duration, bytesize=_size)
-    return environment
-
-
-def _moment(milliseconds: int) -> str:
-    """Write a time in this machine's time zone; "" for 0, which means not yet."""
-    return f"{datetime.fromtimestamp(milliseconds / 1000):%Y-%m-%d %H:%M:%S}" if milliseconds else ""
-
-
-def _iso(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000).astimezone().isoformat(timespec="seconds")
-
-
-def duration(milliseconds: float) -> str:
-    """Write a duration with at most two units, such as ``3 min 12 s``."""
-    seconds = max(0.0, milliseconds / 1000)
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if not minutes:
-        return f"{rest} s"
-    hours, minutes = divmod(minutes, 60)
-    if not hours:
-        return f"{minutes} min {rest} s"
-    days, hours = divmod(hours, 24)
-    return f"{days} d {hours} h" if days else f"{hours} h {minutes} min"
-
-
-def _size(number: int) -> str:
-    size = float(number)
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 10 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+def _renderer() -> Renderer:
+    return Renderer(FOLDER / "templates", TEXTS)

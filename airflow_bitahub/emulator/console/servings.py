@@ -10,13 +10,13 @@ from starlette.routing import Route
 
 from airflow_bitahub.emulator.console.access import ROOT
 from airflow_bitahub.emulator.console.asking import Answer, ask
-from airflow_bitahub.emulator.console.hiding import HIDDEN, hide_secrets
 from airflow_bitahub.emulator.console.logs import readable_tail
 from airflow_bitahub.emulator.console.pages import context_of, render
 from airflow_bitahub.emulator.http.views import serving_view
 from airflow_bitahub.emulator.state.errors import NotFound
 from airflow_bitahub.emulator.state.records import ServingKey
 from airflow_bitahub.emulator.state.serving_records import StoredServing
+from airflow_bitahub.pages.hiding import HIDDEN, hide_secrets
 
 
 def list_servings(request: Request) -> Response:

@@ -1,18 +1,17 @@
-"""Every text of the pages, in English and Chinese. What the platform and programs say stays as they say it."""
+"""The texts of the console's pages, in English and Chinese. What the platform and programs say is not translated."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
-LANGUAGES = ("en", "zh")
-DEFAULT_LANGUAGE = "en"
+from airflow_bitahub.pages.language import Texts
+from airflow_bitahub.pages.texts import COMMON
 
-TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+TEXTS: Texts = MappingProxyType(
     {
+        **COMMON,
         # frame
         "title": ("BitaHub emulator", "BitaHub 模拟器"),
-        "skip": ("Skip to the content", "跳到正文"),
         "navigation": ("Console", "控制台"),
         "jobs": ("Jobs", "作业"),
         "servings": ("Servings", "服务"),
@@ -21,26 +20,8 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "faults": ("Faults", "故障注入"),
         "sign_in": ("Enter token", "输入令牌"),
         "sign_out": ("End session", "结束会话"),
-        "live": ("live", "实时"),
-        "time_zone": ("Times are this machine's local time.", "时间为本机当地时间。"),
-        # states
-        "WAITING": ("Waiting", "等待中"),
-        "RUNNING": ("Running", "运行中"),
-        "STOPPING": ("Stopping", "停止中"),
-        "SUCCEEDED": ("Succeeded", "成功"),
-        "FAILED": ("Failed", "失败"),
-        "UNDERPOWERED": ("Underpowered", "资源不足"),
-        "STOPPED": ("Stopped", "已停止"),
         # lists
         "all": ("All", "全部"),
-        "name": ("Name", "名称"),
-        "state": ("State", "状态"),
-        "namespace": ("Namespace", "命名空间"),
-        "queue": ("Queue", "队列"),
-        "created": ("Created", "创建时间"),
-        "queue_time": ("Queue time", "排队时长"),
-        "run_time": ("Run time", "运行时长"),
-        "exit_code": ("Exit code", "退出码"),
         "filter": ("Filter", "筛选"),
         "name_contains": ("Name contains", "名称包含"),
         "page_of": ("Page {number} of {last}", "第 {number} 页，共 {last} 页"),
@@ -49,75 +30,20 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "no_jobs": ("No job has been submitted yet.", "还没有提交作业。"),
         "no_matches": ("No job matches.", "没有符合条件的作业。"),
         # one job
-        "job": ("Job", "作业"),
         "removed": ("Removed", "已删除"),
         "removed_at": ("The record of this job was removed at {time}.", "此作业的记录已于 {time} 删除。"),
-        "message": ("Message", "消息"),
-        "facts": ("Facts", "概况"),
-        "user": ("User", "用户"),
-        "kind": ("Kind", "类型"),
-        "launched": ("Started", "启动时间"),
-        "finished": ("Ended", "结束时间"),
-        "restarts": ("Restarts", "重启次数"),
-        "accelerator": ("Accelerator", "加速卡"),
-        "none": ("none", "无"),
-        "accelerator_time": ("Accelerator minutes", "加速卡分钟数"),
-        "image": ("Image", "镜像"),
-        "timeline": ("Timeline", "时间线"),
-        "timeline_text": ("{state} for {duration}", "{state}，{duration}"),
-        "timeline_end": ("Ran for {duration}: {state}", "运行 {duration}：{state}"),
-        "request_at": ("{method} at {time}", "{time} 收到 {method}"),
-        "mounts": ("Mounts", "挂载"),
-        "code": ("code", "代码"),
-        "dataset": ("dataset", "数据集"),
-        "model": ("model", "模型"),
-        "output": ("output", "输出"),
-        "server_path": ("Path on the server", "服务器路径"),
-        "container_path": ("Path in the container", "容器内路径"),
-        "submission": ("Submission as sent", "提交内容"),
-        "submission_hint": (
-            "Values whose names say that they are secret are replaced by ***.",
-            "名称表明是机密的值以 *** 代替。",
-        ),
-        "log": ("Log", "日志"),
-        "log_empty": ("The program has printed nothing yet.", "程序还没有输出。"),
-        "log_cut": ("Only the end is shown.", "仅显示末尾。"),
-        "log_all": ("Download the whole log", "下载完整日志"),
-        "files": ("Output files", "输出文件"),
-        "no_files": ("There are no output files.", "没有输出文件。"),
-        "more_files": ("There are more files; these are the first.", "文件较多，仅列出前面的。"),
-        "file": ("File", "文件"),
-        "size": ("Size", "大小"),
-        "changed": ("Changed", "修改时间"),
-        "download": ("Download", "下载"),
+        "request_at": ("{name} at {time}", "{time} 收到 {name}"),
         "requests": ("Requests about this job", "与此作业有关的请求"),
         "requests_hint": (
             "Newest first. {left_out} older ones are not shown.",
             "最新的在前，另有 {left_out} 条较早的未显示。",
         ),
-        "time": ("Time", "时间"),
         "method": ("Method", "方法"),
-        "status": ("Status", "状态"),
         "closed": ("connection closed", "连接被关闭"),
         "not_reached": ("a fault kept it away", "被故障拦截"),
-        "file_cut": ("Only the beginning is shown.", "仅显示开头。"),
-        "file_download_only": (
-            "This file is not shown here. Download it to look at it.",
-            "此文件不在此处显示，请下载后查看。",
-        ),
         # servings
-        "serving": ("Serving", "服务"),
         "no_servings": ("There are no servings.", "没有服务。"),
-        "version": ("Version", "版本"),
-        "served_model": ("Model", "模型"),
-        "replicas": ("Replicas", "副本"),
         "replicas_ready": ("{ready} of {wanted} ready", "{ready}/{wanted} 就绪"),
-        "address": ("Address", "地址"),
-        "metering": ("Metering", "计量"),
-        "running_minutes": ("Running minutes", "运行分钟数"),
-        "core_minutes": ("CPU core minutes", "CPU 核分钟数"),
-        "memory_minutes": ("Memory GB minutes", "内存 GB 分钟数"),
-        "device_minutes": ("{kind} minutes", "{kind} 分钟数"),
         "replica": ("Replica", "副本"),
         "ready": ("ready", "就绪"),
         "specification": ("Specification as sent", "规格（按提交内容）"),
@@ -137,7 +63,6 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "no_versions": ("no versions", "没有版本"),
         "made_by": ("Made by", "来自作业"),
         "served_by": ("Served by", "用于服务"),
-        "left_out": ("{number} more are not shown.", "另有 {number} 个未显示。"),
         # capacity
         "capacity_now": ("In use now", "当前使用"),
         "job slot": ("Jobs at once", "并行作业数"),
@@ -198,13 +123,3 @@ TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "back": ("Back to the jobs", "返回作业列表"),
     }
 )
-
-
-def translate(language: str, key: str, **values: object) -> str:
-    """Return a text.
-
-    :param language: one of `LANGUAGES`
-    :param values: what the text has in its placeholders
-    """
-    text = TEXTS[key][LANGUAGES.index(language)]
-    return text.format(**values) if values else text

@@ -95,7 +95,7 @@ def test_pages_need_the_token_where_queries_do(images_file: Path, tmp_path: Path
             back = f"{CONSOLE}/session?next={CONSOLE}/{path}%3Fstate%3DFAILED"
             assert answer.headers["location"] == back
         assert visitor.get(f"{CONSOLE}/session").status_code == 200
-        assert visitor.get(f"{CONSOLE}/static/console.css").status_code == 200
+        assert visitor.get(f"{CONSOLE}/static/pages.css").status_code == 200
         sign_in(visitor, emulator)
         assert visitor.get(f"{CONSOLE}/jobs").status_code == 200
 

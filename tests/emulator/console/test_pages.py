@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from airflow_bitahub.emulator.console.logs import readable_tail
-from airflow_bitahub.emulator.console.pages import language_of
-from airflow_bitahub.emulator.console.texts import LANGUAGES, TEXTS
+from airflow_bitahub.emulator.console.texts import TEXTS
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.pages.language import LANGUAGES, language_of
 from tests.emulator.conftest import JOBS, SERVINGS, Api, mount
 from tests.emulator.console.conftest import CONSOLE, sign_in, visitor_of
 
@@ -72,7 +72,7 @@ def test_a_job(visitor: httpx.Client, job: str) -> None:
     assert "POST at" in text
     assert "<img src=x" not in page.text
     for script in re.findall(r"<script[^>]*>", page.text):
-        assert script == f'<script src="{CONSOLE}/static/console.js" defer>'
+        assert re.fullmatch(rf'<script src="{CONSOLE}/static/(console|live)\.js" defer>', script)
     assert " style=" not in page.text
     log = visitor.get(f"{job}/log")
     assert (log.text, log.headers["content-type"]) == (f"line\r\n{MARKUP}\n", "text/plain; charset=utf-8")

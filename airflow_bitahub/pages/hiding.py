@@ -1,4 +1,4 @@
-"""Hides secrets in what was sent to the emulator: values whose names say that they are secret."""
+"""Hides secrets in what was sent to the platform: values whose names say that they are secret."""
 
 from __future__ import annotations
 

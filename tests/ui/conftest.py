@@ -1,0 +1,77 @@
+"""A real Airflow that shows the pages, with an emulator behind it, and a browser that is signed in to it.
+
+All tests of pages share them. The DAGs are those of `dags`. A test starts the runs that it looks at.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from airflow_bitahub.demo import platform
+from airflow_bitahub.emulator.server import Emulator
+from tests.browser import open_page, running_browser
+from tests.patient_airflow import PatientAirflow
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+STRANGER = "stranger"  # may sign in, and see nothing
+
+
+@dataclass
+class Site:
+    """An Airflow with the pages, and the emulator that its default connection leads to."""
+
+    airflow: PatientAirflow
+    emulator: Emulator
+    browser: Browser
+
+    def token(self, user: str = "admin") -> str:
+        """Return what the API knows a user by."""
+        passwords = json.loads((self.airflow.home / "passwords.json").read_text())
+        login = {"username": user, "password": passwords[user]}
+        answer = httpx.post(f"{self.airflow.url}/auth/token", json=login, trust_env=False, timeout=60)
+        return str(answer.raise_for_status().json()["access_token"])
+
+    def open(self, path: str, user: str = "admin", **settings: Any) -> AbstractContextManager[Page]:
+        """Open a page of this Airflow in the browser, see `open_page`.
+
+        :param path: such as ``dags/mnist/runs/...``, or ``bitahub/job?...`` for a page outside of its frame
+        """
+        cookie = {"name": "_token", "value": self.token(user), "url": self.airflow.url}
+        return open_page(self.browser, f"{self.airflow.url}/{path}", cookies=[cookie], **settings)
+
+    def get(self, path: str, user: str = "admin", **query: str) -> httpx.Response:
+        """Return the answer to a request of a page, such as ``bitahub/job``."""
+        cookies = {"_token": self.token(user)}
+        url = f"{self.airflow.url}/{path}?{urlencode(query)}"
+        return httpx.get(url, cookies=cookies, trust_env=False, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if not entry_points(group="airflow.plugins", name="bitahub"):
+        pytest.fail("the package has to be installed again: its metadata does not name the plugin")
+    root = tmp_path_factory.mktemp("ui")
+    config = {
+        "core.simple_auth_manager_users": f"admin:admin,{STRANGER}:",
+        "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
+    }
+    with (
+        running_browser() as browser,
+        Emulator(root / "emulator") as emulator,
+        PatientAirflow(root / "airflow", Path(__file__).parent / "dags", port=free_port(), config=config) as airflow,
+    ):
+        airflow.set_connection(platform.connection(emulator))
+        yield Site(airflow, emulator, browser)

@@ -11,7 +11,7 @@ PYTEST = $(PYTHON) -m pytest -n auto
 CHAOS_TEST := tests/e2e/test_chaos.py
 # The tests of these parts import Airflow, which takes each process seconds.
 AIRFLOW_TESTS := dags decorators doctor e2e hooks operators sensors triggers ui \
-	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
+	test_imports.py test_links.py test_metrics.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 
 .PHONY: help demo test test-chaos unit chaos bench lint clean

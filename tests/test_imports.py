@@ -55,6 +55,7 @@ ARROWS = {
         "triggers",
     },
     "decorators": {"exceptions", "storage", "api", "procedures", "identity", "operators"},
+    "reports": {"exceptions", "procedures.deployments", "hooks", "operators.conditions"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
     "airflow_database": {
         *("exceptions", "identity", "procedures.deployments", "hooks.deployment_records", "operators.records"),
@@ -88,7 +89,7 @@ WHOSE = {
     "aiohttp": {"client"},
     "airflow": {
         *("storage", "hooks", "links", "metrics", "triggers", "operators", "decorators", "sensors", "airflow_database"),
-        *("reaper", "doctor", "ui"),
+        *("reaper", "reports", "doctor", "ui"),
     },
     "fastapi": {"emulator", "ui"},
     "jinja2": {"pages"},
@@ -182,7 +183,7 @@ def test_workloads_are_plain_programs(file: Path) -> None:
 @pytest.mark.parametrize("file", DAGS, ids=name_of)
 def test_dags_use_what_is_meant_for_dags(file: Path) -> None:
     used = {part_of(name) for name in imports(file) if name.split(".")[0] == PACKAGE}
-    assert used <= {"operators", "decorators", "sensors", "hooks"}
+    assert used <= {"operators", "decorators", "sensors", "hooks", "reports"}
 
 
 def test_there_are_files_to_look_at() -> None:

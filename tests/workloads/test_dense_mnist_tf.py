@@ -111,6 +111,20 @@ def test_accuracy(trained: Workload) -> None:
     assert 0.88 <= trained.first_result["accuracy"] <= 1
 
 
+def test_training_can_be_validated_and_one_that_diverges_says_so(
+    trained: Workload, forks: TensorFlowForks, tmp_path: Path
+) -> None:
+    found = {}
+    for rate in (0.1, 1e30):
+        options = {"data_dir": trained.data, "output_dir": tmp_path / "model", "learning_rate": rate, "epochs": 1}
+        forks.start(PROGRAMS / "train.py", arguments({**options, "validation_share": 0.2}))
+        assert forks.wait() == 0, forks.errors
+        found[rate] = json.loads((tmp_path / "model" / "validation.json").read_text())
+    assert found[0.1]["accuracy"] > 0.8
+    assert 0 < found[0.1]["loss"] < 2
+    assert found[1e30]["loss"] is None
+
+
 def test_rerun_over_the_same_folders_gives_the_same(trained: Workload, forks: TensorFlowForks) -> None:
     before = np.load(trained.predictions)
     assert trained.chain(forks) == trained.first_result

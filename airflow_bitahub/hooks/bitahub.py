@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -117,8 +118,11 @@ class BitaHubHook(BaseHook):
         """The client that this hook sends with."""
         return self.new_client()
 
-    def new_client(self, retry: Retry | None = None) -> BitaHubClient:
-        """Return another client. A signal handler needs one, since it may have interrupted a request of `client`."""
+    def new_client(self, retry: Retry | None = None, request_timeout: float | None = None) -> BitaHubClient:
+        """Return another client. A signal handler needs one, since it may have interrupted a request of `client`.
+
+        :param request_timeout: the most seconds for a request, where a person waits; None: what the connection says
+        """
         from airflow_bitahub.client import BitaHubClient
 
         return BitaHubClient(
@@ -128,7 +132,7 @@ class BitaHubHook(BaseHook):
             verify=self.settings.verify(),
             certificate=self.settings.client_certificate(),
             proxy=self.settings.proxy(),
-            request_timeout=self.settings.number("request_timeout", 30),
+            request_timeout=min(self.settings.number("request_timeout", 30), request_timeout or math.inf),
             retry=retry,
         )
 

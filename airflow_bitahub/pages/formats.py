@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, tzinfo
 
 
-def moment(milliseconds: float) -> str:
-    """Write a time in this machine's time zone; "" for 0, which means not yet."""
-    return f"{datetime.fromtimestamp(milliseconds / 1000):%Y-%m-%d %H:%M:%S}" if milliseconds else ""
+def moment(milliseconds: float, zone: tzinfo | None = None) -> str:
+    """Write a time; "" for 0, which means not yet.
+
+    :param zone: the time zone; None: this machine's
+    """
+    return f"{datetime.fromtimestamp(milliseconds / 1000, zone):%Y-%m-%d %H:%M:%S}" if milliseconds else ""
 
 
 def iso(milliseconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import tzinfo
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ class Renderer:
 
     :param templates: the folder of the templates
     :param texts: what `t` gives in them
+    :param zone: the time zone of times; None: this machine's
     """
 
-    def __init__(self, templates: Path, texts: Texts) -> None:
+    def __init__(self, templates: Path, texts: Texts, zone: tzinfo | None = None) -> None:
         self._texts = texts
         self._environment = Environment(
             loader=FileSystemLoader([templates, FOLDER / "templates"]),
@@ -32,7 +35,10 @@ class Renderer:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
-            moment=formats.moment, iso=formats.iso, duration=formats.duration, bytesize=formats.bytesize
+            moment=partial(formats.moment, zone=zone),
+            iso=formats.iso,
+            duration=formats.duration,
+            bytesize=formats.bytesize,
         )
 
     def render(self, template: str, language: str, **values: Any) -> bytes:

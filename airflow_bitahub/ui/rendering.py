@@ -6,10 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from airflow.settings import TIMEZONE
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from airflow_bitahub.pages.language import language_of
+from airflow_bitahub.pages.language import language_of, translator
 from airflow_bitahub.pages.rendering import Renderer
 from airflow_bitahub.ui.texts import TEXTS
 
@@ -21,11 +22,20 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
 
     :param values: what the template shows; it escapes all of it
     """
-    language = language_of(request.headers.get("accept-language", ""))
-    content = _renderer().render(template, language, **values)
+    language = _language(request)
+    content = _renderer().render(template, language, zone=str(TIMEZONE), **values)
     return HTMLResponse(content, status, headers={"Vary": "Accept-Language, Cookie", "Content-Language": language})
+
+
+def text(request: Request, key: str) -> str:
+    """Return a text in the reader's language."""
+    return translator(TEXTS, _language(request))(key)
+
+
+def _language(request: Request) -> str:
+    return language_of(request.headers.get("accept-language", ""))
 
 
 @cache
 def _renderer() -> Renderer:
-    return Renderer(FOLDER / "templates", TEXTS)
+    return Renderer(FOLDER / "templates", TEXTS, TIMEZONE)

@@ -1,4 +1,5 @@
-// The Airflow UI shows these pages in a frame. They are light or dark as it is.
+// The Airflow UI shows these pages in a frame. They are light or dark as it is, and links to other sites open a tab: the
+// frame itself may not.
 "use strict";
 
 function followTheme() {
@@ -11,4 +12,14 @@ function followTheme() {
   new MutationObserver(take).observe(page, { attributeFilter: ["class"] });
 }
 
-if (parent !== window) followTheme();
+function openOutside(event) {
+  const link = event.target.closest("a[data-outside]");
+  if (!link) return;
+  event.preventDefault();
+  parent.open(link.href, "_blank", "noopener,noreferrer");
+}
+
+if (parent !== window) {
+  followTheme();
+  addEventListener("click", openOutside);
+}

@@ -1,15 +1,18 @@
 """
 ### Try several learning rates, and deploy the best model
 
-    read_learning_rates -> train [one for each] -> best -> save_model -> infer -> evaluate -> gate -> deploy
+    read_learning_rates -> train -> best -> save_model -> infer -> evaluate -> gate -> deploy
 
 | task | what happens |
 |---|---|
 | `read_learning_rates` | reads the learning rates from the run's parameters |
 | `train` | trains a model for each of them, and measures it on pictures that it has held out |
 | `best` | picks the model with the best accuracy on these pictures |
-| `save_model`, `infer`, `evaluate` | save this model, and measure it on the test pictures, which no training has seen |
-| `gate`, `deploy` | deploy it if it is good enough, and no worse than what serves now |
+| `save_model` | saves this model as a new version |
+| `infer` | predicts the digits of the test pictures, which no training has seen |
+| `evaluate` | compares the predictions with the labels |
+| `gate` | skips `deploy` unless the model is good enough, and no worse than what serves now |
+| `deploy` | tries the model beside the one that serves, and only then gives it the name |
 
 A training that fails, or that diverges, does not end the sweep: `best` leaves it out. The sweep fails if none is left.
 In the grid, each training is shown with its learning rate. `best` has the ranking of all of them in its XCom result.

@@ -5,7 +5,10 @@
 
 | task | what happens |
 |---|---|
-| `train`, `save_model`, `infer`, `evaluate` | make a model and measure it, as in `mnist_lifecycle` |
+| `train` | trains a model, as in `mnist_lifecycle` |
+| `save_model` | saves it as a new version |
+| `infer` | predicts the digits of the test pictures |
+| `evaluate` | compares the predictions with the labels |
 | `gate` | skips the rest of the run unless the accuracy is high enough, so nobody is asked about a bad model |
 | `newest_only` | skips the rest of a scheduled run if there is a newer one, so nobody is asked about an old model |
 | `report` | writes a table of the metrics beside those of the model that serves now, and shows the confusion matrix |
@@ -43,14 +46,11 @@ from airflow_bitahub.operators.train import BitaHubTrainOperator
 
 
 @task
-def report(evaluation: dict[str, Any], params: dict[str, Any] | None = None) -> str:
+def report(evaluation: dict[str, Any], serving_name: str, language: Any) -> str:
     """Return what the approval shows."""
     from airflow_bitahub.reports import evaluation_report
 
-    assert params  # Airflow fills it in
-    return evaluation_report(
-        evaluation, champion=params["serving_name"], matrix_of="evaluate", language=params["language"]
-    )
+    return evaluation_report(evaluation, champion=serving_name, matrix_of="evaluate", language=language)
 
 
 with DAG(
@@ -160,7 +160,7 @@ with DAG(
 
     newest_only = LatestOnlyOperator(task_id="newest_only")
 
-    body = report(evaluate.output)
+    body = report(evaluate.output, "{{ params.serving_name }}", "{{ params.language }}")
 
     approve = ApprovalOperator(
         task_id="approve",

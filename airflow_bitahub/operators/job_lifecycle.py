@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_bitahub import metrics
 from airflow_bitahub.exceptions import (
@@ -23,7 +21,8 @@ from airflow_bitahub.exceptions import (
     StateUnknownError,
 )
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle
+from airflow_bitahub.operators.base import KILL_BUDGET
+from airflow_bitahub.operators.counting import CountedJob
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import (
     Submission,
@@ -35,7 +34,7 @@ from airflow_bitahub.operators.records import (
 from airflow_bitahub.triggers.events import earliest_report, is_about, job_subject, log_late_start
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from airflow.sdk import Context
 
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.triggers.events import JobEvent
 
 
-class JobLifecycle(ResourceLifecycle):
+class JobLifecycle(CountedJob):
     """Submits one job or finds it again, waits for it, and stops it where its task ends first.
 
     What the job is, and the meaning of the attributes, is defined in `BitaHubJobOperator`. This class has no
@@ -66,9 +65,7 @@ class JobLifecycle(ResourceLifecycle):
     cancel_on_kill: bool
     resubmit_stopped: bool
 
-    _record: JobRecord | None = None
     _last_seen: Job | None = None
-    _has_timed_out = False
     _sent: JobSpec | None = None
 
     @abstractmethod
@@ -105,7 +102,7 @@ class JobLifecycle(ResourceLifecycle):
                     spec_for=self._spec_to_send,
                     save=self._save_unless_abandoned,
                     prepare=self.prepare,
-                    on_end=self._count_end,
+                    on_end=self.count_end,
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
                     unreachable_timeout=self.unreachable_timeout,
@@ -116,7 +113,7 @@ class JobLifecycle(ResourceLifecycle):
             self._log_change(job)
             is_new = earlier is None or earlier.job_name != job.name
             if earlier is not None and earlier.confirmed and not is_new:
-                metrics.count(metrics.JOB_ADOPTED, self._tags)
+                metrics.count(metrics.JOB_ADOPTED, self.metric_tags)
             if not self.wait_for_completion:
                 return self.result(job, record)
             waits_since = time.monotonic()
@@ -161,25 +158,11 @@ class JobLifecycle(ResourceLifecycle):
             # The submission itself may have been interrupted, and its job may appear later.
             ending = end_job(record.job_name, wait=False, may_appear=not record.confirmed, timeout=KILL_BUDGET)
             job = self.hook.new_client().run(ending)
-            self._count_stop(job, record)
+            self.count_stop(job, record)
 
         self.stop_if_abandoned(self._context, stop)
 
     # Settling and stopping, see the base class -----------------------------------------------------------------
-
-    @contextmanager
-    def settling(self, context: Context) -> Iterator[None]:
-        """Do what the base class does, and count a job that the platform has lost."""
-        with super().settling(context):
-            try:
-                yield
-            except JobLostError:
-                if self._record is not None:
-                    self._count("lost", self._record)
-                raise
-            except (JobTimeoutError, AirflowTaskTimeout):
-                self._has_timed_out = True
-                raise
 
     @property
     def subject(self) -> str:
@@ -231,7 +214,7 @@ class JobLifecycle(ResourceLifecycle):
             self._save(replace(record, stopped=True))
         ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
         job = self.hook.new_client().run(ending)
-        self._count_stop(job, record)
+        self.count_stop(job, record)
         return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
 
     def result_if_finished(self) -> tuple[Any] | None:
@@ -317,7 +300,7 @@ class JobLifecycle(ResourceLifecycle):
     def _conclude(self, job: Job, record: JobRecord) -> Any:
         """Return the result of a job that succeeded; raise the error for any other end."""
         self._last_seen = job
-        self._count_end(job, record)
+        self.count_end(job, record)
         if job.status.is_successful:
             return self.result(job, record)
         raise job_error(job, self._log_tail(job.name), may_resubmit=record.stopped or self.resubmit_stopped)
@@ -341,7 +324,7 @@ class JobLifecycle(ResourceLifecycle):
         is_new = known is None or known.job_name != record.job_name
         self._save(record)
         if record.confirmed and (is_new or known is None or not known.confirmed):
-            metrics.count(metrics.JOB_SUBMITTED, self._tags)
+            metrics.count(metrics.JOB_SUBMITTED, self.metric_tags)
         if is_new and self._context is not None and self._sent is not None:
             submission = Submission(
                 job_name=record.job_name,
@@ -359,29 +342,3 @@ class JobLifecycle(ResourceLifecycle):
             detached = not (self.wait_for_completion and self.cancel_on_kill)
             self._record = replace(record, detached=detached)
             save_job_record(self._context, self._record)
-
-    # Metrics ---------------------------------------------------------------------------------------------------
-
-    @property
-    def _tags(self) -> metrics.Tags:
-        return metrics.task_tags(self._context["ti"] if self._context else None)
-
-    def _count_end(self, job: Job, record: JobRecord) -> None:
-        self._count(metrics.end_of(job), record, job)
-
-    def _count_stop(self, job: Job | None, record: JobRecord) -> None:
-        """Count a job that this task has asked to stop, which may have ended by itself; None: there is no such job."""
-        if job is not None:
-            end = metrics.end_of(job) if job.status.is_terminal else "stopped"
-            self._count("timed_out" if self._has_timed_out and end == "stopped" else end, record, job)
-
-    def _count(self, end: str, record: JobRecord, job: Job | None = None) -> None:
-        """Count the end of a job, once, whatever happens to the later tries."""
-        known = self._record if self._record and self._record.job_name == record.job_name else record
-        if not metrics.are_on() or known.counted:
-            return
-        with suppress(Exception):  # such as that of a task that was cleared meanwhile, which stores nothing any more
-            self._save(replace(known, counted=True))
-        metrics.count(metrics.JOB_ENDED + end, self._tags)
-        if job is not None:
-            metrics.record_job_time(job, record.accelerators, self._tags)

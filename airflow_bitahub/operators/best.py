@@ -25,7 +25,7 @@ class _Entry(NamedTuple):
     """A member of the sweep that has the metric."""
 
     value: int | float
-    index: int
+    place: int
     result: Mapping[str, Any]
 
 
@@ -85,11 +85,11 @@ class BitaHubBestOperator(BaseOperator, CheckedArguments):
         except BitaHubError as error:
             raise airflow_error(error) from None
         winner = ranking[0]
-        self.log.info("The best %s is %s, at index %d of %d", self.metric, winner.value, winner.index, len(ranking))
+        self.log.info("The best %s is %s, at index %d of %d", self.metric, winner.value, winner.place, len(ranking))
         return {
             **winner.result,
-            "index": winner.index,
-            "ranking": [{"index": each.index, "value": each.value} for each in ranking[:LONGEST_RANKING]],
+            "index": winner.place,
+            "ranking": [{"index": each.place, "value": each.value} for each in ranking[:LONGEST_RANKING]],
         }
 
     def _rank(self, context: Context) -> list[_Entry]:
@@ -97,7 +97,7 @@ class BitaHubBestOperator(BaseOperator, CheckedArguments):
         entries: list[_Entry] = []
         left_out: list[str] = []
         for index, result in self._members(context):
-            value = look_up(self.metric, result) if isinstance(result, Mapping) else MISSING
+            value: Any = look_up(self.metric, result) if isinstance(result, Mapping) else MISSING
             if isinstance(result, Mapping) and is_number(value):
                 entries.append(_Entry(value, index, result))
             else:
@@ -109,7 +109,7 @@ class BitaHubBestOperator(BaseOperator, CheckedArguments):
                 f"No result has a number as metric={self.metric!r}: {_mentioned(left_out) or 'there are no results'}."
             )
         sign = -1 if self.mode == "max" else 1
-        return sorted(entries, key=lambda entry: (sign * entry.value, entry.index))
+        return sorted(entries, key=lambda entry: (sign * entry.value, entry.place))
 
     def _flaw(self, result: Any, value: Any) -> str:
         if result is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import DAG, task
 
@@ -9,7 +11,7 @@ from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 
 
 @task
-def report(evaluation: dict[str, object]) -> str:
+def report(evaluation: Any) -> str:
     from airflow_bitahub.reports import evaluation_report
 
     return evaluation_report(evaluation, matrix_of="evaluate")

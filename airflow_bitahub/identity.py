@@ -24,7 +24,8 @@ MAX_NAME = 40
 MAX_GIVEN_NAME = 58  # a counter may follow, and Kubernetes takes 63
 _MARKER_LENGTH, _RANDOM_LENGTH = 5, 7  # so two Airflows have the same marker in one of 33 million cases
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"  # base32: letters and digits that Kubernetes accepts in names
-_OUR_NAME = re.compile(rf".+-\d{{8}}-([a-z2-7]{{{_MARKER_LENGTH}}})[a-z2-7]{{{_RANDOM_LENGTH}}}-\d+", re.ASCII)
+_UNIQUE = rf"\d{{8}}-([a-z2-7]{{{_MARKER_LENGTH}}})[a-z2-7]{{{_RANDOM_LENGTH}}}-\d+"
+_OUR_NAME = re.compile(rf".+-{_UNIQUE}", re.ASCII)
 
 
 def slug(text: str) -> str:
@@ -51,6 +52,16 @@ def marker_in(job_name: str) -> str:
     """Return the marker in a name that this package chose; "" for any other name."""
     match = _OUR_NAME.fullmatch(job_name)
     return match[1] if match else ""
+
+
+def is_unique_part(text: str) -> bool:
+    """Return whether a text has the form of the part of names and folders that contains a token."""
+    return re.fullmatch(_UNIQUE, text, re.ASCII) is not None
+
+
+def is_counted(text: str, name: object) -> bool:
+    """Return whether a text is a name that the DAG's author gave, or that name with a counter."""
+    return isinstance(name, str) and re.fullmatch(rf"{re.escape(name)}(-\d+)?", text, re.ASCII) is not None
 
 
 @dataclass(frozen=True)

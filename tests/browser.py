@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page, SetCookieParam
+    from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SECONDS = 120  # for each step, on a busy machine
@@ -34,14 +34,13 @@ def running_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def open_page(browser: Browser, url: str, *, cookies: Sequence[SetCookieParam] = (), **settings: Any) -> Iterator[Page]:
+def open_page(browser: Browser, url: str, **settings: Any) -> Iterator[Page]:
     """Open a page that may ask only this site, and run only what the site's policy allows.
 
     :param url: an address of the site
-    :param cookies: what the browser has from earlier
-    :param settings: arguments of ``Browser.new_context``
+    :param settings: arguments of ``Browser.new_context``, and `cookies` that the browser has from earlier
     """
-    asked, complaints = set(), []
+    asked, complaints, cookies = set(), [], settings.pop("cookies", ())
     view = {"viewport": {"width": 1280, "height": 1400}, "reduced_motion": "reduce", "locale": "en-US"}
     context = browser.new_context(**{**view, **settings})
     context.add_cookies(cookies)

@@ -332,7 +332,6 @@ class JobLifecycle(CountedJob):
                 attempt=record.attempt,
                 try_number=self._context["ti"].try_number,
                 time=time.time(),
-                bitahub_conn_id=self.bitahub_conn_id,
                 body={**self._sent.body(), **(self.extra_body or {})},
             )
             save_submission(self._context, submission)

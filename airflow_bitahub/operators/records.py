@@ -72,7 +72,6 @@ class Submission:
     attempt: int
     try_number: int
     time: float
-    bitahub_conn_id: str
     body: dict[str, Any] | None = None
 
 
@@ -81,7 +80,7 @@ def save_submission(context: Context, submission: Submission) -> None:
 
     Nothing but pages for people reads it, so a failure is only logged.
     """
-    from airflow.sdk.log import redact
+    from airflow.sdk._shared.secrets_masker import redact
 
     from airflow_bitahub.texts import shorten_all
 

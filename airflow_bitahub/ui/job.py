@@ -9,10 +9,12 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.utils.state import State
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from airflow_bitahub.exceptions import StorageError
 from airflow_bitahub.operators.records import Submission
 from airflow_bitahub.pages.file_kinds import Kind, file_headers
 from airflow_bitahub.pages.hiding import hide_secrets
@@ -20,6 +22,7 @@ from airflow_bitahub.ui.access import RequestedTask, TaskKey, may_see
 from airflow_bitahub.ui.job_view import view_job
 from airflow_bitahub.ui.metrics import Pictures, draw
 from airflow_bitahub.ui.outputs import Content, Listing, OutputFolder, text_of
+from airflow_bitahub.ui.ownership import is_own_folder, is_own_job
 from airflow_bitahub.ui.platform import Look, look_at_job, masked, open_hook
 from airflow_bitahub.ui.rendering import render, text
 from airflow_bitahub.ui.store import StoredTask, read_mapped, read_task
@@ -59,13 +62,20 @@ async def show_job_and_log(request: Request, task: RequestedTask, job: _Job = ""
 async def show_file(request: Request, task: RequestedTask, path: _FilePath, job: _Job = "") -> Response:
     """Show an output file on a page: text, JSON or a picture."""
     submission, file = await in_thread(_open_file, task, job, path)
-    values = {"job": submission, "path": path, "query": _query(task, job), "problem": "", "kind": "", "text": ""}
+    values: dict[str, Any] = {
+        "job": submission,
+        "path": path,
+        "query": _query(task, job),
+        "problem": "",
+        "kind": "",
+        "text": "",
+    }
     if submission is None or file is None:
         return render(request, "error.html", 404, code=404)
     if isinstance(file, str):
-        return render(request, "file.html", **{**values, "problem": file}, is_cut=False)
-    shown, is_cut = text_of(path, file.content) if file.kind is Kind.TEXT else ("", False)
-    return render(request, "file.html", **{**values, "kind": file.kind.value, "text": shown}, is_cut=is_cut)
+        return render(request, "file.html", **values, problem=file, kind="", text="")
+    shown, values["is_cut"] = text_of(path, file.content) if file.kind is Kind.TEXT else ("", False)
+    return render(request, "file.html", **values, problem="", kind=file.kind.value, text=shown)
 
 
 @router.get("/content", dependencies=[_SEES_TASK])
@@ -82,10 +92,13 @@ async def _show_job(request: Request, task: TaskKey, name: str, *, with_log: boo
     submission = _find(stored, name)
     if stored is None or submission is None:
         mapped = await in_thread(read_mapped, task) if stored is None else []
-        problem = "no_task" if stored is None else "no_such_job" if name else "no_record"
+        problem = "no_task" if stored is None else "no_such_job" if name else _missing(stored)
         queries = [(index, state, _query(task._replace(map_index=index), "")) for index, state in mapped]
         return render(request, "no_job.html", task=task, problem=problem, mapped=queries)
-    look, outputs = await asyncio.gather(_look(submission, with_log=with_log), _outputs(request, submission))
+    look, outputs = await asyncio.gather(
+        _look(stored, submission, with_log=with_log), _outputs(request, stored, submission)
+    )
+    view = view_job(stored, submission, look.job, time.time() * 1000)
     return render(
         request,
         "job.html",
@@ -94,7 +107,8 @@ async def _show_job(request: Request, task: TaskKey, name: str, *, with_log: boo
         submission=submission,
         is_last=submission is stored.submissions[-1] if stored.submissions else True,
         look=look,
-        job=view_job(stored, submission, look.job, time.time() * 1000),
+        job=view,
+        may_change=view.is_live or stored.state not in State.finished,
         outputs=outputs,
         result=json.dumps(hide_secrets(stored.result), indent=2, ensure_ascii=False) if stored.result else "",
         query=_query(task, name),
@@ -103,57 +117,67 @@ async def _show_job(request: Request, task: TaskKey, name: str, *, with_log: boo
     )
 
 
+def _missing(stored: StoredTask) -> str:
+    """Return the key of the text that says why there is no job to show."""
+    return "no_record" if stored.record is None else "not_verified"
+
+
 def _find(stored: StoredTask | None, name: str) -> Submission | None:
     """Return what is on record of a job; of the last one if there is no name."""
     if stored is None:
         return None
     record = stored.record
     wanted = name or (record.job_name if record else "")
+    if not is_own_job(wanted, stored.arguments):
+        return None
     found = next((each for each in reversed(stored.submissions) if each.job_name == wanted), None)
     if found is None and record is not None and record.job_name == wanted:
-        return Submission(record.job_name, record.output_path, record.attempt, 0, 0, "")
+        return Submission(record.job_name, record.output_path, record.attempt, 0, 0)
     return found
 
 
-async def _look(submission: Submission, *, with_log: bool) -> Look:
-    if not submission.bitahub_conn_id:
+async def _look(stored: StoredTask, submission: Submission, *, with_log: bool) -> Look:
+    if not stored.conn_id:
         return Look(problem="connection_unknown")
     try:
-        conn_id, name = submission.bitahub_conn_id, submission.job_name
-        return await in_thread(look_at_job, conn_id, name, with_log=with_log)
+        return await in_thread(look_at_job, stored.conn_id, submission.job_name, with_log=with_log)
     except TimeoutError:
         return Look(problem="not_in_time")
 
 
-async def _outputs(request: Request, submission: Submission) -> Outputs:
-    if not submission.bitahub_conn_id:
+async def _outputs(request: Request, stored: StoredTask, submission: Submission) -> Outputs:
+    if not stored.conn_id:
         return Outputs()
     try:
-        return await in_thread(_read_outputs, submission, text(request, "step"))
+        return await in_thread(_read_outputs, stored, submission, text(request, "step"))
     except TimeoutError:
         return Outputs(problem=text(request, "not_in_time"))
 
 
-def _read_outputs(submission: Submission, step: str) -> Outputs:
+def _read_outputs(stored: StoredTask, submission: Submission, step: str) -> Outputs:
     try:
-        folder = _folder(submission)
+        folder = _folder(stored, submission)
         listing = folder.files()
         return Outputs(listing, draw(folder, listing.files, step=step))
     except Exception as error:  # of the connection or of the storage, which are of many kinds
         return Outputs(problem=masked(error))
 
 
-def _folder(submission: Submission) -> OutputFolder:
-    return OutputFolder(open_hook(submission.bitahub_conn_id).storage, submission.output_path)
+def _folder(stored: StoredTask, submission: Submission) -> OutputFolder:
+    hook = open_hook(stored.conn_id)
+    if not is_own_folder(submission.output_path, stored.arguments, hook.folders):
+        raise StorageError(f"It is not certain that {submission.output_path} is an output folder of this task.")
+    return OutputFolder(hook.storage, submission.output_path)
 
 
 def _open_file(task: TaskKey, name: str, path: str) -> tuple[Submission | None, Content | str | None]:
     """Return the job that a file belongs to, and the file; None: there is none; a text: why it cannot be shown."""
-    submission = _find(read_task(task), name)
-    if submission is None:
+    stored = read_task(task)
+    submission = _find(stored, name)
+    if stored is None or submission is None:
         return None, None
     try:
-        return submission, _folder(submission).open(path)
+        return submission, _folder(stored, submission).open(path)
     except Exception as error:  # of the connection or of the storage, which are of many kinds
         return submission, masked(error)
 

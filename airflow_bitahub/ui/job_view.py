@@ -73,6 +73,9 @@ def view_job(stored: StoredTask, submission: Submission, job: Job | None, now: f
     is_live = job is not None and not job.status.is_terminal
     times = _times(submission, job, result, now)
     accelerators = spec.accelerators if spec else Counter[str]()
+    # The tries that found the job again, after the one that submitted it.
+    later = [each for each in stored.tries if submission.try_number and each.number > submission.try_number]
+    adopted = [each for each in later if times.created < each.start <= (times.finished or now)]
     return JobView(
         name=submission.job_name,
         output_path=submission.output_path,
@@ -87,7 +90,7 @@ def view_job(stored: StoredTask, submission: Submission, job: Job | None, now: f
         images=list(dict.fromkeys(role.image for role in spec.task_roles)) if spec else (),
         mounts=spec.named_mounts if spec else (),
         submission=json.dumps(hide_secrets(submission.body), indent=2, ensure_ascii=False) if submission.body else "",
-        timeline=_timeline(job, times, stored.tries, now) if job is not None else None,
+        timeline=_timeline(job, times, adopted, now) if job is not None else None,
     )
 
 
@@ -132,8 +135,7 @@ def _timeline(job: Job, times: Times, tries: Sequence[Try], now: float) -> Timel
     if times.launched:
         last = job.status if job.status.is_terminal else JobStatus.RUNNING
         spans.append(Span("", last.value, times.launched, end))
-    began = [(str(each.number), each.start) for each in tries if times.created - 60_000 <= each.start <= end]
-    return timeline(times.created, end, spans, events=began)
+    return timeline(times.created, end, spans, events=[(str(each.number), each.start) for each in tries])
 
 
 def _whole(value: Any) -> int | None:

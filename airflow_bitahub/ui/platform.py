@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import NamedTuple
 
-from airflow.sdk.log import redact
+from airflow.sdk._shared.secrets_masker import redact
 
 from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import get_job, read_job_log

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow.models.renderedtifields import RenderedTaskInstanceFields
+from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.task_state_store import TaskStateStoreModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancehistory import TaskInstanceHistory
@@ -51,6 +53,8 @@ class StoredTask:
     :param record: what it knows of its job; None: it has none
     :param submissions: what it has submitted, the last one last
     :param result: its XCom result, if that is the one of a job
+    :param arguments: what its operator was given, as it was rendered; Airflow keeps that of the last runs only
+    :param conn_id: the connection that its operator uses; "": not known
     """
 
     state: str
@@ -58,6 +62,8 @@ class StoredTask:
     record: JobRecord | None
     submissions: list[Submission]
     result: dict[str, Any]
+    arguments: dict[str, Any]
+    conn_id: str
 
 
 def read_task(task: TaskKey) -> StoredTask | None:
@@ -66,13 +72,15 @@ def read_task(task: TaskKey) -> StoredTask | None:
         present = _tries(session, TaskInstance, task)
         if not present:
             return None
-        record = _record(_stored(session, task, JOB_RECORD_KEY))
+        arguments = _arguments(session, task)
         return StoredTask(
             present[0].state,
             [*_tries(session, TaskInstanceHistory, task), *present][-_MAX_TRIES:],
-            record,
+            _record(_stored(session, task, JOB_RECORD_KEY)),
             _submissions(_stored(session, task, SUBMISSIONS_KEY)),
             _result(session, task),
+            arguments,
+            _text(arguments.get("bitahub_conn_id")) or _parsed_conn_id(session, task),
         )
 
 
@@ -109,6 +117,28 @@ def _stored(session: Session, task: TaskKey, key: str) -> Any:
     return None
 
 
+def _arguments(session: Session, task: TaskKey) -> dict[str, Any]:
+    rows = session.query(RenderedTaskInstanceFields.rendered_fields).filter(*_same(RenderedTaskInstanceFields, task))
+    row = rows.one_or_none()
+    return row[0] if row is not None and isinstance(row[0], dict) else {}
+
+
+def _parsed_conn_id(session: Session, task: TaskKey) -> str:
+    """Return the connection that the DAG's file names; "" where that is a template."""
+    stored = SerializedDagModel.get(task.dag_id, session=session)
+    tasks = stored.data.get("dag", {}).get("tasks", ()) if stored is not None and stored.data else ()
+    for each in tasks:
+        values = each.get("__var", {})
+        if values.get("task_id") == task.task_id:
+            found = _text(values.get("bitahub_conn_id") or values.get("partial_kwargs", {}).get("bitahub_conn_id"))
+            return "" if "{" in found else found
+    return ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
 # Others may store something under the same keys, so what is read is checked.
 
 
@@ -127,7 +157,7 @@ def _submissions(value: Any) -> list[Submission]:
 
 
 def _is_sound(submission: Submission) -> bool:
-    texts = (submission.job_name, submission.output_path, submission.bitahub_conn_id)
+    texts = (submission.job_name, submission.output_path)
     return (
         all(isinstance(text, str) for text in texts)
         and isinstance(submission.time, int | float)

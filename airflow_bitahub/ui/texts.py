@@ -26,6 +26,11 @@ TEXTS: Texts = MappingProxyType(
             "This task has no BitaHub job on record. Tasks of this package have one as soon as they submit a job.",
             "此任务没有 BitaHub 作业记录。本软件包的任务在提交作业后即有记录。",
         ),
+        "not_verified": (
+            "The job on record is not shown: its name was not made by this package, and Airflow no longer has the "
+            "arguments of the task, which would show that the job is its own.",
+            "未显示记录中的作业：其名称并非由本软件包生成，且 Airflow 已不再保存任务参数，无法确认该作业属于此任务。",
+        ),
         "no_such_job": ("This task has no such job on record.", "此任务没有该作业的记录。"),
         "mapped": ("This task is mapped. Choose one of its instances:", "这是映射任务，请选择一个实例："),
         "job_gone": (
@@ -42,8 +47,8 @@ TEXTS: Texts = MappingProxyType(
             "Airflow 的 api-server 无法使用连接 {name}。以下为 Airflow 中的记录。",
         ),
         "connection_unknown": (
-            "It is not on record which connection submitted this job, so the platform was not asked.",
-            "没有记录此作业由哪个连接提交，因此未查询平台。",
+            "Airflow no longer knows which connection the task used, so the platform was not asked.",
+            "Airflow 已不再保存该任务所用的连接，因此未查询平台。",
         ),
         "files_problem": (
             "The output folder could not be read from Airflow's api-server.",
@@ -55,7 +60,7 @@ TEXTS: Texts = MappingProxyType(
         "on_platform": ("Open on the platform", "在平台上打开"),
         "earlier_job": ("This is an earlier job of the task.", "这是该任务较早的作业。"),
         "latest_job": ("Show the last one", "查看最新作业"),
-        "task_state": ("Airflow's state of the task", "Airflow 中的任务状态"),
+        "task_state": ("Task in Airflow", "Airflow 任务"),
         "attempt": ("Attempt", "尝试"),
         "connection": ("Connection", "连接"),
         "code_digest": ("Code (digest)", "代码（摘要）"),

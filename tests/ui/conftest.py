@@ -9,9 +9,10 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 import httpx
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 STRANGER = "stranger"  # may sign in, and see nothing
 
 
-@dataclass
+@dataclass(eq=False)
 class Site:
     """An Airflow with the pages, and the emulator that its default connection leads to."""
 
@@ -37,6 +38,7 @@ class Site:
     emulator: Emulator
     browser: Browser
 
+    @cache  # noqa: B019  there is one site
     def token(self, user: str = "admin") -> str:
         """Return what the API knows a user by."""
         passwords = json.loads((self.airflow.home / "passwords.json").read_text())
@@ -52,10 +54,13 @@ class Site:
         cookie = {"name": "_token", "value": self.token(user), "url": self.airflow.url}
         return open_page(self.browser, f"{self.airflow.url}/{path}", cookies=[cookie], **settings)
 
-    def get(self, path: str, user: str = "admin", **query: str) -> httpx.Response:
-        """Return the answer to a request of a page, such as ``bitahub/job``."""
-        cookies = {"_token": self.token(user)}
-        url = f"{self.airflow.url}/{path}?{urlencode(query)}"
+    def get(self, address: str, user: str = "admin", /, **query: str) -> httpx.Response:
+        """Return the answer to a request of a page, such as ``bitahub/job``.
+
+        :param user: "": someone who has not signed in
+        """
+        cookies = {"_token": self.token(user)} if user else {}
+        url = f"{self.airflow.url}/{address}?{urlencode(query)}"
         return httpx.get(url, cookies=cookies, trust_env=False, timeout=60)
 
 
@@ -71,7 +76,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with (
         running_browser() as browser,
         Emulator(root / "emulator") as emulator,
-        PatientAirflow(root / "airflow", Path(__file__).parent / "dags", port=free_port(), config=config) as airflow,
+        PatientAirflow(root / "airflow", Path(__file__).parent / "dags", port=free_port(), config=config) as started,
     ):
+        airflow = cast(PatientAirflow, started)
         airflow.set_connection(platform.connection(emulator))
         yield Site(airflow, emulator, browser)

@@ -29,7 +29,7 @@ with DAG(
         accelerator_count=2,
     )
     BitaHubJobOperator(task_id="fails", project="fails", command="python train.py", retries=1)
-    BitaHubJobOperator(task_id="runs", project="runs", command="python train.py")
+    BitaHubJobOperator(task_id="runs", project="runs", command="python train.py", accelerator="A100")
     BitaHubJobOperator(task_id="waits", project="waits", command="python train.py", deferrable=True, defer_after=0)
     BitaHubJobOperator.partial(task_id="mapped", project="mapped").expand(command=["exit 0", "exit 1"])
     EmptyOperator(task_id="other")

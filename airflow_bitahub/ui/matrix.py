@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from airflow_bitahub.pages.confusion import ConfusionMatrix
 from airflow_bitahub.ui.access import RequestedTask, TaskKey, may_see
+from airflow_bitahub.ui.job import find_submission, output_folder
 from airflow_bitahub.ui.metrics import draw
-from airflow_bitahub.ui.outputs import OutputFile, OutputFolder
-from airflow_bitahub.ui.platform import masked, open_hook
+from airflow_bitahub.ui.outputs import OutputFile
+from airflow_bitahub.ui.platform import masked
 from airflow_bitahub.ui.rendering import render
 from airflow_bitahub.ui.store import read_task
 from airflow_bitahub.ui.threads import in_thread
@@ -45,11 +46,8 @@ async def send_matrix(request: Request, task: RequestedTask) -> Response:
 
 def _read_matrix(task: TaskKey) -> ConfusionMatrix | None:
     stored = read_task(task)
-    if stored is None or stored.record is None:
+    submission = find_submission(stored, "")
+    if stored is None or submission is None:
         return None
-    path = stored.record.output_path
-    submission = next((each for each in reversed(stored.submissions) if each.output_path == path), None)
-    if submission is None:
-        return None
-    folder = OutputFolder(open_hook(submission.bitahub_conn_id).storage, path)
+    folder = output_folder(stored, submission)
     return next(iter(draw(folder, [OutputFile("confusion_matrix.json", None)], step="").matrix), None)

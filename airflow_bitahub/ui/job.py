@@ -164,6 +164,7 @@ def _read_outputs(stored: StoredTask, submission: Submission, step: str) -> Outp
 
 
 def output_folder(stored: StoredTask, submission: Submission) -> OutputFolder:
+    """Return the output folder of a job. Raises StorageError where it may not be the task's own."""
     hook = open_hook(stored.conn_id)
     if not is_own_folder(submission.output_path, stored.arguments, hook.folders):
         raise StorageError(f"It is not certain that {submission.output_path} is an output folder of this task.")

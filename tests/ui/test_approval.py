@@ -33,7 +33,7 @@ def test_report_shows_the_metrics_and_the_confusion_matrix_to_whom_may_see_it(si
     assert "script" not in policy
     assert "<script" not in picture.text
     assert "94.0%" in picture.text
-    assert site.get("bitahub/confusion_matrix", user=STRANGER, **query).status_code == 403
+    assert site.get("bitahub/confusion_matrix", STRANGER, **query).status_code == 403
     for nothing in ({"task_id": "report"}, {"run_id": "another"}, {"map_index": "3"}):
         assert site.get("bitahub/confusion_matrix", **{**query, **nothing}).status_code == 404
 

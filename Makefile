@@ -15,7 +15,7 @@ CHAOS_TEST := tests/e2e/test_chaos.py
 CLUSTER_TESTS := tests/cluster
 # The tests of these parts import Airflow, which takes each process seconds.
 AIRFLOW_TESTS := cluster dags decorators doctor e2e hooks operators sensors triggers ui \
-	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
+	test_imports.py test_links.py test_metrics.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 
 .PHONY: help demo test test-chaos test-matrix test-one-run test-cluster test-one-cluster unit chaos bench docs lint clean

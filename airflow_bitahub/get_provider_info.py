@@ -23,7 +23,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     f"airflow_bitahub.operators.{name}"
                     for name in (
-                        *("job", "train", "model", "infer", "evaluate", "gate", "serving", "rollback"),
+                        *("job", "train", "model", "infer", "evaluate", "best", "gate", "serving", "rollback"),
                         *("stop", "start", "scale", "delete", "invoke"),
                     )
                 ],

@@ -85,6 +85,7 @@ class JobRecord:
     :param bundle_version: the version of the DAG's bundle that submitted the job; "": it has none
     :param accelerator: the device type of its accelerators; "": it has none, or several types
     :param accelerators: how many it has, in all replicas
+    :param counted: its end is in Airflow's metrics, see `metrics`
     """
 
     job_name: str
@@ -103,6 +104,7 @@ class JobRecord:
     bundle_version: str = ""
     accelerator: str = ""
     accelerators: int = 0
+    counted: bool = False
 
     @property
     def version(self) -> str:

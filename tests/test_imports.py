@@ -25,6 +25,7 @@ ARROWS = {
     "extras": {"exceptions"},
     "pages": {"texts"},
     "connection_form": set[str](),
+    "metrics": {"api"},
     "get_provider_info": {"connection_form"},
     "links": set[str](),
     "assets": {"exceptions", "storage.paths", "hooks.DEFAULT_CONN_ID", "triggers"},
@@ -42,12 +43,15 @@ ARROWS = {
         "tls",
     },
     "triggers": {
-        *("exceptions", "identity", "storage", "api", "procedures", "client.adrive", "client.drive", "hooks"),
+        *("exceptions", "metrics", "identity", "storage", "api", "procedures", "client.adrive", "client.drive"),
+        "hooks",
     },
     "operators": {
-        *("exceptions", "texts", "identity", "storage", "api", "procedures", "hooks", "links", "triggers", "assets"),
+        *("exceptions", "texts", "metrics", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"),
+        "assets",
     },
     "decorators": {"exceptions", "storage", "api", "procedures", "identity", "operators"},
+    "reports": {"exceptions", "procedures.deployments", "hooks", "operators.conditions"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
     "airflow_database": {
         *("exceptions", "identity", "procedures.deployments", "hooks.deployment_records", "operators.records"),
@@ -83,9 +87,9 @@ WHOSE = {
     "httpx": {"client", "transport_errors", "deadline", "proxies", "tls", "emulator", "demo"},
     "aiohttp": {"client"},
     "airflow": {
-        *("storage", "hooks", "links", "assets", "triggers", "operators", "decorators", "sensors"),
+        *("storage", "hooks", "links", "assets", "metrics", "triggers", "operators", "decorators", "sensors"),
         "airflow_database",
-        *("reaper", "doctor", "ui"),
+        *("reaper", "reports", "doctor", "ui"),
     },
     "fastapi": {"emulator", "ui"},
     "jinja2": {"pages"},
@@ -179,7 +183,7 @@ def test_workloads_are_plain_programs(file: Path) -> None:
 @pytest.mark.parametrize("file", DAGS, ids=name_of)
 def test_dags_use_what_is_meant_for_dags(file: Path) -> None:
     used = {part_of(name) for name in imports(file) if name.split(".")[0] == PACKAGE}
-    assert used <= {"operators", "decorators", "sensors", "hooks", "assets", "triggers"}
+    assert used <= {"operators", "decorators", "sensors", "hooks", "assets", "triggers", "reports"}
 
 
 def test_there_are_files_to_look_at() -> None:
@@ -235,6 +239,7 @@ print(*sorted(set(sys.modules) - before))
         "hooks",
         "identity",
         "links",
+        "metrics",
         "operators",
         "procedures",
         "sensors",

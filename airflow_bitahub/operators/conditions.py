@@ -46,7 +46,7 @@ _CHAMPION = "champion."
 _CHAMPIONS_METRIC = re.compile(rf"champion\. {_NAME} (?: \s+ (?P<sign>[-+*]) \s+ (?P<number>\S+) )?", re.VERBOSE)
 _LOOKS_COMBINED = re.compile(rf".*[-+*]{_NUMBER.pattern}")
 _SHOWN = 100  # characters of a text in a message
-_MISSING: Final = object()
+MISSING: Final = object()
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def parse_condition(text: Any) -> Condition:
     match = _CONDITION.fullmatch(text) if isinstance(text, str) else None
     if match is None or _NUMBER.fullmatch(match["bare"] or ""):
         raise ConfigurationError(
-            f"{_shown(text)} is not a condition such as 'accuracy >= 0.9': a metric, one of >=, <=, > and <, and a "
+            f"{shown(text)} is not a condition such as 'accuracy >= 0.9': a metric, one of >=, <=, > and <, and a "
             f"number or a metric of the champion. Put the metric's name in quotes if it contains blanks or one of "
             f"these signs. Give several conditions as a list."
         )
     if (match["bare"] or "").startswith(_CHAMPION):
         raise ConfigurationError(
-            f"{_shown(text)} is not a condition that can be checked: the champion's metric comes second, as in "
+            f"{shown(text)} is not a condition that can be checked: the champion's metric comes second, as in "
             f"'accuracy >= champion.accuracy'. Put the name in quotes if it is one of the metrics themselves."
         )
     return Condition(_name_in(match), match["sign"], _parse_bound(match["bound"], text))
@@ -105,24 +105,24 @@ def evaluate_condition(
     """
     parsed = parse_condition(condition)
     name, bound, wanted = parsed.metric, parsed.bound, f"{parsed.sign} {parsed.bound.text}"
-    value = _look_up(name, metrics)
-    if value is _MISSING:
+    value = look_up(name, metrics)
+    if value is MISSING:
         return False, f"{name} is missing, so not {wanted}"
-    if not _is_number(value):
-        return False, f"{name} = {_shown(value)} is not a number, so not {wanted}"
+    if not is_number(value):
+        return False, f"{name} = {shown(value)} is not a number, so not {wanted}"
     number, origin = _number_of(bound, champion), ""
     if bound.champion:
-        best = _look_up(bound.champion, champion or {})
+        best = look_up(bound.champion, champion or {})
         if number is None:
-            flaw = "is missing" if best is _MISSING else f"= {_shown(best)} is not a number"
+            flaw = "is missing" if best is MISSING else f"= {shown(best)} is not a number"
             reason = "there is no champion" if champion is None else f"champion.{bound.champion} {flaw}"
-            said = f"{name} = {_shown(value)} is not compared with {bound.text}: {reason}"
+            said = f"{name} = {shown(value)} is not compared with {bound.text}: {reason}"
             return champion_missing == "open", f"{said}, and champion_missing={champion_missing!r}"
-        where = f", where champion.{bound.champion} = {_shown(best)}"
-        origin = f" = {number}{where}" if bound.sign else f" = {_shown(best)}"
+        where = f", where champion.{bound.champion} = {shown(best)}"
+        origin = f" = {number}{where}" if bound.sign else f" = {shown(best)}"
     # As floats, a metric of 0.7 is >= 0.7. Integers are compared exactly, also those that no float can hold.
     holds = _COMPARE[parsed.sign](value, float(number or 0) if isinstance(value, float) else number)
-    return holds, f"{name} = {_shown(value)} {'' if holds else 'is not '}{wanted}{origin}"
+    return holds, f"{name} = {shown(value)} {'' if holds else 'is not '}{wanted}{origin}"
 
 
 def comparison_of(
@@ -134,16 +134,16 @@ def comparison_of(
     """
     parsed = parse_condition(condition)
     number = _number_of(parsed.bound, champion)
-    value = _look_up(parsed.metric, metrics)
-    return parsed.metric, None if value is _MISSING else value, None if number is None else float(number)
+    value = look_up(parsed.metric, metrics)
+    return parsed.metric, None if value is MISSING else value, None if number is None else float(number)
 
 
 def _number_of(bound: Bound, champion: Mapping[str, Any] | None) -> Decimal | None:
     """Return the number with which a metric is compared; None where the champion's metric is no number."""
     if not bound.champion:
         return bound.number
-    best = _look_up(bound.champion, champion or {})
-    if not _is_number(best):
+    best = look_up(bound.champion, champion or {})
+    if not is_number(best):
         return None
     return _combined(Decimal(repr(best)) if isinstance(best, float) else Decimal(best), bound)
 
@@ -159,12 +159,12 @@ def _parse_bound(text: str, condition: str) -> Bound:
     number = _parse_number(match["number"]) if match and match["number"] else Decimal(0)
     if match is None or number is None:
         raise ConfigurationError(
-            f"{_shown(text)} in {_shown(condition)} is not a number, and not a metric of the champion such as "
+            f"{shown(text)} in {shown(condition)} is not a number, and not a metric of the champion such as "
             f"champion.accuracy or 'champion.accuracy - 0.005' (with +, - or *, and blanks around it)."
         )
     if _LOOKS_COMBINED.fullmatch(match["bare"] or ""):
         raise ConfigurationError(
-            f"{_shown(text)} in {_shown(condition)} is not a number, and may mean two things. Put blanks around the "
+            f"{shown(text)} in {shown(condition)} is not a number, and may mean two things. Put blanks around the "
             f"+, - or *, or put the metric's name in quotes, as in champion.'top-5'."
         )
     return Bound(text, number, _name_in(match), match["sign"] or "")
@@ -193,10 +193,10 @@ def read_metrics(metrics: Any) -> Mapping[str, Any]:
                 metrics = read(given)
                 break
         else:
-            raise ConfigurationError(f"metrics cannot be read: {_shown(given)} is neither JSON nor a Python literal.")
+            raise ConfigurationError(f"metrics cannot be read: {shown(given)} is neither JSON nor a Python literal.")
     if isinstance(metrics, Mapping):
         return metrics
-    message = f"metrics must be a mapping such as {{'accuracy': 0.9}}, not {_shown(metrics)}"
+    message = f"metrics must be a mapping such as {{'accuracy': 0.9}}, not {shown(metrics)}"
     if metrics is None:
         raise ConfigurationError(f"{message}. Did the task that returns them run, and return something?")
     if isinstance(metrics, Sequence) and not isinstance(metrics, str):
@@ -207,7 +207,7 @@ def read_metrics(metrics: Any) -> Mapping[str, Any]:
     raise ConfigurationError(f"{message}.")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value for a message, or only its type where it may be long. A text that is cut could not be masked."""
     if isinstance(value, str) and len(value) > _SHOWN:
         return f"a text of {len(value)} characters"
@@ -216,18 +216,19 @@ def _shown(value: Any) -> str:
     return repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
-def _look_up(name: str, metrics: Mapping[str, Any]) -> Any:
-    """Return a metric's value by its whole name, or else part by part; `_MISSING` if there is none."""
+def look_up(name: str, metrics: Mapping[str, Any]) -> Any:
+    """Return a metric's value by its whole name, or else part by part; `MISSING` if there is none."""
     if name in metrics:
         return metrics[name]
     for dot in (index for index, character in enumerate(name) if character == "."):
         inner = metrics.get(name[:dot])
-        if isinstance(inner, Mapping) and (value := _look_up(name[dot + 1 :], inner)) is not _MISSING:
+        if isinstance(inner, Mapping) and (value := look_up(name[dot + 1 :], inner)) is not MISSING:
             return value
-    return _MISSING
+    return MISSING
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and not isinstance(value, bool)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from airflow_bitahub import metrics
 from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
@@ -20,7 +21,8 @@ from airflow_bitahub.exceptions import (
     StateUnknownError,
 )
 from airflow_bitahub.links import BitaHubJobLink
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
+from airflow_bitahub.operators.base import KILL_BUDGET, task_url
+from airflow_bitahub.operators.counting import CountedJob
 from airflow_bitahub.operators.failures import job_error
 from airflow_bitahub.operators.records import (
     JOB_FACTS,
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.triggers.events import JobEvent
 
 
-class JobLifecycle(ResourceLifecycle):
+class JobLifecycle(CountedJob):
     """Submits one job or finds it again, waits for it, and stops it where its task ends first.
 
     What the job is, and the meaning of the attributes, is defined in `BitaHubJobOperator`. This class has no
@@ -66,7 +68,6 @@ class JobLifecycle(ResourceLifecycle):
     cancel_on_kill: bool
     resubmit_stopped: bool
 
-    _record: JobRecord | None = None
     _last_seen: Job | None = None
     _sent: JobSpec | None = None
 
@@ -104,6 +105,7 @@ class JobLifecycle(ResourceLifecycle):
                     spec_for=self._spec_to_send,
                     save=self._save_unless_abandoned,
                     prepare=self.prepare,
+                    on_end=self.count_end,
                     resubmit_stopped=self.resubmit_stopped,
                     extra_body=self.extra_body,
                     unreachable_timeout=self.unreachable_timeout,
@@ -112,6 +114,9 @@ class JobLifecycle(ResourceLifecycle):
             )
             context["ti"].xcom_push(key=BitaHubJobLink().xcom_key, value=self.hook.job_url(job.name))
             self._log_change(job)
+            is_new = earlier is None or earlier.job_name != job.name
+            if earlier is not None and earlier.confirmed and not is_new:
+                metrics.count(metrics.JOB_ADOPTED, self.metric_tags)
             if not self.wait_for_completion:
                 return self.result(job, record)
             waits_since = time.monotonic()
@@ -119,7 +124,7 @@ class JobLifecycle(ResourceLifecycle):
                 job.name,
                 poll_interval=self.poll_interval,
                 known=job,
-                is_new=earlier is None or earlier.job_name != job.name,
+                is_new=is_new,
                 defer_after=self.defer_after if self.deferrable else None,
                 queue_deadline=self._queue_deadline(),  # Airflow itself enforces execution_timeout on a worker
                 unreachable_timeout=self.unreachable_timeout,
@@ -155,7 +160,8 @@ class JobLifecycle(ResourceLifecycle):
                 self._save(replace(record, stopped=True))
             # The submission itself may have been interrupted, and its job may appear later.
             ending = end_job(record.job_name, wait=False, may_appear=not record.confirmed, timeout=KILL_BUDGET)
-            self.hook.new_client().run(ending)
+            job = self.hook.new_client().run(ending)
+            self.count_stop(job, record)
 
         self.stop_if_abandoned(self._context, stop)
 
@@ -211,6 +217,7 @@ class JobLifecycle(ResourceLifecycle):
             self._save(replace(record, stopped=True))
         ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
         job = self.hook.new_client().run(ending)
+        self.count_stop(job, record)
         return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
 
     def result_if_finished(self) -> tuple[Any] | None:
@@ -298,6 +305,7 @@ class JobLifecycle(ResourceLifecycle):
         """Return the result of a job that succeeded; raise the error for any other end."""
         self._last_seen = job
         self._push_facts(job, record)
+        self.count_end(job, record)
         if job.status.is_successful:
             return self.result(job, record)
         raise job_error(job, self._log_tail(job.name), may_resubmit=record.stopped or self.resubmit_stopped)
@@ -330,8 +338,11 @@ class JobLifecycle(ResourceLifecycle):
 
     def _save_unless_abandoned(self, record: JobRecord) -> None:
         self.raise_if_abandoned()
-        is_new = self._record is None or self._record.job_name != record.job_name
+        known = self._record
+        is_new = known is None or known.job_name != record.job_name
         self._save(record)
+        if record.confirmed and (is_new or known is None or not known.confirmed):
+            metrics.count(metrics.JOB_SUBMITTED, self.metric_tags)
         if is_new and self._context is not None and self._sent is not None:
             submission = Submission(
                 job_name=record.job_name,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
+from airflow_bitahub import metrics
 from airflow_bitahub.api.protocol import Sleep
 from airflow_bitahub.assets import BitaHubServing
 from airflow_bitahub.exceptions import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.servings import Serving
     from airflow_bitahub.exceptions import JobTimeoutError
     from airflow_bitahub.procedures.checks import AnswerCheck, SampleCheck
-    from airflow_bitahub.procedures.deployments import Deployment, Owner
+    from airflow_bitahub.procedures.deployments import Deployment, Owner, RolloutEnd
     from airflow_bitahub.procedures.plan import Deployed, Plan, Waiting
     from airflow_bitahub.procedures.site import Site
     from airflow_bitahub.triggers.events import ServingEvent
@@ -354,7 +355,10 @@ class RolloutOperator(ResourceLifecycle):
 
         records = VariableRecords(self.hook, self.serving_name, self.version)
         page = task_url(self._context) if self._context is not None else ""
-        return Site(self.serving_name, self.version, records, self.log.info, task_url=page)
+        return Site(self.serving_name, self.version, records, self.log.info, task_url=page, on_end=self._count_end)
+
+    def _count_end(self, end: RolloutEnd) -> None:
+        metrics.count(metrics.ROLLOUT + end, metrics.task_tags(self._context["ti"] if self._context else None))
 
     @property
     def can_update(self) -> bool:

@@ -28,6 +28,10 @@ _NEXT_TRY = 3600
 Phase = Literal["candidate", "switch", "restore", "tidy"]
 Placed = Literal["", "new", "old"]
 StepName = Literal["candidate", "check", "switch", "verify", "restore", "tidy"]
+# How a replacement has ended. ``deployed``: the new version serves; ``reverted``: likewise, and it is an earlier one
+# that somebody went back to; ``rejected``: the candidate failed; ``restored``: the old version has the name again;
+# ``failed``: no version works, or it is not known which; ``abandoned``: its task ended before anything was changed.
+RolloutEnd = Literal["deployed", "reverted", "rejected", "restored", "failed", "abandoned"]
 
 
 def candidate_name(name: str) -> str:

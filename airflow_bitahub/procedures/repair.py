@@ -9,7 +9,7 @@ from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.protocol import Procedure
 from airflow_bitahub.api.servings import Serving, probe_serving
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
-from airflow_bitahub.procedures.deployments import Owner
+from airflow_bitahub.procedures.deployments import Owner, RolloutEnd
 from airflow_bitahub.procedures.servings import end_serving
 from airflow_bitahub.procedures.site import Site, find_serving
 
@@ -28,25 +28,30 @@ def repair(site: Site, secrets: Mapping[str, str]) -> Procedure[str]:
         return "there was nothing to end"
     yield from site.remove_candidate()
     end, record = "nothing was changed", site.record
+    outcome: RolloutEnd = "deployed" if rollout.phase == "tidy" else "abandoned"
     if rollout.phase not in ("candidate", "tidy"):
         found = yield from site.find()
         if found is not None and not site.record.owns(found, site.clock()):
             end, record = "someone else has taken the name", replace(site.record, exists=False, since=None)
+            outcome = "failed"
         elif found is not None and (yield from _has_proved_itself(site, found)):
             end = f"the {rollout.version} was checked and serves"
             record = record.with_version(replace(rollout.version, deployed_at=site.clock()))
+            outcome = "deployed"
         elif rollout.replaces:
             try:
                 end = yield from put_back(site, secrets)
+                outcome = "restored"
             except ConfigurationError:
                 if rollout.can_restore:  # a task that knows the secret values may still come
                     raise
                 end = "the name was left as it is"
+                outcome = "failed"
             record = site.record
         else:
             end = yield from clear(site)
-            record = site.record
-    site.save(replace(record, rollout=None))
+            record, outcome = site.record, "failed"
+    site.end(outcome, record)
     return f"{end}, and the candidate was removed" if rollout.has_candidate else end
 
 

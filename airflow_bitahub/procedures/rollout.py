@@ -203,7 +203,7 @@ class Deployer:
                 raise (yield from self._restore())
         except ServingRefusedError:  # someone else has taken the name
             yield from self.site.remove_candidate()
-            self.site.save(replace(self.site.record, exists=False, since=None, rollout=None))
+            self.site.end("failed", replace(self.site.record, exists=False, since=None))
             raise
         return (yield from self._tidy())
 
@@ -225,7 +225,7 @@ class Deployer:
                 raise
             lines = yield from self._last_lines(self._candidate)
             yield from self.site.remove_candidate()
-            self.site.save(replace(self.site.record, rollout=None))
+            self.site.end("rejected", self.site.record)
             raise self._failure(
                 f"The {plan.version} was not deployed. Its candidate failed: {error}{lines}\nThe candidate was "
                 f"removed. The {self._old} was not touched.",
@@ -264,7 +264,7 @@ class Deployer:
         yield from self.site.remove_candidate()
         rollout = self.site.rollout
         serving = yield from get_serving(self.site.name, self.site.version)
-        self.site.save(replace(self.site.record, rollout=None))
+        self.site.end("reverted" if self.plan.withdraws else "deployed", self.site.record)
         away = f"; no version answered for {rollout.away_seconds:.1f} s" if rollout.previous else ""
         self.site.log(f"The {self.plan.version} serves as {serving.name!r}{away}")
         return Deployed(serving, rollout.previous, rollout.away_seconds)
@@ -301,7 +301,7 @@ class Deployer:
             yield from clear(self.site)
             story += "It was removed. Nothing serves under this name, as before."
         yield from self.site.remove_candidate()
-        self.site.save(replace(self.site.record, rollout=None))
+        self.site.end("restored" if rollout.replaces and rollout.can_restore else "failed", self.site.record)
         return self._failure(story, is_final=rollout.is_final)
 
     def _see_old(self) -> Procedure[str]:

@@ -34,6 +34,7 @@ from airflow_bitahub.procedures.deployments import (
     Owner,
     Records,
     Rollout,
+    RolloutEnd,
     StepName,
     candidate_name,
     is_created_since,
@@ -110,6 +111,7 @@ class Site:
     :param may_recreate: False: there is no time to create a serving again after its removal, so none is removed for it
     :param on_save: called before anything is stored and before anything is created
     :param task_url: the page of the Airflow task that works here; "": none
+    :param on_end: called when a replacement has ended and that is on record
     :ivar record: the record as last read or stored
     :ivar ended: the replacement that ended here last, as it was then
     :ivar lost_at: when another task created a serving of the name that this one wanted to create
@@ -124,6 +126,7 @@ class Site:
     may_recreate: bool = True
     on_save: Callable[[], None] = lambda: None
     task_url: str = ""
+    on_end: Callable[[RolloutEnd], None] = lambda end: None  # noqa: ARG005
     record: Deployment = field(default_factory=Deployment)
     ended: Rollout | None = None
     lost_at: float | None = None
@@ -145,6 +148,11 @@ class Site:
         if record.rollout is None and self.record.rollout is not None:
             self.ended = self.record.rollout
         self.record = record
+
+    def end(self, end: RolloutEnd, record: Deployment) -> None:
+        """Store the record without the replacement that was under way, which has ended like this."""
+        self.save(replace(record, rollout=None))
+        self.on_end(end)
 
     def _overtaken(self) -> ServingOvertakenError:
         return ServingOvertakenError(

@@ -33,6 +33,7 @@ def ensure_job(
     spec_for: Callable[[JobRecord], JobSpec],
     save: Callable[[JobRecord], None],
     prepare: Callable[[JobRecord], JobRecord] = lambda record: record,
+    on_end: Callable[[Job, JobRecord], None] = lambda job, record: None,  # noqa: ARG005
     resubmit_stopped: bool = False,
     extra_body: Mapping[str, Any] | None = None,
     unreachable_timeout: float = retry.UNREACHABLE_TIMEOUT,
@@ -47,6 +48,8 @@ def ensure_job(
     :param save: saves a record; called before anything is sent under the record's name
     :param prepare: makes ready, or checks, what a job needs, and returns its record. It is called only where a job is
         about to be submitted, and before that is recorded. So a job that exists never depends on it
+    :param on_end: called with a job of this generation that has failed or was stopped, where no earlier try may have
+        noticed
     :param resubmit_stopped: treat a job that someone else stopped like one that failed
     :param unreachable_timeout: seconds for which queries of a job that exists, or may exist, may fail
     :param first_look: seconds between a submission and the query that confirms it. After a short pause, this query
@@ -56,7 +59,7 @@ def ensure_job(
     :raises JobLostError: the platform had the job and no longer has it
     :raises JobRefusedError: a job of the requested name exists, and this task did not submit it
     """
-    submission = _Submission(task, spec_for, save, prepare, extra_body, unreachable_timeout, first_look, clock)
+    submission = _Submission(task, spec_for, save, prepare, on_end, extra_body, unreachable_timeout, first_look, clock)
     if record is None:
         return (yield from submission.send(task.first_attempt(None)))
     if task.is_new_generation(record):
@@ -95,6 +98,7 @@ class _Submission:
     spec_for: Callable[[JobRecord], JobSpec]
     save: Callable[[JobRecord], None]
     prepare: Callable[[JobRecord], JobRecord]
+    on_end: Callable[[Job, JobRecord], None]
     extra_body: Mapping[str, Any] | None
     unreachable_timeout: float
     first_look: float
@@ -112,7 +116,9 @@ class _Submission:
                 raise lost_job(record.job_name)
         elif job.status.is_successful or not job.status.is_terminal:
             return job, record
-        elif job.status is JobStatus.STOPPED and not (record.stopped or resubmit_stopped):
+        else:
+            self.on_end(job, record)
+        if job is not None and job.status is JobStatus.STOPPED and not (record.stopped or resubmit_stopped):
             raise JobStoppedError(
                 f"Job {job.name!r} was stopped by someone else, so it is not submitted again. Clear the task to run it "
                 f"again, or set resubmit_stopped=True.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_bitahub import metrics
 from airflow_bitahub.exceptions import JobLostError, JobQueueTimeoutError, JobTimeoutError
 from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from airflow_bitahub.triggers.base import BitaHubTrigger
@@ -85,6 +86,11 @@ class BitaHubJobTrigger(BitaHubTrigger):
         except JobLostError as error:
             return {"outcome": "lost", "message": str(error)}
         return {"outcome": "finished", "job": job.model_dump(mode="json")}
+
+    async def stop_with(self, watcher: Watcher) -> None:
+        """Stop the job, and count that."""
+        await super().stop_with(watcher)
+        metrics.count(f"{metrics.JOB_ENDED}stopped", metrics.task_tags(self.task_instance))
 
     def stop(self) -> Procedure[object]:
         """Stop the job."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from airflow_bitahub import metrics
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 
 if TYPE_CHECKING:
@@ -51,7 +52,14 @@ class BitaHubRolloutTrigger(BitaHubServingTrigger):
 
         ti: Any = self.task_instance
         records = VariableRecords(BitaHubHook(self.bitahub_conn_id), self.deployed_name, self.version)
-        site = Site(self.deployed_name, self.version, records, self.log.info)
+        tags = metrics.task_tags(ti)
+        site = Site(
+            self.deployed_name,
+            self.version,
+            records,
+            self.log.info,
+            on_end=lambda end: metrics.count(metrics.ROLLOUT + end, tags),
+        )
         owner = Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
         self.log.info("The deployment was ended: %s", drive(abandon(site, owner, {}), send))
 

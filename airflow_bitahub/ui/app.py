@@ -12,7 +12,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_bitahub.pages.rendering import static_file
-from airflow_bitahub.ui import job, models, serving
+from airflow_bitahub.ui import job, matrix, models, serving
 from airflow_bitahub.ui.rendering import FOLDER, render
 
 _SCRIPT = FOLDER / "static" / "frame.js"
@@ -50,6 +50,7 @@ def make_app() -> FastAPI:
     app.include_router(job.router)
     app.include_router(serving.router)
     app.include_router(models.router)
+    app.include_router(matrix.router)
     app.add_api_route("/static/{name}", _send_static, include_in_schema=False)
     return app
 

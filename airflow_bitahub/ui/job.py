@@ -83,7 +83,7 @@ async def send_file(request: Request, task: RequestedTask, path: _FilePath, job:
 
 async def _show_job(request: Request, task: TaskKey, name: str, *, with_log: bool) -> Response:
     stored = await in_thread(read_task, task)
-    submission = _find(stored, name)
+    submission = find_submission(stored, name)
     if stored is not None and submission is None and not name:
         page = await find_serving_page(request, task, stored)
         if page is not None:
@@ -120,7 +120,7 @@ def _missing(stored: StoredTask) -> str:
     return "no_record" if stored.record is None else "not_verified"
 
 
-def _find(stored: StoredTask | None, name: str) -> Submission | None:
+def find_submission(stored: StoredTask | None, name: str) -> Submission | None:
     """Return what is on record of a job; of the last one if there is no name."""
     if stored is None:
         return None
@@ -154,14 +154,15 @@ async def _outputs(request: Request, stored: StoredTask, submission: Submission)
 
 def _read_outputs(stored: StoredTask, submission: Submission, step: str) -> Outputs:
     try:
-        folder = _folder(stored, submission)
+        folder = output_folder(stored, submission)
         listing = folder.files()
         return Outputs(listing, draw(folder, listing.files, step=step))
     except Exception as error:  # of the connection or of the storage, which are of many kinds
         return Outputs(problem=masked(error))
 
 
-def _folder(stored: StoredTask, submission: Submission) -> OutputFolder:
+def output_folder(stored: StoredTask, submission: Submission) -> OutputFolder:
+    """Return the output folder of a job. Raises StorageError where it may not be the task's own."""
     hook = open_hook(stored.conn_id)
     if not is_own_folder(submission.output_path, stored.arguments, hook.folders):
         raise StorageError(f"It is not certain that {submission.output_path} is an output folder of this task.")
@@ -171,11 +172,11 @@ def _folder(stored: StoredTask, submission: Submission) -> OutputFolder:
 def _open_file(task: TaskKey, name: str, path: str) -> tuple[Submission | None, Content | str | None]:
     """Return the job that a file belongs to, and the file; None: there is none; a text: why it cannot be shown."""
     stored = read_task(task)
-    submission = _find(stored, name)
+    submission = find_submission(stored, name)
     if stored is None or submission is None:
         return None, None
     try:
-        return submission, _folder(stored, submission).open(path)
+        return submission, output_folder(stored, submission).open(path)
     except Exception as error:  # of the connection or of the storage, which are of many kinds
         return submission, masked(error)
 

@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import ParamValidationError
 
+from airflow_bitahub.operators.best import BitaHubBestOperator
 from airflow_bitahub.operators.delete import BitaHubDeleteServingOperator
 from airflow_bitahub.operators.evaluate import BitaHubEvaluateOperator
 from airflow_bitahub.operators.gate import BitaHubMetricGateOperator
@@ -30,7 +31,10 @@ from tests.conftest import REPOSITORY
 
 EXAMPLES: dict[str, DAG] = {
     name: runpy.run_path(str(REPOSITORY / "dags" / f"{name}.py"))["dag"]
-    for name in ("mnist_lifecycle", "nightly_check", "on_new_model", "python_function")
+    for name in (
+        *("mnist_lifecycle", "nightly_check", "on_new_model", "python_function"),
+        *("parameter_sweep", "release_with_approval"),
+    )
 }
 dag = EXAMPLES["mnist_lifecycle"]
 ORDER = {
@@ -38,6 +42,12 @@ ORDER = {
     "nightly_check": ["is_ready", "read_sample", "ask", "compare", "is_worse", "roll_back"],
     "on_new_model": ["newest_version", "verify"],
     "python_function": ["train", "best"],
+    "parameter_sweep": [
+        *("read_learning_rates", "train", "best", "save_model", "infer", "evaluate", "gate", "deploy"),
+    ],
+    "release_with_approval": [
+        *("train", "save_model", "infer", "evaluate", "gate", "newest_only", "report", "approve", "deploy"),
+    ],
 }
 
 # The required arguments of each operator, and one more argument to expand a mapped operator over.
@@ -54,6 +64,7 @@ OPERATORS: list[tuple[type[Any], dict[str, Any], str]] = [
     (BitaHubStopServingOperator, {}, "serving_name"),
     (BitaHubDeleteServingOperator, {}, "serving_name"),
     (BitaHubInvokeServingOperator, {"image_url": "u"}, "serving_name"),
+    (BitaHubBestOperator, {"metric": "loss"}, "results"),
     (BitaHubMetricGateOperator, {"conditions": "accuracy > 0.9"}, "metrics"),
     (BitaHubJobSensor, {}, "job_name"),
     (BitaHubServingSensor, {}, "serving_name"),

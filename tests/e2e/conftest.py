@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +22,16 @@ from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from tests.e2e.asking import AskingClient
 from tests.e2e.dag_runs import ALL, LIFECYCLE, MANUAL, SCRIPTED
+from tests.e2e.received_metrics import ReceivedMetrics
 from tests.leaks import ProcessArguments
 from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
 
 REPOSITORY = Path(__file__).parents[2]
+SCRIPTED_EXAMPLES = ("parameter_sweep", "release_with_approval")
 DAGS = (
     *(LIFECYCLE, SCRIPTED, "nightly_check", "one_job", "both_ways", "gates", "endings", "again"),
-    *("deployments", "short_deferrals", "python_function"),
+    *("deployments", "short_deferrals", "python_function", *SCRIPTED_EXAMPLES),
     *("watched", "on_jobs", "newest", "each_version", "on_new_model", "saves"),
 )
 SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
@@ -36,6 +39,9 @@ SCRIPTED_OUTPUTS: dict[str, dict[str, Any]] = {
     "scripted-infer": {"prediction_results.npy": "predictions"},
     "scripted-eval": {"evaluation_result.json": {"accuracy": 0.9}},
 }
+# The accuracies of the trainings by their learning rates; None: it fails.
+SWEPT = {0.5: None, 0.4: math.nan, 0.1: 0.91, 0.2: 0.96}
+SLOTS = 2  # trainings of the sweep at the same time
 PASSWORD = "e2e-correct-horse"
 DEPLOYED = "again-and-again"  # the serving of the DAG "deployments"
 SECONDS = 600  # that a DAG run may take on a busy machine, the time to build TensorFlow's environment included
@@ -87,6 +93,7 @@ class World:
     sign_in: RecordingSignIn
     arguments: ProcessArguments
     asking: AskingClient
+    metrics: ReceivedMetrics
     close: Callable[[], None]
     started: dict[str, str] = field(default_factory=dict)  # ids of runs and backfills, by their names in `dag_runs`
 
@@ -159,18 +166,23 @@ def wait_until(condition: Callable[[], Any], seconds: float = 300) -> Any:
         time.sleep(max(0.5, 4 * (time.monotonic() - start)))
 
 
+def scripted_copy(example: Path) -> str:
+    """Return an example whose jobs are those of `SCRIPTED_OUTPUTS`, in projects without code."""
+    text = example.read_text().replace('project="mnist-', 'project="scripted-')
+    return text.replace('"retries": 2,', '"retries": 2, "preflight": False,')
+
+
 def copy_dags(dags: Path) -> None:
     """Copy the examples and the DAGs of these tests into a folder, and add the scripted lifecycle."""
     shutil.copytree(REPOSITORY / "dags", dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
-    lifecycle = (dags / f"{LIFECYCLE}.py").read_text()
-    scripted = lifecycle.replace(f'dag_id="{LIFECYCLE}"', f'dag_id="{SCRIPTED}"').replace(
-        'project="mnist-', 'project="scripted-'
-    )
-    scripted = scripted.replace('"retries": 2,', '"retries": 2, "preflight": False,')  # these projects have no code
+    scripted = scripted_copy(dags / f"{LIFECYCLE}.py").replace(f'dag_id="{LIFECYCLE}"', f'dag_id="{SCRIPTED}"')
     # A scripted serving answers 7 to every picture, which is right for one in ten.
     scripted = scripted.replace('"at_least": 0.7', '"at_least": 0.1')
     (dags / f"{SCRIPTED}.py").write_text(scripted)
+    for name in SCRIPTED_EXAMPLES:
+        example = scripted_copy(dags / f"{name}.py").replace('"retries": 2,', '"retries": 0,')
+        (dags / f"{name}.py").write_text(example)
 
 
 @pytest.fixture(scope="session")
@@ -188,6 +200,14 @@ def world(
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
     }
     with ExitStack() as stack:
+        metrics = stack.enter_context(ReceivedMetrics())
+        config |= {
+            "metrics.statsd_on": "True",
+            "metrics.statsd_host": "127.0.0.1",
+            "metrics.statsd_port": str(metrics.port),
+            "metrics.statsd_influxdb_enabled": "True",
+            "metrics.metrics_allow_list": "bitahub",
+        }
         arguments = stack.enter_context(ProcessArguments())
         sign_in = RecordingSignIn()
         emulator = stack.enter_context(
@@ -198,17 +218,31 @@ def world(
         emulator.scripts.add(ScriptedJob(job_name="short-deferral-*", run_seconds=2))
         for project, outputs in SCRIPTED_OUTPUTS.items():
             emulator.scripts.add(ScriptedJob(job_name=f"{project}-*", run_seconds=2, outputs=outputs))
-        emulator.scripts.add(ScriptedServing(serving_name="backfilled*", answer={"predictions": [7]}))
+        for rate, accuracy in SWEPT.items():
+            validation = {"dense-mnist-tf/validation.json": {"accuracy": accuracy}}
+            emulator.scripts.add(
+                ScriptedJob(
+                    job_name="scripted-train-*",
+                    command=f"*--learning-rate {rate} *",
+                    exit_code=accuracy is None,
+                    run_seconds=2,
+                    outputs=SCRIPTED_OUTPUTS["scripted-train"] | validation,
+                )
+            )
+        for name in ("backfilled*", "swept*", "approved*"):
+            emulator.scripts.add(ScriptedServing(serving_name=name, answer={"predictions": [7]}))
         platform.upload_programs(emulator.storage, dags / "workloads")
         folder = platform.server_folder(emulator.storage, platform.FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
         connection = platform.connection(emulator)
         extra = {**json.loads(str(connection["extra"])), "auth": "kubesphere"}
         airflow.set_connection({**connection, "password": PASSWORD, "extra": json.dumps(extra)})
+        pool = {"name": "bitahub_gpus", "slots": SLOTS, "description": "", "include_deferred": True}
+        airflow.call("POST", "/pools", pool)
         platform.server_folder(emulator.storage, platform.FOLDERS.model("served")[0]).mkdir(parents=True)
         asking = AskingClient(emulator, DEPLOYED)
         stack.callback(asking.stop)
-        world = World(airflow, emulator, sign_in, arguments, asking, stack.close)
+        world = World(airflow, emulator, sign_in, arguments, asking, metrics, stack.close)
         wanted = [
             name for item in request.session.items for mark in item.iter_markers("dag_runs") for name in mark.args
         ]

@@ -108,6 +108,7 @@ class Platform(Stage):
         self.keeps = ""  # the name of a serving that cannot be removed
         self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
         self.story: list[str] = []
+        self.ends: list[str] = []
 
     # The platform --------------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class Platform(Stage):
         return super().perform(step)
 
     def site(self) -> Site:
-        return Site(NAME, "v1", self.airflow, self.story.append, clock=self.clock)
+        return Site(NAME, "v1", self.airflow, self.story.append, clock=self.clock, on_end=self.ends.append)
 
     def deployment(self, image: str, task: str = "a", **changes: Any) -> Procedure[Deployed]:
         owner = Owner("dag", task, "run")
@@ -339,6 +340,41 @@ def test_each_step_is_on_record_with_its_begin(
     assert times[-1] <= platform.now
     if len(steps) > 1:
         assert times[1] - times[0] >= START
+
+
+@pytest.mark.parametrize(
+    ("image", "changes", "ends"),
+    [
+        ("good:2", {}, ["deployed"]),
+        ("good:2", {"withdraws": True}, ["reverted"]),
+        ("good:1", {}, []),
+        ("wrong", {}, ["rejected"]),
+        ("wrong", {"strategy": "recreate"}, ["restored"]),
+    ],
+)
+def test_end_of_a_deployment_is_told_once(image: str, changes: dict[str, Any], ends: list[str]) -> None:
+    for step in count(1):
+        platform = platform_with()
+        assert platform.ends == ["deployed"]
+        platform.ends.clear()
+        if platform.live_through(image, [(step, True)], **changes) == 0:
+            break
+        assert platform.ends == ends
+
+
+def test_end_of_what_others_clean_up_or_what_was_the_first_version_is_told() -> None:
+    platform = Platform()
+    with pytest.raises(ServingCheckError):
+        platform.deploy("wrong")
+    assert platform.ends == ["failed"]
+    ended = set()
+    for step in count(1):
+        platform = platform_with()
+        if platform_dies_at(platform, "good:2", (step, True), {"strategy": "candidate"}) == 0:
+            break
+        platform.run(abandon(platform.site(), Owner("dag", "a", "run"), {}, grace=5))
+        ended |= {*platform.ends[1:]}
+    assert ended == {"abandoned", "restored", "deployed"}
 
 
 def test_error_says_what_failed_what_the_program_printed_and_what_serves() -> None:

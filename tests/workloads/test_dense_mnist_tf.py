@@ -32,7 +32,7 @@ pytestmark = pytest.mark.tensorflow
 PROGRAMS = Path(__file__).parents[2] / "dags" / "workloads" / "dense-mnist-tf"
 
 
-def arguments(options: Mapping[str, Path]) -> list[str]:
+def arguments(options: Mapping[str, Any]) -> list[str]:
     """Return options as the command line has them."""
     return [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
@@ -126,6 +126,21 @@ def test_predictions_are_probabilities(trained: Workload) -> None:
 def test_accuracy(trained: Workload) -> None:
     assert list(trained.first_result) == ["accuracy"]
     assert 0.88 <= trained.first_result["accuracy"] <= 1
+
+
+def test_training_can_be_validated_and_one_that_diverges_says_so(
+    trained: Workload, forks: TensorFlowForks, tmp_path: Path
+) -> None:
+    found = {}
+    for rate in (0.1, 1e39):
+        options: dict[str, Any] = {"data_dir": trained.data, "output_dir": tmp_path / "model"}
+        options |= {"learning_rate": rate, "epochs": 1, "validation_share": 0.2}
+        forks.start(PROGRAMS / "train.py", arguments(options))
+        assert forks.wait() == 0, forks.errors
+        found[rate] = json.loads((tmp_path / "model" / "validation.json").read_text())
+    assert found[0.1]["accuracy"] > 0.8
+    assert 0 < found[0.1]["loss"] < 2
+    assert found[1e39]["loss"] is None
 
 
 def test_rerun_over_the_same_folders_gives_the_same(trained: Workload, forks: TensorFlowForks) -> None:

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from airflow_bitahub import metrics
 from airflow_bitahub.client import adrive
 from airflow_bitahub.exceptions import BitaHubError, RateLimitError, TransportError, UnexpectedResponseError
 from airflow_bitahub.hooks.settings import WATCH_MODES
@@ -71,6 +72,7 @@ class Watcher:
     def __init__(self, bitahub_conn_id: str) -> None:
         self.longest_poll_interval = 0.0
         self._conn_id = bitahub_conn_id
+        self._tags = {"connection": bitahub_conn_id}
         self._users = 0
         self._loop = asyncio.get_running_loop()
         self._hook = SharedHook(bitahub_conn_id, self._apply)
@@ -249,11 +251,7 @@ class Watcher:
         wanted = len(self._waiters)
         missing = {*self._waiters}  # not those that come later, which may be on a page that was read already
         pages = JobPages(PAGE, known=self._jobs)
-        while (
-            missing
-            and not pages.is_complete
-            and self._listing.is_next_page_worthwhile(pages, len(missing), wanted)
-        ):
+        while missing and not pages.is_complete and self._listing.is_next_page_worthwhile(pages, len(missing), wanted):
             found = pages.add(await self._send_in_turn(pages.next_page()))
             for name, job in found.items():
                 self._deliver_from_list(name, job)
@@ -291,6 +289,7 @@ class Watcher:
             log.exception("Could not %s", call.request.action)
             answer = UnexpectedResponseError(f"Could not {call.request.action}: {type(error).__name__}: {error}")
         if not call.request.is_foreign:
+            metrics.count(metrics.QUERIES, self._tags)
             self._note_for_all(answer)
         if isinstance(answer, BitaHubError):
             raise answer
@@ -306,6 +305,7 @@ class Watcher:
     def _note_for_all(self, answer: Any) -> None:
         """Draw those conclusions from an answer that concern all waiters."""
         if isinstance(answer, RateLimitError):
+            metrics.count(metrics.PAUSES, self._tags)
             pause_until = self._loop.time() + retry.rate_limit_pause(answer)
             self._next_request_at = max(self._next_request_at, pause_until)
             self._deliver_to_all_due(answer)

@@ -18,6 +18,7 @@ import numpy as np
 
 SIDE = 28
 LEARNING_RATE = 0.1
+VALIDATION = "validation.json"
 PORT = 2222  # for traffic between replicas, if the platform sets none
 METRICS = "metrics.jsonl"  # the training curve: a JSON object a line
 
@@ -60,6 +61,8 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
         train_together(tf, images, labels, args, save=index == 0)
         return index == 0
 
+    if args.validation_share:
+        images, labels, held_out = hold_out(images, labels, args.validation_share)
     model = tf.keras.Sequential(
         [
             tf.keras.Input(shape=(SIDE, SIDE)),
@@ -68,7 +71,9 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
         ]
     )
     model.compile(
-        optimizer=tf.keras.optimizers.SGD(LEARNING_RATE), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+        optimizer=tf.keras.optimizers.SGD(args.learning_rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
     with (args.output_dir / METRICS).open("w") as metrics:
         curve = tf.keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: note(metrics, epoch + 1, logs))
@@ -80,6 +85,13 @@ def train(images: np.ndarray, labels: np.ndarray, args: argparse.Namespace) -> b
             verbose=2,
             callbacks=[curve],
         )
+
+    if args.validation_share:
+        loss, accuracy = (float(value) for value in model.evaluate(*held_out, verbose=0))
+        # JSON has no NaN, which the loss of a training that diverged is.
+        validation = {"accuracy": round(accuracy, 4), "loss": round(loss, 4) if np.isfinite(loss) else None}
+        (args.output_dir / VALIDATION).write_text(json.dumps(validation))
+        print(f"Validation: {validation}", flush=True)
 
     # Keras 3 writes a SavedModel only with export(), which Keras 2 may lack.
     if hasattr(model, "export"):
@@ -114,7 +126,7 @@ def train_together(tf: Any, images: np.ndarray, labels: np.ndarray, args: argpar
         gradients = tape.gradient(loss, [weights, bias])
         summed = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         for variable, gradient in zip([weights, bias], summed):  # noqa: B905  Python 3.8 has no `strict`
-            variable.assign_sub(LEARNING_RATE * gradient)
+            variable.assign_sub(args.learning_rate * gradient)
         return loss
 
     @tf.function
@@ -162,6 +174,14 @@ def join_cluster() -> int:
     return int(json.loads(environment["TF_CONFIG"])["task"]["index"])
 
 
+def hold_out(images: np.ndarray, labels: np.ndarray, share: float) -> Any:
+    """Return the pictures and labels to train on, and a share of both that no training sees, ready to evaluate."""
+    count = max(1, round(len(labels) * (1 - share)))
+    if count == len(labels):
+        fail("--validation-share leaves no picture to validate with.")
+    return images[:count], labels[:count], (images[count:] / np.float32(255), labels[count:])
+
+
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
     """Return the bytes of a gzipped idx file as an array."""
     try:
@@ -194,6 +214,14 @@ def positive(text: str) -> int:
     return number
 
 
+def share_of(text: str) -> float:
+    """Return a number of the command line, which must be from 0 to below 1."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError("must be from 0 to below 1")
+    return number
+
+
 def parse_args() -> argparse.Namespace:
     """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description="Train one dense layer on MNIST.")
@@ -201,6 +229,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to write the SavedModel to")
     parser.add_argument("--epochs", type=positive, default=2)
     parser.add_argument("--batch-size", type=positive, default=32)
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE)
+    parser.add_argument(
+        "--validation-share",
+        type=share_of,
+        default=0.0,
+        help=f"share of the pictures to hold out, for {VALIDATION} in the output folder; not with --strategy",
+    )
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--strategy", action="store_true", help="train together with the other replicas of the role")
     return parser.parse_args()

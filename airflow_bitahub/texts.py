@@ -16,6 +16,10 @@ TEXT_LIMIT = 1_000  # characters of one text from outside, such as a message of 
 
 # What UTF-8 cannot encode, and what PostgreSQL cannot store; JSON can write both as escapes.
 _UNSTORABLE = re.compile("[\ud800-\udfff\0]")
+# A terminal's commands, such as for colours; and characters that move, hide or turn round what is written after them.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_GROUP_MARKS = re.compile(r"(::(?:end)?group)::")
 _ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
 
@@ -28,6 +32,17 @@ def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
         half = limit // 2
         text = f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
     return make_storable(text)
+
+
+def readable_line(line: str, limit: int) -> str:
+    """Return a line that a program printed as people read it, of at most about `limit` characters.
+
+    A progress bar writes over its own line, of which the last state is returned. Colours and control characters are
+    removed: in a log, they could hide lines or look like others. So could Airflow's marks of a group of lines.
+    """
+    drawn = next((part for part in reversed(line.split("\r")) if part), "")
+    plain = _CONTROLS.sub("", _ESCAPES.sub("", drawn))
+    return shorten(_GROUP_MARKS.sub(r"\1: :", plain), limit).rstrip()
 
 
 def make_storable(text: str) -> str:

@@ -54,7 +54,7 @@ ARROWS = {
         "reaper.server_hook",
         "airflow_database.update_extra",
     },
-    "emulator": {"exceptions", "extras", "api", "__init__"},
+    "emulator": {"exceptions", "extras", "texts", "api", "__init__"},
     "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},
     "cli": {
         "exceptions",

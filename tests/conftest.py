@@ -264,6 +264,10 @@ class TaskRun:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = json.loads(json.dumps(value))
 
+    def xcom_pull(self, task_ids: str, key: str) -> Any:
+        assert task_ids == "task"
+        return self.xcoms.get(key)
+
     def context(self) -> Any:
         run_after = datetime(2026, 1, 2, tzinfo=timezone.utc)
         ti = SimpleNamespace(
@@ -275,6 +279,7 @@ class TaskRun:
             max_tries=self.max_tries,
             start_date=datetime.now(timezone.utc),
             xcom_push=self.xcom_push,
+            xcom_pull=self.xcom_pull,
         )
         dag_run = SimpleNamespace(
             run_id=self.run_id, logical_date=self.logical_date, run_after=run_after, clear_number=self.clear_number

@@ -191,8 +191,10 @@ class BitaHubClient:
         else:
             method, path = self.platform.locate(request.operation, request.names)
             url, signature = self.base_url + path, request.headers
-        if request.query:  # added to the query that the endpoint itself may have, which `params` would replace
-            url = str(httpx.URL(url).copy_merge_params(request.query))
+        if query := self.platform.query(
+            request.query
+        ):  # added to the query that the endpoint itself may have, which `params` would replace
+            url = str(httpx.URL(url).copy_merge_params(query))
         optional = {
             "json": request.json_body,
             "data": request.form,

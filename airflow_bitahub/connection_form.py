@@ -4,8 +4,9 @@ Airflow reads this without importing the hook, whose docstring describes each ex
 `section` of their schema, in the order of their first appearance. What is left empty is saved as null, which every
 extra takes for "not set"; a default is saved as it is shown.
 
-Four extras have no field. `endpoints`, `status_words` and `error_codes` are objects, for which there is the box "Extra
-Fields JSON". `share_token` should be shown as on, but Airflow masks because of its name, and then saves asterisks.
+Five extras have no field. `endpoints`, `status_words`, `error_codes` and `query_parameters` are objects, for which
+there is the box "Extra Fields JSON". `share_token` should be shown as on, but Airflow masks because of its name, and
+then saves asterisks.
 """
 
 from __future__ import annotations

@@ -17,6 +17,10 @@ _JSON_TEXT_LIMIT = 4_000  # characters of one text in a JSON value
 
 # What UTF-8 cannot encode, and what PostgreSQL cannot store; JSON can write both as escapes.
 _UNSTORABLE = re.compile("[\ud800-\udfff\0]")
+# A terminal's commands, such as for colours; and characters that move, hide or turn round what is written after them.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_GROUP_MARKS = re.compile(r"(::(?:end)?group)::")
 _ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
 
@@ -38,6 +42,17 @@ def shorten_all(value: Any) -> Any:
     if isinstance(value, list):
         return [shorten_all(each) for each in value]
     return shorten(value, _JSON_TEXT_LIMIT) if isinstance(value, str) else value
+
+
+def readable_line(line: str, limit: int) -> str:
+    """Return a line that a program printed as people read it, of at most about `limit` characters.
+
+    A progress bar writes over its own line, of which the last state is returned. Colours and control characters are
+    removed: in a log, they could hide lines or look like others. So could Airflow's marks of a group of lines.
+    """
+    drawn = next((part for part in reversed(line.split("\r")) if part), "")
+    plain = _CONTROLS.sub("", _ESCAPES.sub("", drawn))
+    return shorten(_GROUP_MARKS.sub(r"\1: :", plain), limit).rstrip()
 
 
 def make_storable(text: str) -> str:

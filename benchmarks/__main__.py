@@ -15,7 +15,7 @@ from typing import Any
 
 import trustme
 
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import CONTESTANTS, WITH_LOGS
 from benchmarks.lifecycle import STAGES, chain_costs, lifecycle_costs
 from benchmarks.parsing import dag_costs, import_costs
 from benchmarks.short_tasks import burst_costs, noticing_costs
@@ -26,7 +26,8 @@ from benchmarks.watching import INTERVALS
 _REPOSITORY = Path(__file__).parents[1]
 _MINUTES = 3  # limit for one contestant
 _LEFT_OUT = {("sagemaker", 5000): "left out: 13 GB of memory"}
-_LARGEST = 20000  # jobs, which only this package watches, by their list
+# Numbers of jobs with which only one contestant is measured.
+_ALONE = {2000: WITH_LOGS, 20000: "bitahub, collection"}
 
 _WATCHING: dict[str, tuple[str, Callable[[Any], str]]] = {
     "contestant": ("", str),
@@ -125,7 +126,7 @@ def main() -> None:
             _watch(name, jobs, certificate)
             for jobs in arguments.jobs or INTERVALS
             for name in names
-            if jobs < _LARGEST or name == "bitahub, collection"
+            if _ALONE.get(jobs, name) == name and (name != WITH_LOGS or jobs in _ALONE)
         ]
     if names:
         _show(_WATCHING, figures["watching"])

@@ -13,12 +13,14 @@ import random
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 OnFinished = Callable[[int], None]
 Contestant = Callable[[int, float, str, OnFinished], Iterator[Awaitable[None]]]
 
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"
+WITH_LOGS = "bitahub, with the jobs' logs"
 FEW = 16  # connections of a bare loop that limits them
 PAGE = 500  # jobs on a page of the list, as in this package
 
@@ -47,6 +49,23 @@ def _bitahub(watch: str, *, by_aiohttp: bool = True) -> Contestant:
             yield _event(BitaHubJobTrigger("bitahub", f"job-{number}", interval), number, on_finished)
 
     return start
+
+
+def _bitahub_with_logs(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
+    """Each job prints 5 lines a second. Airflow stores how far they were logged in about 20 ms."""
+    from airflow.sdk.execution_time.xcom import XCom
+
+    from airflow_bitahub.triggers.job import BitaHubJobTrigger
+
+    async def store(**_: Any) -> None:
+        await asyncio.sleep(0.02)
+
+    XCom.aget_one = XCom.aset = store
+    _connect("bitahub", conn_type="bitahub", host=f"https://{address}", password="token-token")
+    for number in range(jobs):
+        trigger = BitaHubJobTrigger("bitahub", f"job-{number}", interval, log_interval=30)
+        trigger.task_instance = SimpleNamespace(dag_id="dag", task_id=f"task-{number}", run_id="run", map_index=-1)
+        yield _event(trigger, number, on_finished)
 
 
 def _databricks(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
@@ -181,6 +200,7 @@ def _one_list(jobs: int, interval: float, address: str, on_finished: OnFinished)
 
 CONTESTANTS: dict[str, Contestant] = {
     "bitahub, collection": _bitahub("auto"),
+    WITH_LOGS: _bitahub_with_logs,
     "bitahub, single": _bitahub("single"),
     "bitahub, single, without aiohttp": _bitahub("single", by_aiohttp=False),
     "databricks": _databricks,

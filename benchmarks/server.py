@@ -19,6 +19,7 @@ from collections import Counter
 from urllib.parse import parse_qs, urlsplit
 
 LATENCY = 0.02  # seconds
+_LINE = len(f"step {0:>16}  loss 0.1234567\n")
 _JOB = re.compile(r"(?:job-|/runs/|/batches/|run_id\W{1,4})(\d+)")
 
 
@@ -31,6 +32,7 @@ class Stage:
     def begin(self, jobs: int, since: float, until: float, end: float) -> None:
         """Start with new jobs and new counts."""
         self.jobs, self.since, self.until, self.end = jobs, since, until, end
+        self.began = time.time()
         self.running = [_entry(number, finished=False) for number in range(jobs)]
         self.polls = [0] * jobs  # polls of each job, between `since` and `until`
         self.first: dict[int, float] = {}  # the time of each job's first poll
@@ -87,6 +89,16 @@ def _entry(number: int, *, finished: bool) -> str:
     )
 
 
+def _log(stage: Stage, query: dict[str, list[str]]) -> str:
+    """Return what a job has printed after an offset: 5 lines of 40 characters a second."""
+    begin, most = int(query["offset"][0]) // _LINE, int(query["tailLines"][0])
+    count = max(0, int((time.time() - stage.began) * 5))
+    start = max(begin, count - most)
+    text = "".join(f"step {number:>16}  loss 0.1234567\\n" for number in range(start, count))
+    numbers = f'"offset":{start * _LINE},"nextOffset":{count * _LINE},"skippedLines":{start - begin}'
+    return f'{{"status":{{"code":0,"msg":"success"}},"data":{{"log":"{text}",{numbers}}}}}'
+
+
 def _answer(stage: Stage, path: str, body: bytes) -> str:
     """Return the JSON that the platform of this path would answer with."""
     url = urlsplit(path)
@@ -101,6 +113,8 @@ def _answer(stage: Stage, path: str, body: bytes) -> str:
         )
         items = ",".join(entries)
         return f'{{"status":{{"code":0,"msg":"success"}},"data":{{"items":[{items}],"totalItems":{stage.jobs}}}}}'
+    if url.path.endswith("/log") and "lapis" in path:
+        return _log(stage, parse_qs(url.query))
     match = _JOB.search(path + body.decode("latin-1"))
     if match is None or url.path.endswith(("/log", "/get-output")):  # it does not ask for a job's state
         return '{"log": [], "metadata": {}}'

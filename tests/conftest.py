@@ -268,6 +268,10 @@ class TaskRun:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = json.loads(json.dumps(value))
 
+    def xcom_pull(self, task_ids: str, key: str) -> Any:
+        assert task_ids == "task"
+        return self.xcoms.get(key)
+
     def context(self) -> Any:
         from airflow.sdk.execution_time.context import OutletEventAccessors
 
@@ -282,6 +286,7 @@ class TaskRun:
             start_date=datetime.now(timezone.utc),
             xcom_push=self.xcom_push,
             log_url=f"{TASK_URL}?try_number={self.try_number}",
+            xcom_pull=self.xcom_pull,
         )
         dag_run = SimpleNamespace(
             run_id=self.run_id, logical_date=self.logical_date, run_after=run_after, clear_number=self.clear_number

@@ -68,7 +68,7 @@ ARROWS = {
         *("exceptions", "texts", "pages", "storage", "identity", "api", "procedures", "hooks", "operators.records"),
         *("client.BitaHubClient", "airflow_database"),
     },
-    "emulator": {"exceptions", "extras", "pages", "api", "__init__"},
+    "emulator": {"exceptions", "extras", "texts", "pages", "api", "__init__"},
     "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},
     "cli": {
         "exceptions",

@@ -41,6 +41,17 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
 )
 
 
+# The names of query parameters (assumed). "" stands for one that the platform does not have, which is not sent.
+QUERY_PARAMETERS: Mapping[str, str] = MappingProxyType(
+    {
+        "page": "page",  # of the list of jobs, counted from 1; likewise the next
+        "limit": "limit",
+        "tailLines": "tailLines",  # Kubernetes' name for the number of lines at the end of a log
+        "offset": "offset",  # from which on to read a job's log, in bytes; a client of the platform calls it ``start``
+    }
+)
+
+
 class JobStatus(str, Enum):
     """The state of a job. The platform's many raw states are mapped onto these."""
 
@@ -136,6 +147,7 @@ class Platform:
     endpoints: Mapping[str, str] = field(default_factory=lambda: ENDPOINTS)
     status_words: Mapping[str, str] = field(default_factory=lambda: STATUS_WORDS)
     error_codes: Mapping[str, str] = field(default_factory=lambda: ERROR_CODES)
+    query_parameters: Mapping[str, str] = field(default_factory=lambda: QUERY_PARAMETERS)
     timezone: tzinfo = timezone.utc
     # Operation -> method and path, complete except for names. Kept, since a triggerer queries thousands of jobs.
     _located: dict[str, tuple[str, str]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -145,6 +157,12 @@ class Platform:
             _check_endpoint(operation, template)
         _check_meanings("status_words", self.status_words, sorted(set(STATUS_WORDS.values())))
         _check_meanings("error_codes", self.error_codes, ERROR_KINDS)
+        for parameter in self.query_parameters:
+            if parameter not in QUERY_PARAMETERS:
+                raise ConfigurationError(
+                    f"The Airflow connection's extra 'query_parameters' has the unknown entry {parameter!r}; "
+                    f"{allowed_words(parameter, list(QUERY_PARAMETERS))}"
+                )
 
     def locate(self, operation: str, names: Mapping[str, str]) -> tuple[str, str]:
         """Return method and path of an operation. Raises ConfigurationError for an unknown or incomplete one."""
@@ -155,6 +173,11 @@ class Platform:
             own = {key: getattr(self, key) for key in _OWN_PARTS}
             known = self._located[operation] = method, _fill(path, own, operation)
         return known[0], _fill(known[1], names, operation)
+
+    def query(self, query: Mapping[str, str]) -> dict[str, str]:
+        """Return a query with the platform's own names of the parameters."""
+        named = {self.query_parameters.get(name, name): value for name, value in query.items()}
+        return {name: value for name, value in named.items() if name}
 
     def job_status(self, raw_state: str) -> JobStatus:
         """Return what a job's raw state means; upper and lower case are the same."""

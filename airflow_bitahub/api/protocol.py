@@ -91,11 +91,13 @@ class Call(Generic[T]):
     """One request to the platform, and how to read its answer.
 
     :param safe_to_repeat: sending it twice has the same effect as sending it once
+    :param is_optional: nothing depends on its answer, so that it is not repeated, and its failure says nothing
     """
 
     request: Request
     read: Callable[[Response, Platform], T]
     safe_to_repeat: bool = False
+    is_optional: bool = False
 
     def read_answer(self, response: Response, platform: Platform) -> T:
         """Return what an answer says. Raises UnexpectedResponseError for one in a form that nobody foresaw."""

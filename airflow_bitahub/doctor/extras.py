@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-TABLES = ("endpoints", "status_words", "error_codes")
+TABLES = ("endpoints", "status_words", "error_codes", "query_parameters")
 
 
 def merged(extra: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:

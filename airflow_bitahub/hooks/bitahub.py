@@ -64,9 +64,10 @@ class BitaHubHook(BaseHook):
     - ``longest_poll_interval``: seconds. The older a job is, the more rarely it is queried: the pause is a tenth of its
       age, up to its task's `poll_interval` or, in a triggerer, up to this where it is longer
     - ``timezone``: the zone of the platform's times that have no offset, such as ``Asia/Shanghai`` (default: UTC)
-    - ``endpoints``, ``status_words``, ``error_codes``: objects that override entries of the tables in `api.platform`
+    - ``endpoints``, ``status_words``, ``error_codes``, ``query_parameters``: objects that override entries of the
+      tables in `api.platform`
 
-    Numbers, ``verify`` and the three objects may also be given as text, as in a connection's URI; null is as good as
+    Numbers, ``verify`` and the four objects may also be given as text, as in a connection's URI; null is as good as
     nothing. A triggerer looks the connection up every minute, and uses it as it is then.
 
     :param bitahub_conn_id: the connection's id

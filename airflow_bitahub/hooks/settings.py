@@ -20,6 +20,7 @@ from airflow_bitahub.api.auth import Auth, BasicAuth, BearerToken, HeaderToken, 
 from airflow_bitahub.api.platform import (
     ENDPOINTS,
     ERROR_CODES,
+    QUERY_PARAMETERS,
     STATUS_WORDS,
     Platform,
     allowed_words,
@@ -45,7 +46,7 @@ _SIGN_IN_TEXTS = ("auth", "client_id", "client_secret")
 _TRANSPORT_TEXTS = ("client_certificate", "client_key", "client_key_password", "proxy")
 _NUMBERS = ("request_timeout", "max_requests_per_second", "longest_poll_interval")
 _MACHINE_LIMITS = ("max_cpu", "max_memory_mb")
-_TABLES = ("endpoints", "status_words", "error_codes")
+_TABLES = ("endpoints", "status_words", "error_codes", "query_parameters")
 _OTHERS = ("verify", "share_token", "accelerators", "preflight")
 # What a connection may say. Anything else in its extra is left alone: it may be meant for something else.
 _EXTRAS = (*_TEXTS, *_SIGN_IN_TEXTS, *_TRANSPORT_TEXTS, *_NUMBERS, *_MACHINE_LIMITS, *_TABLES, *_OTHERS)
@@ -210,6 +211,7 @@ class Settings:
             endpoints={**ENDPOINTS, **self.table("endpoints")},
             status_words={**STATUS_WORDS, **states},
             error_codes={**ERROR_CODES, **kinds},
+            query_parameters={**QUERY_PARAMETERS, **self.table("query_parameters")},
             timezone=self.timezone(),
         )
 

@@ -32,6 +32,7 @@ KILL_BUDGET = 4.0
 # Seconds for which a task that may be deferred waits on its worker first: the default of `defer_after`. A deferral
 # takes about ten seconds itself, most of them for Airflow's scheduler to record it.
 DEFER_AFTER = 20.0
+LOG_INTERVAL = 30.0  # seconds between two looks at the log of a job: the default of `log_interval`
 
 
 def task_url(context: Context) -> str:

@@ -44,10 +44,10 @@ def airflow_error(error: BitaHubError) -> Exception:
     return AirflowFailException(str(error)).with_traceback(error.__traceback__) if retry.is_final(error) else error
 
 
-def job_error(job: Job, log: str, *, may_resubmit: bool) -> JobError:
+def job_error(job: Job, last_line: str, *, may_resubmit: bool) -> JobError:
     """Return the error for a job that finished without success.
 
-    :param log: its last log lines, to follow the error's text; "" where there are none
+    :param last_line: of what it printed; the task's log has more of them. "": not known
     :param may_resubmit: whether a stopped job counts as failed, so that a retry submits again: we stopped it, or
         `resubmit_stopped` is set
     """
@@ -57,12 +57,13 @@ def job_error(job: Job, log: str, *, may_resubmit: bool) -> JobError:
             f"jobs to finish, then clear the task.",
             job.name,
         )
+    said = f" Its last line: {last_line}" if last_line else ""
     if job.is_evicted:
         return JobEvictedError(
-            f"The {job}. The platform evicted it; the job's program is not the cause.{log}", job.name
+            f"The {job}. The platform evicted it; the job's program is not the cause.{said}", job.name
         )
     if job.status.value == "FAILED" or may_resubmit:
-        return JobFailedError(f"The {job}.{log}", job.name)
+        return JobFailedError(f"The {job}.{said}", job.name)
     return JobStoppedError(
         f"The {job}. Someone stopped it on the platform, so it is not submitted again. Clear the task to run it "
         f"again, or set resubmit_stopped=True.",

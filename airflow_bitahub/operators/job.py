@@ -34,7 +34,7 @@ from airflow_bitahub.operators.arguments import (
     as_text,
     optional,
 )
-from airflow_bitahub.operators.base import DEFER_AFTER
+from airflow_bitahub.operators.base import DEFER_AFTER, LOG_INTERVAL
 from airflow_bitahub.operators.failures import RETRY_POLICY
 from airflow_bitahub.operators.job_lifecycle import JobLifecycle
 from airflow_bitahub.operators.outputs import OutputFile, as_outputs, read_outputs
@@ -119,6 +119,8 @@ class BitaHubJobOperator(JobLifecycle):
         try fails. None: no limit. ``execution_timeout`` works likewise, also while the task is deferred
     :param unreachable_timeout: how long the platform may be unreachable during the wait. Then the try fails, and the
         next one finds the job
+    :param log_interval: the pause between two looks at the job's log, whose new lines go to the task's log. 0: only its
+        last lines do, when the job has ended
     :param retry_policy: Airflow's; default: after an eviction, the next try starts `failures.EVICTION_DELAY` later
     :param cancel_on_kill: stop the job when the task is marked, cleared or deleted; False: leave it running
     :param resubmit_stopped: let a retry submit again after someone stopped the job on the platform
@@ -174,6 +176,7 @@ class BitaHubJobOperator(JobLifecycle):
         "defer_after": as_seconds_or_zero,
         "queue_timeout": optional(as_seconds),
         "unreachable_timeout": as_seconds_or_zero,
+        "log_interval": as_seconds_or_zero,
         "cancel_on_kill": as_flag,
         "resubmit_stopped": as_flag,
     }
@@ -214,6 +217,7 @@ class BitaHubJobOperator(JobLifecycle):
         defer_after: timedelta | float = DEFER_AFTER,
         queue_timeout: timedelta | float | None = None,
         unreachable_timeout: timedelta | float = UNREACHABLE_TIMEOUT,
+        log_interval: timedelta | float = LOG_INTERVAL,
         cancel_on_kill: bool = True,
         resubmit_stopped: bool = False,
         multiple_outputs: bool = True,
@@ -247,6 +251,7 @@ class BitaHubJobOperator(JobLifecycle):
         self.defer_after = defer_after
         self.queue_timeout = queue_timeout
         self.unreachable_timeout = unreachable_timeout
+        self.log_interval = log_interval
         self.cancel_on_kill = cancel_on_kill
         self.resubmit_stopped = resubmit_stopped
         self.bitahub_conn_id = bitahub_conn_id

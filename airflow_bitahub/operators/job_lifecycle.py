@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.jobs import JobSpec
     from airflow_bitahub.exceptions import ServingTimeoutError
     from airflow_bitahub.identity import JobRecord, TaskIdentity
+    from airflow_bitahub.operators.job_log import TaskLog
     from airflow_bitahub.triggers.events import JobEvent
 
 
@@ -65,11 +66,13 @@ class JobLifecycle(CountedJob):
     defer_after: Any
     queue_timeout: Any
     unreachable_timeout: Any
+    log_interval: Any
     cancel_on_kill: bool
     resubmit_stopped: bool
 
     _last_seen: Job | None = None
     _sent: JobSpec | None = None
+    _task_log: TaskLog | None = None
 
     @abstractmethod
     def output_root(self) -> str:
@@ -91,6 +94,7 @@ class JobLifecycle(CountedJob):
 
     def execute(self, context: Context) -> Any:
         """Submit the job or find it again, wait for it, and return its result."""
+        from airflow_bitahub.operators.job_log import TaskLog
         from airflow_bitahub.procedures.jobs import wait_for_job
         from airflow_bitahub.procedures.pace import FIRST_LOOKS
         from airflow_bitahub.procedures.submission import ensure_job
@@ -130,7 +134,8 @@ class JobLifecycle(CountedJob):
                 unreachable_timeout=self.unreachable_timeout,
                 on_change=self._log_change,
             )
-            job = self.hook.run(waiting)
+            self._task_log = TaskLog(context, self.log, job.name, self.log_interval)
+            job = self.hook.run(self._task_log.follow(waiting))
             if not job.status.is_terminal:
                 self._defer(context, job, time.monotonic() - waits_since)
             return self._conclude(job, record)
@@ -278,6 +283,8 @@ class JobLifecycle(CountedJob):
         # Airflow does not enforce execution_timeout while a task is deferred, and restarts it when the task resumes.
         timeout = self.execution_timeout
         deadline = self.deadline(None if timeout is None else timeout.total_seconds())
+        if self._task_log is not None:
+            self._task_log.keep()
         self.defer(
             trigger=BitaHubJobTrigger(
                 bitahub_conn_id=self.bitahub_conn_id,
@@ -288,10 +295,20 @@ class JobLifecycle(CountedJob):
                 unreachable_timeout=self.unreachable_timeout,
                 cancel_on_kill=self.cancel_on_kill,
                 earliest_report=earliest_report(context["ti"].start_date, waited),
+                log_interval=self.log_interval,
+                log_masks=self._log_masks(),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(deadline),
         )
+
+    def _log_masks(self) -> dict[str, Any]:
+        """Return what lets the trigger mask the secrets that this task has given to its job."""
+        from airflow_bitahub.operators.masking import masked_secrets_in
+        from airflow_bitahub.triggers.secret_digests import digests_of
+
+        given = (getattr(self, name, None) for name in self.template_fields)
+        return digests_of(masked_secrets_in(given)) if self.log_interval else {}
 
     def _queue_deadline(self) -> float | None:
         return self.deadline(self.queue_timeout)
@@ -306,9 +323,10 @@ class JobLifecycle(CountedJob):
         self._last_seen = job
         self._push_facts(job, record)
         self.count_end(job, record)
+        last_line = self._log_last_lines(job)
         if job.status.is_successful:
             return self.result(job, record)
-        raise job_error(job, self._log_tail(job.name), may_resubmit=record.stopped or self.resubmit_stopped)
+        raise job_error(job, last_line, may_resubmit=record.stopped or self.resubmit_stopped)
 
     def _push_facts(self, job: Job, record: JobRecord) -> None:
         if self._context is not None:
@@ -323,14 +341,17 @@ class JobLifecycle(CountedJob):
             }
             push_facts(self._context, JOB_FACTS, facts)
 
-    def _log_tail(self, name: str) -> str:
-        from airflow_bitahub.api.jobs import read_job_log
+    def _log_last_lines(self, job: Job) -> str:
+        """Log the last lines of a job that has ended, and return the very last; "" where there is none."""
+        from airflow_bitahub.operators.job_log import TaskLog
 
-        try:
-            text = self.hook.send(read_job_log(name, tail_lines=20)).strip()
-        except BitaHubError:
-            return ""  # the platform may have no such call, and the job's end matters more
-        return f" Its last lines:\n{text}" if text else ""
+        if self._task_log is None and self._context is not None:
+            self.read_arguments("log_interval")
+            self._task_log = TaskLog(self._context, self.log, job.name, self.log_interval, is_resumed=True)
+        if self._task_log is None:
+            return ""
+        self._task_log.conclude(self.hook)
+        return self._task_log.last_line
 
     def _spec_to_send(self, record: JobRecord) -> JobSpec:
         self._sent = self.spec(record)

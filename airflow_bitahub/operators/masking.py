@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -33,6 +33,15 @@ def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def masked_secrets_in(values: Iterable[Any]) -> set[str]:
+    """Return the secrets that Airflow masks in this process and that some values contain."""
+    from airflow.sdk._shared.secrets_masker import _secrets_masker
+
+    texts = [text for value in values for text in _texts(value)]
+    matches = (re.search(pattern, text) for pattern in _secrets_masker().patterns for text in texts)
+    return {match[0] for match in matches if match}
+
+
 def secrets_by_name(envs: Mapping[str, str], secret_envs: Mapping[str, str], commands: Iterable[str]) -> dict[str, str]:
     """Return the secret values among a program's environment and commands, by name. Equal names are numbered."""
     from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
@@ -44,6 +53,14 @@ def secrets_by_name(envs: Mapping[str, str], secret_envs: Mapping[str, str], com
             number = next(each for each in count(1) if f"{name}#{each}" not in found) if name in found else 0
             found[f"{name}#{number}" if number else name] = value
     return found
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
 
 
 def _collect(value: Any, found: list[str], is_secret: bool, *, is_environment: bool) -> Any:

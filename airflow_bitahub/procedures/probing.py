@@ -42,7 +42,7 @@ class Trial(Call[T]):
     @classmethod
     def of(cls, call: Call[T], extras: Extras) -> Trial[T]:
         """Return a call with extras."""
-        return cls(call.request, call.read, call.safe_to_repeat, extras)
+        return cls(call.request, call.read, call.safe_to_repeat, extras=extras)
 
 
 class Reach(Enum):

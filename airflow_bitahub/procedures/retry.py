@@ -188,7 +188,8 @@ def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.r
         except BitaHubError as error:
             is_harmless = had_no_effect(error) or (call.safe_to_repeat and is_transient(error))
             # A probe of a served program asks whether it answers, so no answer is a result and not a failure.
-            if call.request.is_foreign or not is_harmless or attempt >= retry.attempts:
+            is_in_vain = call.request.is_foreign or call.is_optional
+            if is_in_vain or not is_harmless or attempt >= retry.attempts:
                 raise
             pause = retry.pause_after(attempt) * (1 - jitter() / 2)
             retry_after = getattr(error, "retry_after", None)

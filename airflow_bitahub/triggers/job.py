@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub import metrics
@@ -24,6 +25,8 @@ class BitaHubJobTrigger(BitaHubTrigger):
     :param job_name: the job
     :param queue_deadline: when the job must have started, in seconds since the epoch; None: no limit
     :param unreachable_timeout: seconds for which the platform may be unreachable
+    :param log_interval: seconds between two looks at the job's log, whose new lines go to the task's; 0: none
+    :param log_masks: digests of the secrets that the job may print, see `secret_digests`
     """
 
     def __init__(
@@ -37,11 +40,15 @@ class BitaHubJobTrigger(BitaHubTrigger):
         queue_deadline: float | None = None,
         unreachable_timeout: float = UNREACHABLE_TIMEOUT,
         earliest_report: float | None = None,
+        log_interval: float = 0,
+        log_masks: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(bitahub_conn_id, poll_interval, deadline, grace, cancel_on_kill, earliest_report)
         self.job_name = job_name
         self.queue_deadline = queue_deadline
         self.unreachable_timeout = unreachable_timeout
+        self.log_interval = log_interval
+        self.log_masks = log_masks or {}
 
     @property
     def description(self) -> str:
@@ -61,11 +68,14 @@ class BitaHubJobTrigger(BitaHubTrigger):
             "job_name": self.job_name,
             "queue_deadline": self.queue_deadline,
             "unreachable_timeout": self.unreachable_timeout,
+            "log_interval": self.log_interval,
+            "log_masks": self.log_masks,
         }
 
     async def wait(self, watcher: Watcher, journal: Journal) -> JobEvent:
         """Wait, and return the event's payload."""
         from airflow_bitahub.procedures.jobs import wait_for_job
+        from airflow_bitahub.triggers.watch.log_follower import following
 
         procedure = wait_for_job(
             self.job_name,
@@ -78,7 +88,9 @@ class BitaHubJobTrigger(BitaHubTrigger):
             is_known=self.grace is not None,
         )
         try:
-            job = await watcher.run(procedure, journal)
+            follow = self.job_name, self.log_interval, self.log_masks
+            async with following(watcher, self.task_instance, self.log, *follow):
+                job = await watcher.run(procedure, journal)
         except JobQueueTimeoutError as error:
             return {"outcome": "queue_timeout", "message": str(error)}
         except JobTimeoutError as error:

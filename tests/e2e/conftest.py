@@ -115,6 +115,12 @@ class World:
         url = self.airflow.xcom(dag_id, run_id, task_id, "bitahub_job_url")
         return next((job for job in self.ledger("") if url and job["name"] == url.rpartition("/")[2]), None)
 
+    def job_lines(self, dag_id: str, run_id: str, task_id: str) -> list[str]:
+        """Return what the log of a task's first try shows of its job's own log."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/1?full_content=true"
+        events = [entry["event"] for entry in self.airflow.call("GET", path)["content"]]
+        return [event.removeprefix("[job] ") for event in events if event.startswith("[job")]
+
     def ledger(self, prefix: str) -> list[dict[str, Any]]:
         """Return every job that ever existed whose name begins with the prefix."""
         jobs = self._query("/emulator/ledger")

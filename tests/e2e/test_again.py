@@ -59,5 +59,9 @@ def test_endings_are_told_apart(world: World) -> None:
         "fails-once-more": ("failed", 2),
     }
     assert [job["state"] for job in world.ledger("too-long-")] == ["STOPPED", "STOPPED"]
+    for where in ("on-worker", "in-triggerer"):  # on the latter, both the worker and the triggerer have logged
+        lines = world.job_lines(dag, run_id, f"too-long-{where}")
+        assert lines == [f"line {number} 训练" for number in range(1, len(lines) + 1)]
+        assert len(lines) > 10
     assert world.ledger("unknown-image") == []
     assert [job["name"][-2:] for job in world.ledger("fails-once-more")] == ["-1", "-2"]

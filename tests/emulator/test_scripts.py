@@ -51,11 +51,11 @@ def test_scripted_job_writes_its_outputs_and_its_log(emulator: Emulator, api: Ap
     assert (folder / "notes.txt").read_text() == "fine"
 
 
-def test_scripted_job_may_fail_with_its_last_words(emulator: Emulator, api: Api) -> None:
+def test_scripted_job_may_fail(emulator: Emulator, api: Api) -> None:
     emulator.scripts.add(ScriptedJob(exit_code=137, log="out of memory\n"))
     job, _ = api.run("never run")
     assert (job["state"], job["jobStatus"]["appExitCode"]) == ("FAILED", 137)
-    assert "exit code 137; its log ends with:\nout of memory" in job["jobStatus"]["appExitDiagnostics"]
+    assert "ended with exit code 137" in job["jobStatus"]["appExitDiagnostics"]
 
 
 def test_scripted_job_waits_and_runs_for_as_long_as_the_test_lets_pass(

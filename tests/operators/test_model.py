@@ -124,7 +124,7 @@ def test_arguments_that_would_have_no_effect_are_refused_when_the_dag_is_read(ar
 def test_missing_folder_fails_with_a_sentence_in_the_log_and_shows_no_version(
     model: str, source: str, task_run: TaskRun, platform: Emulator
 ) -> None:
-    with pytest.raises(JobFailedError, match=r"(?s)Its last lines:.*sparse-mnist-tf.*No such file"):
+    with pytest.raises(JobFailedError, match=r"Its last line: .*sparse-mnist-tf.*No such file"):
         save(model, source, source_folder="sparse-mnist-tf", preflight=False).execute(task_run.context())
     entries = (platform.storage / FOLDERS.model(model)[0].lstrip("/")).iterdir()
     assert all(entry.name.startswith(".") for entry in entries)

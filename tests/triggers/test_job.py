@@ -52,6 +52,8 @@ def test_trigger_survives_storage() -> None:
         queue_deadline=99.5,
         unreachable_timeout=60,
         earliest_report=77.5,
+        log_interval=15,
+        log_masks={"salt": "00", "digests": {}},
     )
     assert restored(stored).serialize() == stored.serialize()
     assert stored.serialize() == (
@@ -66,6 +68,8 @@ def test_trigger_survives_storage() -> None:
             "queue_deadline": 99.5,
             "unreachable_timeout": 60,
             "earliest_report": 77.5,
+            "log_interval": 15,
+            "log_masks": {"salt": "00", "digests": {}},
         },
     )
 

@@ -61,7 +61,10 @@ def show_job(request: Request) -> Response:
     """Show a job, also one that was removed."""
     context, entry = context_of(request), _entry(request)
     job = entry.record
-    text, is_cut = readable_tail(context.runner.jobs.log_of(job.key))
+    logs = context.runner.jobs.logs_of(job)
+    tails = {f"{role}-{index}": readable_tail(file) for (role, index), file in logs.items()}
+    is_cut = any(is_cut for _, is_cut in tails.values())
+    text = "\n".join(f"[{task}]\n{text}" if len(tails) > 1 else text for task, (text, _) in tails.items())
     files, has_more = _files(request, job)
     output = job.spec.output
     return render(
@@ -87,12 +90,13 @@ def show_job(request: Request) -> Response:
 def download_log(request: Request) -> Response:
     """Send the log as it is."""
     context, entry = context_of(request), _entry(request)
-    try:
-        log = context.runner.jobs.log_of(entry.record.key).open("rb")
-    except OSError:
-        raise NotFound("there is no log") from None
-    with log:
-        content = log.read(_MAX_LOG_BYTES)
+    content = b""
+    for file in context.runner.jobs.logs_of(entry.record).values():
+        try:
+            with file.open("rb") as log:
+                content += log.read(_MAX_LOG_BYTES - len(content))
+        except OSError:
+            raise NotFound("there is no log") from None
     return Response(content, media_type="text/plain; charset=utf-8", headers=attachment(f"{entry.record.key.name}.log"))
 
 

@@ -16,15 +16,20 @@ from airflow_bitahub.emulator.http.openapi import (
     PROFILED,
     JobName,
     Log,
+    LogPiece,
     Success,
     TailLines,
+    TaskLogs,
     request_body,
     success_response,
 )
 from airflow_bitahub.emulator.http.task_url import TaskUrl
-from airflow_bitahub.emulator.run.processes import tail
+from airflow_bitahub.emulator.run.processes import read_log, tail
 from airflow_bitahub.emulator.state.errors import InvalidRequest
 from airflow_bitahub.emulator.state.records import JobKey
+
+# Of the whole log, or of each task's part.
+_OFFSETS = r"^(?:[0-9]{1,15}|[a-z0-9-]+-[0-9]+:[0-9]{1,15}(?:,[a-z0-9-]+-[0-9]+:[0-9]{1,15})*)$"
 
 router = APIRouter(tags=["jobs"])
 
@@ -77,8 +82,28 @@ async def delete_job(context: Context, namespace: str, name: str) -> JSONRespons
     return success_answer({"jobName": name})
 
 
-@router.get("/{name}/log", responses=success_response(Success[Log]))
-async def read_job_log(context: Context, namespace: str, name: str, tail_lines: TailLines = 100) -> JSONResponse:
-    """Get the last lines that a job printed."""
+@router.get("/{name}/log", responses=success_response(Success[Log | LogPiece | TaskLogs]))
+async def read_job_log(
+    context: Context,
+    namespace: str,
+    name: str,
+    tail_lines: TailLines = 100,
+    offset: Annotated[str | None, Query(pattern=_OFFSETS)] = None,
+) -> JSONResponse:
+    """Get the last lines that a job printed; with an offset in bytes, those of them that come after it.
+
+    Each task of a job of several has a log of its own. Its offset may be given by its role and index, such as
+    `worker-0:120,worker-1:80`. Without an offset, their last lines follow one another.
+    """
     record = context.state.job(JobKey(namespace, name))
-    return success_answer({"log": tail(context.runner.jobs.log_of(record.key), tail_lines)})
+    logs = context.runner.jobs.logs_of(record)
+    if offset is None:
+        return success_answer({"log": "".join(tail(file, tail_lines) for file in logs.values())})
+    offsets = dict(part.split(":") for part in offset.split(",") if ":" in part)
+    pieces = []
+    for (role, index), file in logs.items():
+        begin = int(offset if offset.isdecimal() else offsets.get(f"{role}-{index}", 0))
+        text, start, end, skipped = read_log(file, begin, tail_lines)
+        piece = {"log": text, "offset": start, "nextOffset": end, "skippedLines": skipped}
+        pieces.append({**piece, "taskRoleName": role, "taskIndex": index} if len(logs) > 1 else piece)
+    return success_answer({"taskLogs": pieces} if len(pieces) > 1 else pieces[0])

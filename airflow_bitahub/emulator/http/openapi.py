@@ -101,6 +101,31 @@ class Log(BaseModel):
     log: str
 
 
+class LogPiece(Log):
+    """The last lines that a program printed after an offset.
+
+    `offset` is where they begin in the log, and `nextOffset` where they end, in bytes. `skippedLines` lines lie between
+    the offset that was asked for and theirs.
+    """
+
+    offset: int
+    nextOffset: int
+    skippedLines: int
+
+
+class TaskLog(LogPiece):
+    """The piece of the log that one task of a job of several has printed."""
+
+    taskRoleName: str
+    taskIndex: int
+
+
+class TaskLogs(BaseModel):
+    """The pieces of the log of a job of several tasks."""
+
+    taskLogs: list[TaskLog]
+
+
 _SCHEMAS, _RESPONSES = "#/components/schemas/", "#/components/responses/"
 _PARAMETERS = {
     "cluster": "The cluster; any name works.",

@@ -24,7 +24,6 @@ from airflow_bitahub.emulator.run.runs import (
     check_text,
     create_log,
     image_mounts,
-    log_excerpt,
 )
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.state.capacity import Capacity
@@ -57,8 +56,16 @@ class JobRuns(Runs[JobKey, Outcome]):
         self._endpoint_blocks = count()
 
     def log_of(self, key: JobKey) -> Path:
-        """Return the file that holds what a job printed."""
+        """Return the file that holds what a job of one task printed."""
         return self._context.home / "jobs" / key.namespace / key.name / "log"
+
+    def logs_of(self, record: StoredJob) -> dict[TaskId, Path]:
+        """Return the files that hold what the tasks of a job printed: one for each."""
+        ids = [(task.role, task.index) for task in record.tasks]
+        file = self.log_of(record.key)
+        if len(ids) < 2:
+            return dict.fromkeys(ids, file)
+        return {(role, index): file.with_name(f"log.{role}-{index}") for role, index in ids}
 
     def submit(self, namespace: str, spec: JobSpec, user: str, task_url: str = "") -> StoredJob:
         """Record a job and run it as soon as the capacity allows.
@@ -146,7 +153,8 @@ class JobRuns(Runs[JobKey, Outcome]):
     async def _run(self, record: StoredJob, script: ScriptedJob | None) -> Outcome:
         key, spec = record.key, record.spec
         if not record.retries:
-            create_log(self.log_of(key))
+            for file in self.logs_of(record).values():
+                create_log(file)
         if script is None:
             await self._prepare_images(key, spec)
         else:
@@ -179,16 +187,15 @@ class JobRuns(Runs[JobKey, Outcome]):
         return outcome
 
     async def _play_script(self, key: JobKey, spec: JobSpec, script: ScriptedJob) -> Outcome:
-        file = self.log_of(key)
         await self._write(partial(self._state.launch_job, key))
-        file.write_text(script.log)
+        next(iter(self.logs_of(self._state.job(key)).values())).write_text(script.log)
         await self._sleep(script.run_seconds)
         if spec.output is not None:
             script.write_outputs(self._storage.locate_output(spec.output.mount_source.path))
         for task in self._state.job(key).tasks:
             await self._write(partial(self._state.finish_task, key, task.role, task.index, script.exit_code))
         role = spec.task_roles[0].task_role_name
-        return Outcome(script.exit_code, _task_failure(role, 0, script.exit_code, file) if script.exit_code else "")
+        return Outcome(script.exit_code, _task_failure(role, 0, script.exit_code) if script.exit_code else "")
 
     async def _run_tasks(self, key: JobKey, spec: JobSpec) -> Outcome:
         prepared, mounts = await self._prepare_images(key, spec), self._mounts(spec)
@@ -220,8 +227,9 @@ class JobRuns(Runs[JobKey, Outcome]):
             for task in record.tasks
             if not task.status.is_terminal
         }
-        for (name, _), group in groups.items():
-            self._context.memory.add(group, roles[name].memory_mb, self.log_of(key))
+        logs = self.logs_of(record)
+        for (name, index), group in groups.items():
+            self._context.memory.add(group, roles[name].memory_mb, logs[name, index])
         try:
             if record.status is JobStatus.STOPPING:
                 return Outcome(None, "")
@@ -264,15 +272,16 @@ class JobRuns(Runs[JobKey, Outcome]):
         if len(failed) >= (role.min_failed_task_count or 1):
             first = min(failed, key=lambda task: task.finished)
             code = first.exit_code or 0
-            return Outcome(code, _task_failure(first.role, first.index, code, self.log_of(record.key)))
+            return Outcome(code, _task_failure(first.role, first.index, code))
         return None
 
     def _start_program(
         self, key: JobKey, role: TaskRole, index: int, workdir: Workdir, variables: dict[str, str]
     ) -> ProcessGroup:
         program = RecoverableCommand(self._trace_of(key, f"{role.task_role_name}-{index}"))
-        group = program.start(role.command, workdir, variables, self.log_of(key))
-        self._context.memory.add(group, role.memory_mb, self.log_of(key))
+        log = self.logs_of(self._state.job(key))[role.task_role_name, index]
+        group = program.start(role.command, workdir, variables, log)
+        self._context.memory.add(group, role.memory_mb, log)
         return group
 
     def _record_stop(self, key: JobKey) -> bool:
@@ -289,5 +298,5 @@ class JobRuns(Runs[JobKey, Outcome]):
         self.capacity.release(key)
 
 
-def _task_failure(role: str, index: int, code: int, file: Path) -> str:
-    return f"task {index} of role {role!r} ended with exit code {code}{log_excerpt(file)}"
+def _task_failure(role: str, index: int, code: int) -> str:
+    return f"task {index} of role {role!r} ended with exit code {code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import fcntl
 import hashlib
@@ -12,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from airflow_bitahub.emulator.mounts.workdir import Workdir
 
@@ -241,3 +243,45 @@ def tail(log: Path, lines: int, max_bytes: int = 1 << 20) -> str:
     except FileNotFoundError:
         return ""
     return "".join(text.splitlines(keepends=True)[-lines:])
+
+
+class LogPiece(NamedTuple):
+    """A piece of a log that ends with the log's last whole character.
+
+    :param start: its offset in the file, in bytes
+    :param end: the offset after it
+    :param skipped: the number of lines between the offset that was asked for and its beginning
+    """
+
+    text: str
+    start: int
+    end: int
+    skipped: int
+
+
+def read_log(log: Path, offset: int, lines: int, max_bytes: int = 1 << 20) -> LogPiece:
+    """Return what a log has from an offset on: at most its last lines, and at most `max_bytes` of them.
+
+    A log that is shorter than that has begun anew, and is read from its beginning.
+    """
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            begin = offset if offset <= size else 0
+            file.seek(begin)
+            skipped, start = 0, max(begin, size - max_bytes)
+            while (position := file.tell()) < start:
+                skipped += file.read(min(max_bytes, start - position)).count(b"\n")
+            content = file.read(size - start)
+    except FileNotFoundError:
+        return LogPiece("", 0, 0, 0)
+    with_end = content.split(b"\n")
+    cut = len(with_end) - 1 - lines if with_end[-1] == b"" else len(with_end) - lines
+    if cut > 0:
+        skipped += cut
+        start += sum(len(line) + 1 for line in with_end[:cut])
+        content = b"\n".join(with_end[cut:])
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(content)
+    unfinished = len(decoder.getstate()[0])  # bytes of a character whose other bytes are still to come
+    return LogPiece(text, start, start + len(content) - unfinished, skipped)

@@ -22,12 +22,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_bitahub import metrics
+from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import adrive
-from airflow_bitahub.exceptions import BitaHubError, RateLimitError, TransportError, UnexpectedResponseError
+from airflow_bitahub.exceptions import (
+    BitaHubError,
+    RateLimitError,
+    TransportError,
+    UnexpectedResponseError,
+)
 from airflow_bitahub.hooks.settings import WATCH_MODES
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.jobs import JobPages
 from airflow_bitahub.triggers.watch.listing import LIST_VALID, ListingCost
+from airflow_bitahub.triggers.watch.log_turns import LogTurns
 from airflow_bitahub.triggers.watch.schedule import EARLY_RATE, Schedule
 from airflow_bitahub.triggers.watch.shared_hook import SharedHook
 from airflow_bitahub.triggers.watch.waiter import Waiter
@@ -85,6 +92,7 @@ class Watcher:
         self._querying: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(CONNECTIONS)
         self._probe_slots = asyncio.Semaphore(PROBES)
+        self._log_turns = LogTurns(self._send_in_turn)
         self._spacing = 0.0  # seconds between two requests
         self._next_request_at = 0.0
         self._unanswered = 0  # requests in a row
@@ -127,6 +135,15 @@ class Watcher:
     async def hook(self) -> BitaHubHook:
         """Return the hook of the connection as it is now. Raises ConnectFailedError: it could never be looked up."""
         return await self._hook.get()
+
+    async def read_log(self, call: Call[T]) -> T | None:
+        """Send a call that reads a log, see `LogTurns`. Logs get a quarter of the slots and of the budget."""
+        return await self._log_turns.read(call, self._spacing * CONNECTIONS)
+
+    def has_started(self, name: str) -> bool:
+        """Return whether a job that somebody waits for has begun to run, as far as is known."""
+        job = self._jobs.get(name)
+        return job is not None and job.status is not JobStatus.WAITING
 
     # Waiters -----------------------------------------------------------------------------------------------------
 
@@ -290,6 +307,7 @@ class Watcher:
             answer = UnexpectedResponseError(f"Could not {call.request.action}: {type(error).__name__}: {error}")
         if not call.request.is_foreign:
             metrics.count(metrics.QUERIES, self._tags)
+        if not (call.request.is_foreign or call.is_optional):
             self._note_for_all(answer)
         if isinstance(answer, BitaHubError):
             raise answer

@@ -7,6 +7,7 @@ from typing import Any
 from airflow_bitahub.api.jobs import JobSpec, get_job, list_jobs, read_job_log, submit_job
 from airflow_bitahub.api.platform import JobStatus, Platform
 from airflow_bitahub.api.protocol import Call, Response, T
+from airflow_bitahub.procedures.job_log import JobLog
 from tests.emulator.conftest import JOBS, Api, assert_refused, mount
 
 
@@ -44,8 +45,7 @@ def test_job_fails(api: Api) -> None:
     job, _ = api.run("echo no such model; exit 3")
     assert job["state"] == "FAILED"
     assert job["jobStatus"]["appExitCode"] == 3
-    assert "exit code 3" in job["jobStatus"]["appExitDiagnostics"]
-    assert "no such model" in job["jobStatus"]["appExitDiagnostics"]
+    assert job["jobStatus"]["appExitDiagnostics"] == "task 0 of role 'task1' ended with exit code 3"
 
 
 def test_times_of_a_job_that_runs(api: Api) -> None:
@@ -104,6 +104,32 @@ def test_log_tail(api: Api) -> None:
     assert api.log("long-log", tailLines=2) == "line 299\nline 300\n"
     assert api.log("long-log", tailLines=0) == ""
     assert_refused(api.http.get(f"{JOBS}/long-log/log", params={"tailLines": "many"}), 400, "tailLines")
+
+
+def test_log_from_an_offset(api: Api) -> None:
+    _, _ = api.run("echo 训练; echo two; echo three; printf '\\350\\256'", name="offset-log")  # the first half of 训
+
+    def piece(offset: int | str, lines: int = 100) -> Any:
+        return api.http.get(f"{JOBS}/offset-log/log", params={"offset": offset, "tailLines": lines}).json()["data"]
+
+    assert piece(0) == {"log": "训练\ntwo\nthree\n", "offset": 0, "nextOffset": 17, "skippedLines": 0}
+    assert piece(7) == {"log": "two\nthree\n", "offset": 7, "nextOffset": 17, "skippedLines": 0}
+    assert piece(0, lines=2) == {"log": "three\n", "offset": 11, "nextOffset": 17, "skippedLines": 2}
+    assert piece(99)["offset"] == 0, "the log has begun anew"
+    assert_refused(api.http.get(f"{JOBS}/offset-log/log", params={"offset": "-5"}), 400, "offset")
+
+
+def test_each_task_of_a_job_has_a_log_of_its_own(api: Api) -> None:
+    body = api.job_body("echo hi; echo bye", name="two-logs")
+    body["taskRoles"][0] |= {"taskRoleName": "worker", "taskNumber": 2}
+    ask(api, submit_job(JobSpec.model_validate(body)))
+    api.wait_job("two-logs")
+    assert ask(api, read_job_log("two-logs")) == "hi\nbye\nhi\nbye"
+    follower = JobLog("two-logs")
+    first = follower.take(ask(api, follower.call()))
+    assert first.lines == [f"[job worker-{index}] {word}" for index in (0, 1) for word in ("hi", "bye")]
+    assert follower.call().request.query["offset"] == "worker-0:7,worker-1:7"
+    assert follower.take(ask(api, follower.call())).lines == []
 
 
 def test_the_packages_own_calls(api: Api) -> None:

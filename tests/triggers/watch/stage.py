@@ -84,12 +84,14 @@ class Platform:
     :param jobs: name -> raw state
     :param started: name -> when it began to run, by the loop's clock; the others began long ago
     :param latency: seconds
+    :param logs: returns what a job has printed so far; None: there is no such call
     :param meet: returns another answer, or raises; None: the usual answer
     """
 
     jobs: dict[str, str] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
     latency: float = 0.02
+    logs: Callable[[str], str] | None = None
     meet: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
     asked: list[tuple[float, str]] = field(default_factory=list)  # when, and the path
     tokens: list[str] = field(default_factory=list)
@@ -109,6 +111,10 @@ class Platform:
 
     def say(self, request: httpx.Request) -> httpx.Response:
         name = request.url.path.removeprefix(JOBS).lstrip("/")
+        if name.endswith("/log"):
+            if self.logs is None:
+                return httpx.Response(404, content="404 page not found")
+            return self.log(name.removesuffix("/log"), request)
         if name:
             known = name in self.jobs
             data = self.entry(name) if known else None
@@ -116,6 +122,15 @@ class Platform:
         page, limit = int(request.url.params["page"]), int(request.url.params["limit"])
         names = list(self.jobs)[(page - 1) * limit : page * limit]
         return self.envelope({"items": [self.entry(name) for name in names], "totalItems": len(self.jobs)})
+
+    def log(self, name: str, request: httpx.Request) -> httpx.Response:
+        assert self.logs is not None
+        text, begin, most = self.logs(name), int(request.url.params["offset"]), int(request.url.params["tailLines"])
+        lines = text[begin:].splitlines(keepends=True)
+        left_out = max(0, len(lines) - most)
+        start = len(text) - len("".join(lines[left_out:]))
+        piece = {"log": text[start:], "offset": start, "nextOffset": len(text), "skippedLines": left_out}
+        return self.envelope(piece)
 
     def entry(self, name: str) -> dict[str, Any]:
         word = self.jobs[name]
@@ -134,7 +149,11 @@ class Platform:
 
     @property
     def by_name(self) -> list[str]:
-        return [path.removeprefix(JOBS + "/") for _, path in self.asked if path != JOBS]
+        return [path.removeprefix(JOBS + "/") for _, path in self.asked if path != JOBS and not path.endswith("/log")]
+
+    @property
+    def log_looks(self) -> list[tuple[float, str]]:
+        return [(at, path.split("/")[-2]) for at, path in self.asked if path.endswith("/log")]
 
     def forget(self) -> None:
         self.asked.clear()

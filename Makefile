@@ -8,13 +8,12 @@ FAULTS := 200
 unexport PYTHONDONTWRITEBYTECODE
 # In several processes; tests/conftest.py says how the tests are shared out.
 PYTEST = $(PYTHON) -m pytest -n auto
-CHAOS_TEST := tests/e2e/test_chaos.py
 # The tests of these parts import Airflow, which takes each process seconds.
 AIRFLOW_TESTS := dags decorators doctor e2e hooks operators sensors triggers \
 	test_imports.py test_links.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 
-.PHONY: help demo test test-chaos unit chaos bench lint clean
+.PHONY: help demo test test-long unit chaos bench lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -24,14 +23,14 @@ demo: .venv/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] [P
 	@$(PYTHON) -m airflow_bitahub.cli demo --home .demo --image-cache .images \
 		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)")
 
-test: .venv/ready ## run all tests but the one of chaos, the end-to-end ones on a real Airflow included
-	@$(PYTEST) --ignore=$(CHAOS_TEST)
+test: .venv/ready ## run all tests but the long ones, on a real Airflow and real TensorFlow
+	@$(PYTEST) -m "not long"
 
-test-chaos: .venv/ready ## run a short selection of `make chaos`, in about two minutes
-	@$(PYTHON) -m pytest $(CHAOS_TEST)
+test-long: .venv/ready ## run the long tests: what rarely breaks, and a short selection of `make chaos`
+	@$(PYTEST) -m long
 
 unit: .venv/ready ## run the tests that need neither Airflow nor TensorFlow
-	@$(PYTEST) -m "not tensorflow" $(AIRFLOW_TESTS:%=--ignore=tests/%)
+	@$(PYTEST) -m "not long and not tensorflow" $(AIRFLOW_TESTS:%=--ignore=tests/%)
 
 chaos: .venv/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))

@@ -158,6 +158,19 @@ def _airflow_prints_no_logs() -> None:
             root.removeHandler(handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt this process and its children, also where a shell started the tests with ``&``.
+
+    A shell without job control makes what it starts in this way ignore SIGINT, and children inherit that.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="session")
 def image_cache() -> Path:
     """Where environments that stand for images are built, once for all test runs."""

@@ -49,11 +49,11 @@ IMAGE = "10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0"
 SLOW_GROUPS = (
     "e2e",
     "test_chaos",
-    "test_dense_mnist_tf",
-    "test_python_3_8",
     "test_readme",
+    "test_python_3_8",
     "test_two_workers",
     "test_without_scheduler",
+    "test_dense_mnist_tf",
     "test_openapi",
     "test_dataset",
     "test_mnist_lifecycle",

@@ -26,10 +26,14 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for Airflow, with its database in it."""
-    home = tmp_path_factory.mktemp("without scheduler")
+    """A folder for Airflow."""
+    return tmp_path_factory.mktemp("without scheduler")
+
+
+@pytest.fixture(scope="module")
+def _database(home: Path) -> None:
+    """Airflow's database in the folder, made as users make it."""
     run_in(home)("-m", "airflow", "db", "migrate")
-    return home
 
 
 @pytest.fixture
@@ -59,6 +63,7 @@ def run_in(home: Path) -> Run:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("_database")
 def test_the_readmes_example_of_a_users_own_test_passes(run: Run, home: Path) -> None:
     (home / "dags/test_checked.py").write_text(readme_example("python", "def test_"))
     assert "2 passed" in run("-m", "pytest", "-q", "test_checked.py")
@@ -84,6 +89,7 @@ def test_the_examples_run_with_sign_in_and_every_form_of_answers(run: Run, home:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("_database")
 def test_the_quickstart_leads_from_an_address_to_a_trained_model(run: Run, home: Path, image_cache: Path) -> None:
     text = (REPOSITORY / "docs/quickstart.md").read_text()
     install, *commands = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

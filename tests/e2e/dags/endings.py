@@ -16,6 +16,6 @@ with DAG(dag_id="endings", schedule=None):
         BitaHubJobOperator(task_id=task_id, poll_interval=1, **{**defaults, **arguments})
 
     for where, deferrable in (("on-worker", False), ("in-triggerer", True)):
-        job(f"too-long-{where}", deferrable=deferrable, defer_after=0, execution_timeout=timedelta(seconds=30))
+        job(f"too-long-{where}", deferrable=deferrable, defer_after=0, execution_timeout=timedelta(seconds=60))
     job("unknown-image", image="nobody-has-this", retries=2, retry_delay=timedelta(seconds=1))
     job("fails-once-more", command="echo out of luck; exit 3", retries=1, retry_delay=timedelta(seconds=1))

@@ -11,14 +11,13 @@ FAULTS := 200
 unexport PYTHONDONTWRITEBYTECODE
 # In several processes; tests/conftest.py says how the tests are shared out.
 PYTEST = $(PYTHON) -m pytest -n auto
-CHAOS_TEST := tests/e2e/test_chaos.py
 CLUSTER_TESTS := tests/cluster
 # The tests of these parts import Airflow, which takes each process seconds.
 AIRFLOW_TESTS := cluster dags decorators doctor e2e hooks operators sensors triggers ui \
 	test_imports.py test_links.py test_metrics.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 
-.PHONY: help demo test test-chaos test-matrix test-one-run test-cluster test-one-cluster unit chaos bench docs lint clean
+.PHONY: help demo test test-long test-matrix test-one-run test-cluster test-one-cluster unit chaos bench docs lint clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -28,11 +27,11 @@ demo: $(VENV)/ready ## run the MNIST lifecycle on a real Airflow [MNIST=folder] 
 	@$(PYTHON) -m airflow_bitahub.cli demo --home .demo --image-cache .images \
 		--port $(PORT) --emulator-port $(EMULATOR_PORT) $(if $(MNIST),--mnist "$(MNIST)") $(if $(RUNS),--runs $(RUNS))
 
-test: $(VENV)/ready ## run all tests but the one of chaos, the end-to-end ones on a real Airflow included
-	@$(PYTEST) --ignore=$(CHAOS_TEST) --ignore=$(CLUSTER_TESTS)
+test: $(VENV)/ready ## run all tests but the long ones, on a real Airflow and real TensorFlow
+	@$(PYTEST) -m "not long" --ignore=$(CLUSTER_TESTS)
 
-test-chaos: $(VENV)/ready ## run a short selection of `make chaos`, in about two minutes
-	@$(PYTHON) -m pytest $(CHAOS_TEST)
+test-long: $(VENV)/ready ## run the long tests: what rarely breaks, and a short selection of `make chaos`
+	@$(PYTEST) -m long --ignore=$(CLUSTER_TESTS)
 
 test-matrix: ## run `make unit` and one end-to-end test on each Python from 3.10 to 3.13 that is on this machine
 	@for version in 3.10 3.11 3.12 3.13; do \
@@ -52,10 +51,10 @@ test-one-cluster: $(VENV)/ready
 	@$(PYTHON) -m pytest $(CLUSTER_TESTS)
 
 test-one-run: $(VENV)/ready
-	@$(PYTHON) -m pytest tests/e2e/test_secrets.py
+	@$(PYTHON) -m pytest -m "not long" tests/e2e/test_secrets.py
 
 unit: $(VENV)/ready ## run the tests that need neither Airflow nor TensorFlow
-	@$(PYTEST) -m "not tensorflow" $(AIRFLOW_TESTS:%=--ignore=tests/%)
+	@$(PYTEST) -m "not long and not tensorflow" $(AIRFLOW_TESTS:%=--ignore=tests/%)
 
 chaos: $(VENV)/ready ## kill, freeze, clear, mark and break everything while jobs run [SEED=number] [FAULTS=200]
 	@$(PYTHON) -m tests.chaos --home .chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))

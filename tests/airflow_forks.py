@@ -139,6 +139,7 @@ def serve() -> None:
     for module in _MODULES:
         import_module(module)
     _build_execution_api()
+    _leave_writing_to_the_kernel()
     client = import_module("airflow.sdk.api.client")  # each task reads all certificates for it
     client.Client._get_ssl_context_cached(client.API_SSL_CA_FILE_PATH, client.API_SSL_CERT_PATH)
     gc.freeze()
@@ -189,6 +190,21 @@ def _build_execution_api() -> None:
         return app
 
     execution.create_task_execution_api_app = server.create_task_execution_api_app = give
+
+
+def _leave_writing_to_the_kernel() -> None:
+    """Let SQLite not wait until its data is on the disk, so nobody locks the database for as long as a busy disk takes.
+
+    What a killed process has written is kept. Only a power failure could lose it.
+    """
+    alchemy = import_module("sqlalchemy")
+
+    def set_up(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA synchronous=OFF")
+        cursor.close()
+
+    alchemy.event.listen(alchemy.engine.Engine, "connect", set_up)
 
 
 def _become(command: list[str], output: str, errors: str) -> NoReturn:

@@ -51,11 +51,11 @@ SLOW_GROUPS = (
     "e2e",
     "ui",
     "test_chaos",
-    "test_dense_mnist_tf",
-    "test_python_3_8",
     "test_documented_requests",
+    "test_python_3_8",
     "test_two_workers",
     "test_without_scheduler",
+    "test_dense_mnist_tf",
     "test_openapi",
     "test_dataset",
     "test_mnist_lifecycle",
@@ -158,6 +158,19 @@ def _airflow_prints_no_logs() -> None:
     for handler in root.handlers[:]:
         if type(handler.formatter).__name__ == "ProcessorFormatter":  # structlog's
             root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """Let SIGINT interrupt this process and its children, also where a shell started the tests with ``&``.
+
+    A shell without job control makes what it starts in this way ignore SIGINT, and children inherit that.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -73,6 +73,6 @@ class ProcessArguments:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._over.wait(1):
             # Whole command lines: a secret may be part of an argument.
             self.seen |= {" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])}

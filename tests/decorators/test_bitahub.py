@@ -96,7 +96,7 @@ def wait_for(file: str) -> None:
 def test_deferred_function_that_returns_nothing_resumes_even_where_nobody_watched_it(
     task_run: TaskRun, tmp_path: Path
 ) -> None:
-    operator = operator_of(wait_for, f"{tmp_path}/go", job={"deferrable": True})
+    operator = operator_of(wait_for, f"{tmp_path}/go", job={"deferrable": True, "defer_after": 0})
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(task_run.context())
     (tmp_path / "go").touch()

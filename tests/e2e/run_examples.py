@@ -1,6 +1,7 @@
 """Run the example DAGs by `dag.test()`, on emulators with every form of answers, and with sign-in.
 
-The arguments are the folder with the DAGs and a folder for files. Airflow's environment has been set. Prints a JSON
+The arguments are the folder with the DAGs, a folder for files and the profiles. Airflow's environment has been set, and
+its database is made here, since another process would import Airflow again. Prints a JSON
 object: profile -> DAG -> task -> the states of its instances.
 """
 
@@ -13,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from airflow_bitahub.emulator.http.profiles import PROFILES
+from airflow.utils.db import upgradedb
+
 from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
@@ -60,5 +62,7 @@ def run_on(profile: str, dags: Path, home: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    results = {profile: run_on(profile, Path(sys.argv[1]), Path(sys.argv[2])) for profile in PROFILES}
+    dags, home, *profiles = sys.argv[1:]
+    upgradedb()
+    results = {profile: run_on(profile, Path(dags), Path(home)) for profile in profiles}
     print(json.dumps(results))

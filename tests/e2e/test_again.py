@@ -27,7 +27,6 @@ def results(world: World, run_id: str) -> list[str]:
     return [str(world.airflow.xcom("again", run_id, "job", map_index=index)["job_name"]) for index in (0, 1)]
 
 
-@pytest.mark.usefixtures("short_deferrals")
 @pytest.mark.dag_runs("one day")
 def test_running_again_makes_new_jobs_and_takes_their_results(world: World) -> None:
     run_id = finish(world, world.started["one day"])

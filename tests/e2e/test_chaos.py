@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.rounds import play
 from tests.chaos.world import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_jobs_are_neither_lost_nor_doubled_nor_left_running_whatever_dies(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 CLIENT_SECRET = "e2e-client-s3cret"
 KEY_PASSWORD = "e2e-key-passw0rd"

@@ -11,12 +11,13 @@ from tests.e2e.conftest import DEPLOYED
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 GOOD = {"first", "good", "good-in-place", "good-recreated"}
 BAD = {"unknown-image", "unknown-model", "crash", "wrong", "slow", "crash-in-place", "wrong-recreated"}
 
 
+@pytest.mark.usefixtures("short_deferrals")  # which run meanwhile
 @pytest.mark.dag_runs("deployments")
 def test_only_versions_that_work_serve_and_none_is_lost(world: World) -> None:
     dag, run_id, _ = world.finish("deployments")

@@ -46,6 +46,7 @@ def test_a_service_that_answers_rightly_is_not_rolled_back(world: World) -> None
     assert len(world.airflow.xcom(NIGHTLY_CHECK, run_id, "ask")["predictions"]) == 50
 
 
+@pytest.mark.long
 @pytest.mark.dag_runs("gate closes")
 def test_a_threshold_that_cannot_be_met_leaves_nothing_deployed(world: World) -> None:
     dag, run_id, state = world.finish("gate closes")
@@ -58,6 +59,7 @@ def test_a_threshold_that_cannot_be_met_leaves_nothing_deployed(world: World) ->
     assert "closed" not in world.servings()
 
 
+@pytest.mark.long
 @pytest.mark.dag_runs("three days")
 def test_a_backfill_runs_side_by_side_and_its_newest_day_serves(world: World) -> None:
     def runs() -> list[dict[str, Any]]:
@@ -122,6 +124,7 @@ def queries(world: World, dag: str, run_id: str) -> list[Any]:
     return [request for request in job["requests"] if request["method"] == "GET"] if job else []
 
 
+@pytest.mark.long
 @pytest.mark.dag_runs("function")
 def test_a_python_function_runs_on_the_platform_and_what_it_returns_is_the_tasks_result(world: World) -> None:
     dag, run_id, state = world.finish("function")

@@ -15,10 +15,16 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.dag_runs("gate opens")
-def test_no_secret_is_in_database_logs_or_process_arguments(world: World) -> None:
+@pytest.mark.parametrize(
+    "deploys",  # a serving, which has a token
+    [
+        pytest.param("gate opens", marks=pytest.mark.dag_runs("gate opens")),
+        pytest.param("deployments", marks=[pytest.mark.dag_runs("deployments"), pytest.mark.long]),
+    ],
+)
+def test_no_secret_is_in_database_logs_or_process_arguments(world: World, deploys: str) -> None:
     airflow = world.airflow
-    world.finish("gate opens")  # with a serving, which has a token
+    world.finish(deploys)
     dag, run_id = "both_ways", airflow.trigger("both_ways")
     # A trigger is only in the database while its task is deferred.
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})

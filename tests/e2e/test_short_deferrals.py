@@ -11,7 +11,7 @@ from tests.e2e.conftest import SECONDS
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 @pytest.mark.dag_runs

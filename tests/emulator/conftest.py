@@ -196,6 +196,9 @@ def images_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     (folder / "in-image").mkdir()
     (folder / "in-image" / "hello.txt").write_text("from the image")
+    no_venv = folder / "python"  # as on Debian without the package python3-venv
+    no_venv.write_text("#!/bin/sh\necho 'No module named venv' >&2\nexit 1\n")
+    no_venv.chmod(0o700)
     file = folder / "images.toml"
     file.write_text(
         f"""
@@ -207,6 +210,11 @@ def images_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
         [[image]]
         pattern = "bare"
+        requirements = []
+
+        [[image]]
+        pattern = "no-venv"
+        python = "{no_venv}"
         requirements = []
 
         [[image]]

@@ -34,7 +34,7 @@ def test_a_deferred_job_reads_its_files_when_it_resumes(task_run: TaskRun, tmp_p
     command = f"until [ -e {tmp_path}/go ]; do sleep 0.05; done; {COMMAND}"
     task_run.map_index = 3
     with pytest.raises(TaskDeferred) as deferred:
-        job(outputs=FILES, deferrable=True, command=command).execute(task_run.context())
+        job(outputs=FILES, deferrable=True, defer_after=0, command=command).execute(task_run.context())
     (tmp_path / "go").touch()
     [event] = events_of(deferred.value.trigger)
     result: Any = job(outputs=FILES).execute_complete(task_run.context(), event)

@@ -13,7 +13,7 @@ from airflow_bitahub.emulator.server import Emulator
 from tests.conftest import REPOSITORY, documented_example
 from tests.emulator.conftest import SERVINGS
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
 
 
 def test_the_documents_own_requests_lead_from_training_to_an_answer(mnist_emulator: Emulator) -> None:

@@ -22,7 +22,7 @@ from airflow_bitahub.emulator.server import Emulator
 from tests.emulator.conftest import SERVINGS
 from tests.golden_jobs import body_of, run_job
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
 
 IMAGE = """
 [[image]]

@@ -14,7 +14,7 @@ from airflow_bitahub.demo.platform import FOLDERS, server_folder
 from airflow_bitahub.emulator.server import Emulator
 from tests.golden_jobs import run_job
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ with DAG(dag_id="endings", schedule=None):
 
     counting = "n=0; while true; do n=$((n + 1)); echo line $n 训练; sleep 0.5; done"
     for where, deferrable in (("on-worker", False), ("in-triggerer", True)):
-        limits = {"execution_timeout": timedelta(seconds=30), "log_interval": 2}
+        limits = {"execution_timeout": timedelta(seconds=60), "log_interval": 2}
         job(f"too-long-{where}", command=counting, deferrable=deferrable, defer_after=5, **limits)
     job("unknown-image", image="nobody-has-this", retries=2, retry_delay=timedelta(seconds=1))
     job("fails-once-more", command="echo out of luck; exit 3", retries=1, retry_delay=timedelta(seconds=1))

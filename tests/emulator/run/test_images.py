@@ -187,15 +187,22 @@ def test_job_waits_while_its_environment_is_built(api: Api) -> None:
     assert api.log(body["jobName"]).strip().startswith(str(api.emulator.home / "images"))
 
 
-def test_job_whose_environment_cannot_be_built_fails(api: Api) -> None:
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ("no-venv", "No module named venv"),
+        pytest.param("broken", "no-such-package", marks=pytest.mark.long),  # pip is installed before
+    ],
+)
+def test_job_whose_environment_cannot_be_built_fails(api: Api, image: str, reason: str) -> None:
     body = api.job_body()
-    body["taskRoles"][0]["image"] = "broken"
+    body["taskRoles"][0]["image"] = image
     assert api.post_job(body).status_code == 200
-    serving = api.serve("true", image="broken")  # waits for the same build
+    serving = api.serve("true", image=image)  # waits for the same build
     # Creating a virtual environment takes long on a busy machine.
     job = api.until(lambda: api.job(body["jobName"]), lambda job: job["state"] == "FAILED", seconds=120)
-    assert "no-such-package" in job["jobStatus"]["appExitDiagnostics"]
+    assert reason in job["jobStatus"]["appExitDiagnostics"]
     assert job["launchedTime"] == 0
     failed = api.wait_serving(serving, "FAILED")
-    assert "no-such-package" in failed["podstatuses"][0]["message"]
+    assert reason in failed["podstatuses"][0]["message"]
     assert (failed["hosts"], failed["launchedTime"]) == ("", 0)

@@ -68,7 +68,7 @@ def test_every_extra_that_people_need_has_a_field() -> None:
     described = set(re.findall(r"``(\w+)``", BitaHubHook.__doc__))
     assert set(_EXTRAS) <= described
     # `connection_form` says why not these.
-    without = {"endpoints", "status_words", "error_codes", "share_token"}
+    without = {"endpoints", "status_words", "error_codes", "query_parameters", "share_token"}
     assert set(CONNECTION["conn-fields"]) == set(_EXTRAS) - without
 
 

@@ -357,7 +357,7 @@ def test_worker_killed_at_any_instant_leaves_one_job(
 
 def test_what_was_submitted_is_kept_for_people_without_its_secrets(task_run: TaskRun, submitted: Submitted) -> None:
     arguments = {
-        "command": f"exit 3 # {'x' * 9000}",
+        "command": f"exit 3 # {'long ' * 2000}",
         "extra_body": {"capabilities": [{"api_token": "abc", "team": "vision"}]},
     }
     for _ in range(2):

@@ -76,7 +76,7 @@ def test_failures_traceback_is_logged_once_and_its_last_line_is_the_error(task_r
 
 @pytest.mark.parametrize("printed", [3, 300])
 def test_resumed_task_logs_the_last_lines_again(printed: int, task_run: TaskRun, task_log: TaskLog) -> None:
-    command = f"seq 1 {printed}"
+    command = f"sleep 1; seq 1 {printed}"
     with pytest.raises(TaskDeferred) as deferred:
         execute(job(command, deferrable=True), task_run)
     trigger: Any = restored(deferred.value.trigger)
@@ -91,7 +91,7 @@ def test_resumed_task_logs_the_last_lines_again(printed: int, task_run: TaskRun,
 
 
 def test_resumed_task_logs_what_the_trigger_has_not(task_run: TaskRun, task_log: TaskLog) -> None:
-    command = "seq 1 100"
+    command = "sleep 1; seq 1 100"
     with pytest.raises(TaskDeferred) as deferred:
         execute(job(command, deferrable=True), task_run)
     [event] = events_of(restored(deferred.value.trigger))

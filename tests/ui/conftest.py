@@ -6,13 +6,13 @@ All tests of pages share them. The DAGs are those of `dags`. A test starts the r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import httpx
@@ -37,6 +37,7 @@ class Site:
     airflow: PatientAirflow
     emulator: Emulator
     browser: Browser
+    close: Callable[[], None]
 
     @cache  # noqa: B019  there is one site
     def token(self, user: str = "admin") -> str:
@@ -64,6 +65,31 @@ class Site:
         return httpx.get(url, cookies=cookies, trust_env=False, timeout=60)
 
 
+# While the browser runs, no other test of the same process can use an event loop of its own. So the tests with the site
+# come one after another, and its end does not wait for the end of all tests.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of pages that need no site before the others."""
+    places = [place for place, item in enumerate(items) if item.path.parent == Path(__file__).parent]
+    own = sorted((items[place] for place in places), key=_needs_site)
+    for place, item in zip(places, own, strict=True):
+        items[place] = item
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Function, nextitem: pytest.Function | None) -> None:
+    """End the site after its last test."""
+    site = item.funcargs.get("site")
+    if isinstance(site, Site) and (nextitem is None or not _needs_site(nextitem)):
+        site.close()
+
+
+def _needs_site(item: pytest.Item) -> bool:
+    return "site" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if not entry_points(group="airflow.plugins", name="bitahub"):
@@ -73,11 +99,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "core.simple_auth_manager_users": f"admin:admin,{STRANGER}:",
         "scheduler.task_instance_heartbeat_timeout_detection_interval": "2",
     }
-    with (
-        running_browser() as browser,
-        Emulator(root / "emulator") as emulator,
-        PatientAirflow(root / "airflow", Path(__file__).parent / "dags", port=free_port(), config=config) as started,
-    ):
-        airflow = cast(PatientAirflow, started)
+    with ExitStack() as stack:
+        browser = stack.enter_context(running_browser())
+        emulator = stack.enter_context(Emulator(root / "emulator"))
+        airflow = PatientAirflow(root / "airflow", Path(__file__).parent / "dags", port=free_port(), config=config)
+        stack.enter_context(airflow)
         airflow.set_connection(platform.connection(emulator))
-        yield Site(airflow, emulator, browser)
+        yield Site(airflow, emulator, browser, stack.close)

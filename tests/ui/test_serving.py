@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from airflow_bitahub.emulator.scripts import ScriptedServing
+from airflow_bitahub.emulator.state.serving_records import StoredServing
 from tests.ui.conftest import STRANGER, Site
 
 pytestmark = pytest.mark.e2e
@@ -32,6 +33,10 @@ def run_id(site: Site) -> str:
 def text_of(page: httpx.Response) -> str:
     assert page.status_code == 200, page.text
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", page.text)))
+
+
+def serving_of(site: Site) -> StoredServing:
+    return next(each for each in site.emulator.state.servings() if each.key.name == "shown")
 
 
 def look(site: Site, run_id: str, task_id: str, path: str = "bitahub/job", user: str = "admin") -> httpx.Response:
@@ -62,7 +67,7 @@ def test_what_a_task_did_and_what_serves(site: Site, run_id: str, task_id: str, 
     assert re.search(r"serves now (this task )?/models/\w+/digits/2 accuracy 0.92 <b>loss</b> 0.1235", text)
     assert text.index("/digits/2 accuracy") < text.index("/digits/1 accuracy")
     assert "/digits/3 accuracy" not in text
-    for secret in (SECRET, site.emulator.state.servings()[0].token):
+    for secret in (SECRET, serving_of(site).token):
         assert secret not in page.text
     assert "<img src=x" not in page.text
 
@@ -71,7 +76,7 @@ def test_the_log_is_read_on_demand(site: Site, run_id: str) -> None:
     link = re.search(r'href="(serving-log\?[^"]*)"', look(site, run_id, "better").text)
     assert link
     assert "printed nothing yet" in text_of(look(site, run_id, "better", "bitahub/serving-log"))
-    [serving] = site.emulator.state.servings()
+    serving = serving_of(site)
     log = site.emulator.home / "servings" / serving.key.namespace / serving.key.name / serving.key.version / "log"
     log.write_text(f"Bearer {serving.token}\nLoading 10 %\rLoading 100 %\n<b>ready</b> --token={SECRET}\n")
     assert "Bearer *** Loading 100 % <b>ready</b> --token=***" in text_of(

@@ -110,7 +110,7 @@ def test_a_job_that_fails(client: BitaHubClient, profile: str) -> None:
     job = wait(client, name)
     assert (job.name, job.status) == (name, JobStatus.FAILED)
     assert_told(job, profile, 3)
-    assert ("no such model" in job.message) == ("message" in TELLS[profile])
+    assert ("ended with exit code 3" in job.message) == ("message" in TELLS[profile])
 
 
 def test_a_job_that_is_stopped(client: BitaHubClient, profile: str) -> None:

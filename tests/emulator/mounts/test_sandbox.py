@@ -198,9 +198,9 @@ def test_an_interpreter_in_a_folder_of_the_users_brings_nothing_else_with_it(tmp
 
 @needs_bubblewrap
 def test_a_mount_among_the_systems_own_files_fails_and_says_so(api: Api) -> None:
-    job, _ = api.run("true", datasets=[mount("/datasets/u/MNIST", "/usr/mnist")])
+    job, log = api.run("true", datasets=[mount("/datasets/u/MNIST", "/usr/mnist")])
     assert job["state"] == "FAILED"
-    assert "bwrap: Can't mkdir /usr/mnist" in job["jobStatus"]["appExitDiagnostics"]
+    assert "bwrap: Can't mkdir /usr/mnist" in log
 
 
 @needs_bubblewrap

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import os
 import re
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +16,6 @@ from tests.ui.conftest import STRANGER, Site
 pytestmark = pytest.mark.e2e
 
 SECRET = "hunter2-hunter2"
-SHOTS = os.environ.get("BITAHUB_TEST_SHOTS", "")
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +106,3 @@ def test_the_page_in_a_browser(site: Site, run_id: str, settings: dict[str, Any]
         page.get_by_role("heading", name=heading).wait_for()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert "hacked" not in page.title()
-        if SHOTS:
-            name = "-".join(["serving", *(str(value) for value in settings.values() if isinstance(value, str))])
-            page.screenshot(path=str(Path(SHOTS, f"{name}.png")), full_page=True)

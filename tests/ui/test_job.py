@@ -157,6 +157,7 @@ def test_chinese_dark_narrow_and_without_a_script(run: Run) -> None:
         assert is_narrow_enough(page)
         page.get_by_role("link", name="metrics.jsonl").click()
         page.get_by_text('{"step": 1, "loss": 2.2').wait_for()
+        page.wait_for_load_state()  # with its style sheet
         assert is_narrow_enough(page)
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.emulate_media(color_scheme="light")

@@ -8,7 +8,7 @@ from airflow_bitahub.emulator.scripts import ScriptedJob
 from tests.conftest import until
 from tests.ui.conftest import STRANGER, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 MARKUP = "<script>alert(1)</script>"
 MATRIX = {"labels": ["0", "1", MARKUP], "counts": [[48, 1, 1], [0, 50, 0], [2, 5, 43]]}

@@ -24,7 +24,7 @@ from tests.ui.conftest import STRANGER, Site
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 MARKUP = "<img src=x onerror=document.title='hacked'>"
 PNG = bytes.fromhex(

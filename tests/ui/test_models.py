@@ -14,7 +14,7 @@ from tests.ui.conftest import STRANGER, Site
 if TYPE_CHECKING:
     from playwright.sync_api import FrameLocator, Page
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 RUNS = {"models-good": 0.95, "models-bad": 0.7, "models-better": 0.97}  # the accuracy by the project that evaluates
 NAME = "<script>alert(1)</script>"  # of a metric

@@ -13,7 +13,7 @@ from airflow_bitahub.emulator.scripts import ScriptedServing
 from airflow_bitahub.emulator.state.serving_records import StoredServing
 from tests.ui.conftest import STRANGER, Site
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 SECRET = "hunter2-hunter2"
 

@@ -13,7 +13,8 @@ from airflow_bitahub.api.wire import TASK_URL_HEADER, TASK_URL_LIMIT
 _ADDRESS = re.compile(rf"https?://[!-~]{{1,{TASK_URL_LIMIT}}}", re.IGNORECASE)
 
 
-def read_task_url(request: Request) -> str:
+# Not a plain function: FastAPI would call that in another thread, for every submission.
+async def read_task_url(request: Request) -> str:
     """Return the page of the Airflow task that sends a request; "" where it names none, or no web address."""
     url = request.headers.get(TASK_URL_HEADER, "")
     try:

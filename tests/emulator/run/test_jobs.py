@@ -228,7 +228,7 @@ def test_a_hundred_jobs_at_once(images_file: Path, tmp_path: Path) -> None:
             seconds=40,
         )
         assert open_files() <= files + 2
-        api.until(threading.active_count, lambda count: count <= threads)
+        assert threading.active_count() <= threads
         api.http.close()
 
 

@@ -294,7 +294,23 @@ def _servings(session: Session, dag_id: str) -> list[Serving]:
             names.setdefault(DEPLOYMENT_KEY + record, (_text(facts.get("serving_name")), _text(facts.get("version"))))
     stored = session.scalars(select(Variable).where(Variable.key.in_(names)))
     found = {variable.key: _deployment(variable.get_val()) for variable in stored}
-    return [_serving(dag_id, *name, known) for key, name in names.items() if (known := found.get(key)) is not None]
+    return [
+        _serving(dag_id, *name, known)
+        for key, name in names.items()
+        if (known := found.get(key)) is not None and _has_deployed(dag_id, known)
+    ]
+
+
+def _has_deployed(dag_id: str, record: Deployment) -> bool:
+    """Return whether the record itself says that the DAG has deployed. Who may set its XComs could name any serving."""
+    is_changing = record.rollout is not None and record.rollout.owner.dag_id == dag_id
+    return is_changing or any(_run_of(dag_id, version) is not None for version in record.versions)
+
+
+def _run_of(dag_id: str, version: Version) -> str | None:
+    """Return the run of the DAG that deployed a version; None: it was another DAG's."""
+    _, is_own, run_id = version.deployed_by.partition(f" of {dag_id} ")
+    return run_id if is_own else None
 
 
 def _deployment(value: str | None) -> Deployment | None:
@@ -312,11 +328,10 @@ def _serving(dag_id: str, name: str, version: str, record: Deployment) -> Servin
 
 def _served(dag_id: str, version: Version) -> ServedVersion:
     # Who may see this DAG may not know of others.
-    _, is_own, run_id = version.deployed_by.partition(f" of {dag_id} ")
     return ServedVersion(
         shorten(version.model_path),
         numbers_in(version.metrics),
         version.deployed_at,
-        run_id if is_own else "",
+        _run_of(dag_id, version) or "",
         version.is_withdrawn,
     )

@@ -30,6 +30,7 @@ from airflow_bitahub.operators.records import (
 )
 from airflow_bitahub.procedures.deployments import deployment_from_json
 from airflow_bitahub.texts import shorten
+from airflow_bitahub.ui.ownership import run_in
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -304,13 +305,7 @@ def _servings(session: Session, dag_id: str) -> list[Serving]:
 def _has_deployed(dag_id: str, record: Deployment) -> bool:
     """Return whether the record itself says that the DAG has deployed. Who may set its XComs could name any serving."""
     is_changing = record.rollout is not None and record.rollout.owner.dag_id == dag_id
-    return is_changing or any(_run_of(dag_id, version) is not None for version in record.versions)
-
-
-def _run_of(dag_id: str, version: Version) -> str | None:
-    """Return the run of the DAG that deployed a version; None: it was another DAG's."""
-    _, is_own, run_id = version.deployed_by.partition(f" of {dag_id} ")
-    return run_id if is_own else None
+    return is_changing or any(run_in(version.deployed_by, dag_id) for version in record.versions)
 
 
 def _deployment(value: str | None) -> Deployment | None:
@@ -327,11 +322,10 @@ def _serving(dag_id: str, name: str, version: str, record: Deployment) -> Servin
 
 
 def _served(dag_id: str, version: Version) -> ServedVersion:
-    # Who may see this DAG may not know of others.
     return ServedVersion(
         shorten(version.model_path),
         numbers_in(version.metrics),
         version.deployed_at,
-        _run_of(dag_id, version) or "",
+        run_in(version.deployed_by, dag_id),
         version.is_withdrawn,
     )

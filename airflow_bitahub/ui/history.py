@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -201,14 +202,21 @@ def read_history(dag_id: str, offset: int = 0) -> History:
             .limit(_FACTS)
         ).all()
         for row in facts:
-            value = XComModel.deserialize_value(row)
-            if isinstance(value, Mapping):
+            if (value := _mapping(row)) is not None:
                 _READERS[row.key](runs[row.dag_run_id], Task(row.task_id, row.map_index), value)
         servings = _servings(session, dag_id)
     return History(list(reversed(runs.values())), len(rows) > RUNS, len(facts) == _FACTS, servings)
 
 
 # Facts ---------------------------------------------------------------------------------------------------------
+
+
+def _mapping(row: Any) -> Mapping[str, Any] | None:
+    """Return the value of an XCom; None where it is no mapping, or nothing that can be read here."""
+    with suppress(Exception):  # somebody may have stored an object of any class
+        value = XComModel.deserialize_value(row)
+        return value if isinstance(value, Mapping) else None
+    return None
 
 
 def _read_job(run: Run, task: Task, facts: Mapping[str, Any]) -> None:
@@ -290,8 +298,8 @@ def _servings(session: Session, dag_id: str) -> list[Serving]:
         .limit(_RECENT)
     )
     names: dict[str, tuple[str, str]] = {}  # by the keys of the records
-    for facts in map(XComModel.deserialize_value, recent):
-        if isinstance(facts, Mapping) and (record := _text(facts.get("record"))) and len(names) < _SERVINGS:
+    for facts in map(_mapping, recent):
+        if facts is not None and (record := _text(facts.get("record"))) and len(names) < _SERVINGS:
             names.setdefault(DEPLOYMENT_KEY + record, (_text(facts.get("serving_name")), _text(facts.get("version"))))
     stored = session.scalars(select(Variable).where(Variable.key.in_(names)))
     found = {variable.key: _deployment(variable.get_val()) for variable in stored}

@@ -119,7 +119,18 @@ def test_serving_of_another_dag_is_not_shown_though_an_xcom_names_it(tables: Tab
     assert read_history("mnist").servings == []
 
 
-@pytest.mark.parametrize("value", [None, 1, "text", [], {}, {"conditions": [1, {"text": 3}], "metrics": "x"}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        1,
+        "text",
+        [],
+        {},
+        {"conditions": [1, {"text": 3}], "metrics": "x"},
+        '{"__classname__": "no.such.Thing", "__version__": 1, "__data__": {}}',
+    ],
+)
 def test_xcoms_of_others_under_these_names_break_nothing(value: Any, tables: Tables) -> None:
     keys = (JOB_FACTS, METRICS_FACTS, MODEL_FACTS, GATE_FACTS, DEPLOYMENT_FACTS)
     tables.add_run({("task", key): value for key in keys})

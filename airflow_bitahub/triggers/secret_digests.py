@@ -15,6 +15,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 _DIGEST_SIZE = 8  # bytes
@@ -56,11 +57,11 @@ class SecretMask:
     def hide(self, text: str) -> str:
         """Return a text without the secrets in it."""
         for length, places, digests in self._digests:
-            text = places.sub(lambda found, length=length, digests=digests: self._hide(found[0], length, digests), text)
+            text = places.sub(partial(self._hide, length, digests), text)
         return text
 
-    def _hide(self, text: str, length: int, digests: set[str]) -> str:
-        position = 0
+    def _hide(self, length: int, digests: set[str], found: re.Match[str]) -> str:
+        text, position = found[0], 0
         while position + length <= len(text):
             if _digest(text[position : position + length], self._salt) in digests:
                 text = f"{text[:position]}{_MASK}{text[position + length :]}"

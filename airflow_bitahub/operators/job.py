@@ -364,13 +364,9 @@ class BitaHubJobOperator(JobLifecycle):
             preflight.look(self.hook, replicas, self.inputs())
         if self._code is not None:
             self._code.deliver()
-        devices = [(role.acc_device, role.task_number) for role in spec.task_roles if role.acc_device]
-        kinds = {device.device_type for device, _ in devices}
-        return replace(
-            record,
-            accelerator=kinds.pop() if len(kinds) == 1 else "",
-            accelerators=sum(device.requests * replicas for device, replicas in devices),
-        )
+        devices = spec.accelerators
+        kind = next(iter(devices)) if len(devices) == 1 else ""
+        return replace(record, accelerator=kind, accelerators=devices.total())
 
     @cached_property
     def _code(self) -> JobCode | None:

@@ -35,8 +35,7 @@ class TaskLog:
         self._log = log
         self._interval = interval
         self._is_resumed = is_resumed
-        cursor = self._ti.xcom_pull(task_ids=self._ti.task_id, key=CURSOR_KEY) if is_resumed and interval else None
-        self._job_log = JobLog(job_name, cursor)
+        self._job_log = JobLog(job_name, self._load_cursor() if is_resumed and interval else None)
         self._last_line = ""
 
     def follow(self, waiting: Procedure[Job]) -> Procedure[Job]:
@@ -45,8 +44,12 @@ class TaskLog:
 
     def keep(self) -> None:
         """Store how far the log was logged, for the trigger."""
-        if self._interval:
+        if not self._interval:
+            return
+        try:
             self._ti.xcom_push(key=CURSOR_KEY, value=self._job_log.cursor)
+        except Exception as error:  # lines that are logged twice cost less than the job
+            self._log.debug("How far the job's log was logged could not be stored: %s", error)
 
     def conclude(self, hook: BitaHubHook) -> None:
         """Log the last lines of a job that has ended.
@@ -63,6 +66,13 @@ class TaskLog:
                 look = Look(whole.lines[-LAST_LINES:])
         if look is not None:
             self._say(look)
+
+    def _load_cursor(self) -> Any:
+        try:
+            return self._ti.xcom_pull(task_ids=self._ti.task_id, key=CURSOR_KEY)
+        except Exception as error:  # the job's end matters more
+            self._log.debug("How far the job's log was logged is not known: %s", error)
+            return None
 
     def _read_end(self, hook: BitaHubHook, job_log: JobLog, most: int) -> Look | None:
         try:

@@ -286,8 +286,11 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         if self._context is None:
             return
         model = self._place(record)["model_path"].split("/")[3]
-        if url := self.hook.model_url(model):
-            self._context["ti"].xcom_push(key=BitaHubModelLink().xcom_key, value=url)
+        try:
+            if url := self.hook.model_url(model):
+                self._context["ti"].xcom_push(key=BitaHubModelLink().xcom_key, value=url)
+        except Exception as error:  # the model is saved, which is worth more
+            self.log.warning("The link to the model could not be stored: %s", error)
 
         def details() -> dict[str, Any]:
             self.read_arguments("source", "metrics")  # a resumed task has only rendered them

@@ -297,7 +297,8 @@ class _Follower:
             self._pauses.failed(error)
         else:
             self._pauses.succeeded()
-            self._say(self._log.take(parts))
+            with suppress(Exception):  # whatever the answer is like, the job is worth more than its log
+                self._say(self._log.take(parts))
 
 
 def is_refusal(error: BitaHubError) -> bool:

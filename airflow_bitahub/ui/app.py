@@ -45,7 +45,7 @@ def make_app() -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         middleware=[Middleware(_Headers)],
-        exception_handlers=dict.fromkeys((HTTPException, RequestValidationError), _show_error),
+        exception_handlers=dict.fromkeys((HTTPException, RequestValidationError, TimeoutError), _show_error),
     )
     app.include_router(job.router)
     app.include_router(serving.router)
@@ -81,5 +81,5 @@ async def _send_static(name: str) -> Response:
 
 
 async def _show_error(request: Request, error: Exception) -> Response:
-    code = error.status_code if isinstance(error, HTTPException) else 404
+    code = error.status_code if isinstance(error, HTTPException) else 503 if isinstance(error, TimeoutError) else 404
     return render(request, "error.html", code, code=code)

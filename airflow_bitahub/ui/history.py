@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from airflow_bitahub.operators.records import (
 )
 from airflow_bitahub.procedures.deployments import deployment_from_json
 from airflow_bitahub.texts import shorten
+from airflow_bitahub.ui.ownership import run_in
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -200,14 +202,21 @@ def read_history(dag_id: str, offset: int = 0) -> History:
             .limit(_FACTS)
         ).all()
         for row in facts:
-            value = XComModel.deserialize_value(row)
-            if isinstance(value, Mapping):
+            if (value := _mapping(row)) is not None:
                 _READERS[row.key](runs[row.dag_run_id], Task(row.task_id, row.map_index), value)
         servings = _servings(session, dag_id)
     return History(list(reversed(runs.values())), len(rows) > RUNS, len(facts) == _FACTS, servings)
 
 
 # Facts ---------------------------------------------------------------------------------------------------------
+
+
+def _mapping(row: Any) -> Mapping[str, Any] | None:
+    """Return the value of an XCom; None where it is no mapping, or nothing that can be read here."""
+    with suppress(Exception):  # somebody may have stored an object of any class
+        value = XComModel.deserialize_value(row)
+        return value if isinstance(value, Mapping) else None
+    return None
 
 
 def _read_job(run: Run, task: Task, facts: Mapping[str, Any]) -> None:
@@ -289,12 +298,22 @@ def _servings(session: Session, dag_id: str) -> list[Serving]:
         .limit(_RECENT)
     )
     names: dict[str, tuple[str, str]] = {}  # by the keys of the records
-    for facts in map(XComModel.deserialize_value, recent):
-        if isinstance(facts, Mapping) and (record := _text(facts.get("record"))) and len(names) < _SERVINGS:
+    for facts in map(_mapping, recent):
+        if facts is not None and (record := _text(facts.get("record"))) and len(names) < _SERVINGS:
             names.setdefault(DEPLOYMENT_KEY + record, (_text(facts.get("serving_name")), _text(facts.get("version"))))
     stored = session.scalars(select(Variable).where(Variable.key.in_(names)))
     found = {variable.key: _deployment(variable.get_val()) for variable in stored}
-    return [_serving(dag_id, *name, known) for key, name in names.items() if (known := found.get(key)) is not None]
+    return [
+        _serving(dag_id, *name, known)
+        for key, name in names.items()
+        if (known := found.get(key)) is not None and _has_deployed(dag_id, known)
+    ]
+
+
+def _has_deployed(dag_id: str, record: Deployment) -> bool:
+    """Return whether the record itself says that the DAG has deployed. Who may set its XComs could name any serving."""
+    is_changing = record.rollout is not None and record.rollout.owner.dag_id == dag_id
+    return is_changing or any(run_in(version.deployed_by, dag_id) for version in record.versions)
 
 
 def _deployment(value: str | None) -> Deployment | None:
@@ -311,12 +330,10 @@ def _serving(dag_id: str, name: str, version: str, record: Deployment) -> Servin
 
 
 def _served(dag_id: str, version: Version) -> ServedVersion:
-    # Who may see this DAG may not know of others.
-    _, is_own, run_id = version.deployed_by.partition(f" of {dag_id} ")
     return ServedVersion(
         shorten(version.model_path),
         numbers_in(version.metrics),
         version.deployed_at,
-        run_id if is_own else "",
+        run_in(version.deployed_by, dag_id),
         version.is_withdrawn,
     )

@@ -24,6 +24,14 @@ def is_own_job(name: str, arguments: Mapping[str, Any]) -> bool:
     return bool(marker_in(name)) or is_counted(name, arguments.get("job_name"))
 
 
+def run_in(owner: str, dag_id: str) -> str:
+    """Return the run of a DAG in words about a task instance; "" for another DAG. Who sees one may not know of others.
+
+    :param owner: an `Owner` as text
+    """
+    return owner.partition(f" of {dag_id} ")[2]
+
+
 def is_own_folder(path: str, arguments: Mapping[str, Any], folders: Folders) -> bool:
     """Return whether a server path is the output folder of one of the task's jobs.
 

@@ -14,7 +14,8 @@ from airflow_bitahub.operators.records import TaskRollout
 from airflow_bitahub.pages.hiding import hide_secrets
 from airflow_bitahub.procedures.deployments import Deployment, Owner
 from airflow_bitahub.ui.access import RequestedTask, TaskKey, may_see
-from airflow_bitahub.ui.rendering import render
+from airflow_bitahub.ui.ownership import run_in
+from airflow_bitahub.ui.rendering import render, translator_for
 from airflow_bitahub.ui.serving_view import AskedServing, ServingLook, look_at_serving, rollout_timeline, shown_metrics
 from airflow_bitahub.ui.store import StoredTask, read_task
 from airflow_bitahub.ui.threads import in_thread
@@ -62,7 +63,9 @@ def _page(
     live, other_owner, is_own = record.rollout, "", False
     if live is not None:
         is_own = live.owner == Owner(task.dag_id, task.task_id, task.run_id, task.map_index)
-        rollout, other_owner = (TaskRollout.of(live), "") if is_own else (rollout, str(live.owner))
+        rollout, other_owner = (
+            (TaskRollout.of(live), "") if is_own else (rollout, _shown(str(live.owner), task, request))
+        )
     champion = record.current
     return render(
         request,
@@ -75,8 +78,15 @@ def _page(
         is_deploying=is_own,
         other_owner=other_owner,
         champion=champion,
-        versions=[(version, shown_metrics(version)) for version in record.versions],
+        versions=[
+            (version, shown_metrics(version), version.deployed_by and _shown(version.deployed_by, task, request))
+            for version in record.versions
+        ],
         # The record has no secret values; what only looks like one is hidden, too.
         specification=json.dumps(hide_secrets(champion.spec), indent=2, ensure_ascii=False) if champion else "",
         is_live=live is not None or (look.serving is not None and not look.serving.status.is_terminal),
     )
+
+
+def _shown(owner: str, task: TaskKey, request: Request) -> str:
+    return owner if run_in(owner, task.dag_id) else translator_for(request)("by_another_dag")

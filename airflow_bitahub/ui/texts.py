@@ -22,7 +22,6 @@ TEXTS: Texts = MappingProxyType(
         "error_other": ("This did not work.", "操作未成功。"),
         "zone": ("Times are in {zone}.", "时间按 {zone} 时区显示。"),
         "UNKNOWN": ("Unknown", "未知"),
-        # what is missing
         # models
         "models_of": ("Models of {dag_id}", "{dag_id} 的模型"),
         "no_runs": ("There are no runs.", "没有运行记录。"),
@@ -135,6 +134,5 @@ TEXTS: Texts = MappingProxyType(
         "tries_of_task": ("Tries of the task in Airflow", "任务在 Airflow 中的运行"),
         "try": ("Try", "运行"),
         "no_submission": ("What was sent is not on record.", "没有提交内容的记录。"),
-        "to_job": ("Back to the job", "返回作业"),
     }
 )

@@ -147,3 +147,21 @@ def test_kept_cursor_lets_the_trigger_go_on(task_run: TaskRun, submitted: Submit
     assert task_log.lines() == ["one"]
     assert task_run.xcoms[CURSOR_KEY]["job"] == submitted.only.key.name
     assert task_run.xcoms[CURSOR_KEY]["streams"][""]["offset"] == len("one\n")
+
+
+def test_store_that_fails_costs_neither_the_job_nor_its_result(task_run: TaskRun, task_log: TaskLog) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no XComs for now")
+
+    def context() -> Any:
+        context = task_run.context()
+        push = context["ti"].xcom_push
+        context["ti"].xcom_pull = fail
+        context["ti"].xcom_push = lambda key, value: fail() if key == CURSOR_KEY else push(key=key, value=value)
+        return context
+
+    with pytest.raises(TaskDeferred) as deferred:
+        job("echo one", deferrable=True).execute(context())
+    [event] = events_of(restored(deferred.value.trigger))
+    assert job("echo one", deferrable=True).execute_complete(context(), event)["status"] == "SUCCEEDED"
+    assert "one" in task_log.lines()

@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow_bitahub.demo.platform import FOLDERS
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError, JobFailedError, StorageError
+from airflow_bitahub.links import BitaHubModelLink
 from airflow_bitahub.operators.model import BitaHubSaveModelOperator
 from airflow_bitahub.storage.manifest import MANIFEST
 from airflow_bitahub.storage.storage import Storage
@@ -84,6 +85,26 @@ def test_placeholders_may_stand_in_model_and_source(source: str, task_run: TaskR
     result = save("net-of-{user_name}", source.replace(FOLDERS.user_id, "{user_id}")).execute(task_run.context())
     assert result is not None
     assert result["model_path"].startswith(f"{folder}/")
+
+
+@pytest.mark.usefixtures("connection")
+def test_model_that_is_saved_is_the_result_though_its_link_cannot_be_stored(
+    model: str, source: str, task_run: TaskRun
+) -> None:
+    context = task_run.context()
+    push, refused = context["ti"].xcom_push, []
+
+    def push_all_but_the_link(key: str, value: Any) -> None:
+        if key == BitaHubModelLink().xcom_key:
+            refused.append(value)
+            raise RuntimeError("no XComs for now")
+        push(key=key, value=value)
+
+    context["ti"].xcom_push = push_all_but_the_link
+    result = save(model, source, copy_by="storage").execute(context)
+    assert result is not None
+    assert result["model_path"]
+    assert len(refused) == 1
 
 
 @pytest.mark.usefixtures("connection")

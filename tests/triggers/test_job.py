@@ -53,7 +53,7 @@ def test_trigger_survives_storage() -> None:
         unreachable_timeout=60,
         earliest_report=77.5,
         log_interval=15,
-        log_masks={"salt": "00", "digests": {}},
+        log_masks={"salt": "00", "words": {}, "others": {}},
     )
     assert restored(stored).serialize() == stored.serialize()
     assert stored.serialize() == (
@@ -69,7 +69,7 @@ def test_trigger_survives_storage() -> None:
             "unreachable_timeout": 60,
             "earliest_report": 77.5,
             "log_interval": 15,
-            "log_masks": {"salt": "00", "digests": {}},
+            "log_masks": {"salt": "00", "words": {}, "others": {}},
         },
     )
 

@@ -112,7 +112,25 @@ def test_what_serves_is_read_from_the_record_of_the_serving(tables: Tables) -> N
     assert (before.metrics, before.run_id) == ({"a": 0.9}, run_id)
 
 
-@pytest.mark.parametrize("value", [None, 1, "text", [], {}, {"conditions": [1, {"text": 3}], "metrics": "x"}])
+def test_serving_of_another_dag_is_not_shown_though_an_xcom_names_it(tables: Tables) -> None:
+    tables.add_run({("deploy", DEPLOYMENT_FACTS): DEPLOYED})
+    version = Version("b", {"model": {"path": "/models/u/net/2"}}, deployed_by="task 'x' of another run")
+    tables.set_record("abcd.net.serving.v1.2", Deployment(exists=True, versions=[version]))
+    assert read_history("mnist").servings == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        1,
+        "text",
+        [],
+        {},
+        {"conditions": [1, {"text": 3}], "metrics": "x"},
+        '{"__classname__": "no.such.Thing", "__version__": 1, "__data__": {}}',
+    ],
+)
 def test_xcoms_of_others_under_these_names_break_nothing(value: Any, tables: Tables) -> None:
     keys = (JOB_FACTS, METRICS_FACTS, MODEL_FACTS, GATE_FACTS, DEPLOYMENT_FACTS)
     tables.add_run({("task", key): value for key in keys})

@@ -10,6 +10,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from airflow_bitahub.api.job_reading import Job
@@ -21,6 +22,7 @@ from airflow_bitahub.pages.file_kinds import Kind
 from airflow_bitahub.storage.paths import Folders
 from airflow_bitahub.storage.storage import Storage
 from airflow_bitahub.ui import threads
+from airflow_bitahub.ui.app import make_app
 from airflow_bitahub.ui.job_view import view_job
 from airflow_bitahub.ui.metrics import draw, training_curves
 from airflow_bitahub.ui.outputs import OutputFolder
@@ -178,3 +180,21 @@ def test_who_waits_for_a_storage_that_hangs_does_not_wait_for_ever(monkeypatch: 
             await threads.in_thread(int, "x")
 
     asyncio.run(ask())
+
+
+def test_a_page_that_takes_too_long_says_so_with_the_headers_of_all_pages() -> None:
+    async def hang() -> None:
+        raise TimeoutError
+
+    app = make_app()
+    app.add_api_route("/slow", hang)
+    transport = httpx.ASGITransport(app)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=transport, base_url="http://airflow") as client:
+            return await client.get("/slow")
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 503
+    assert "There was no answer in time." in answer.text
+    assert answer.headers["cache-control"] == "no-store"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from airflow_bitahub.operators.records import TaskRollout
-from airflow_bitahub.procedures.deployments import Version
+from airflow_bitahub.procedures.deployments import Owner, Version
+from airflow_bitahub.ui.ownership import run_in
 from airflow_bitahub.ui.serving_view import rollout_timeline, shown_metrics
 
 
@@ -32,3 +33,8 @@ def test_metrics_are_short_texts() -> None:
     assert shown[:2] == [("accuracy", "0.9346"), ("n", "5")]
     assert len(shown[2][1]) < 100
     assert len(shown) == 12
+
+
+@pytest.mark.parametrize(("dag_id", "run_id"), [("mnist", "manual__1"), ("mnist2", ""), ("secret", "")])
+def test_only_tasks_of_the_same_dag_are_named(dag_id: str, run_id: str) -> None:
+    assert run_in(str(Owner("mnist", "deploy", "manual__1", 3)), dag_id) == run_id

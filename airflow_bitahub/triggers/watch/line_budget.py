@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from airflow_bitahub.procedures.job_log import LINES_PER_SECOND
 
 _LEAST = 3  # lines of a job that are logged in one look, at least
-_AT_ONCE = 10  # lines that are logged without giving way to other work
+AT_ONCE = 10  # lines that are logged without giving way to other work
 _CURSORS_PER_SECOND = 5.0  # that are stored, for all jobs
 
 _budgets: WeakKeyDictionary[asyncio.AbstractEventLoop, LineBudget] = WeakKeyDictionary()
@@ -53,7 +53,7 @@ class LineBudget:
 
     async def spend(self, lines: int) -> int:
         """Wait until some of so many lines may be logged, and return how many."""
-        some = min(lines, _AT_ONCE)
+        some = min(lines, AT_ONCE)
         self._fill()
         self._tokens -= some
         await asyncio.sleep(max(0.0, -self._tokens / LINES_PER_SECOND))

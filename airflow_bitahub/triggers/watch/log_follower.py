@@ -14,7 +14,7 @@ from airflow.sdk.execution_time.xcom import XCom
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.procedures.job_log import CURSOR_KEY, JobLog, Pauses
 from airflow_bitahub.triggers.secret_digests import SecretMask
-from airflow_bitahub.triggers.watch.line_budget import shared_budget
+from airflow_bitahub.triggers.watch.line_budget import AT_ONCE, shared_budget
 
 if TYPE_CHECKING:
     from airflow_bitahub.triggers.watch.watcher import Watcher
@@ -86,7 +86,9 @@ class _LogFollower:
 
     async def end(self) -> None:
         """Log what was read, and store how far that is, for the worker."""
-        self._write(len(self._pending))
+        while self._pending:
+            self._write(min(AT_ONCE, len(self._pending)))
+            await asyncio.sleep(0)
         if self._unsaved is not None:
             await asyncio.wait({asyncio.create_task(self._save())}, timeout=_LAST_CURSOR_TIMEOUT)
 

@@ -97,7 +97,9 @@ def test_new_lines_are_logged_once_also_after_a_restart(platform: Platform) -> N
 @pytest.mark.usefixtures("xcoms")
 def test_secrets_that_the_job_was_given_are_masked(platform: Platform) -> None:
     platform.jobs, logs = {"job": "RUNNING"}, Logs()
-    platform.logs = lambda _: "the token is sesame-42, the user Ali, and again: sesame-42sesame-42\n"
+    platform.logs = lambda _: (
+        "the token is sesame-42, the user Ali, and again: sesame-42sesame-42\nAli Baba and (xAli Baba)\n"
+    )
     masks = digests_of(["sesame-42", "Ali Baba"])
     assert "sesame" not in json.dumps(masks)
 
@@ -106,7 +108,7 @@ def test_secrets_that_the_job_was_given_are_masked(platform: Platform) -> None:
             await asyncio.sleep(60)
 
     simulate(main())
-    assert logs.lines["job"] == ["the token is ***, the user Ali, and again: ******"]
+    assert logs.lines["job"] == ["the token is ***, the user Ali, and again: ******", "*** and (x***)"]
 
 
 def test_log_of_a_job_in_the_queue_is_not_read(platform: Platform, xcoms: XComs) -> None:

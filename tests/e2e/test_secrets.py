@@ -43,7 +43,7 @@ def test_no_secret_is_in_database_logs_or_process_arguments(world: World, deploy
     found = leaks(airflow.home, {"the job": job, "the command": "sleep 3000"})
     for place in ("logs/", "xcom", "task_state_store", "trigger", "rendered_task_instance_fields"):
         assert any(place in leak for leak in found), place
-    assert any("airflow api-server" in line for line in world.arguments.seen)
+    assert any("airflow scheduler" in line for line in world.arguments.seen)
 
     for task in ("on-worker", "in-triggerer"):
         airflow.call("PATCH", f"/dags/{dag}/dagRuns/{run_id}/taskInstances/{task}", {"new_state": "failed"})

@@ -161,7 +161,7 @@ def test_store_that_fails_costs_neither_the_job_nor_its_result(task_run: TaskRun
         return context
 
     with pytest.raises(TaskDeferred) as deferred:
-        job("echo one", deferrable=True).execute(context())
+        job("sleep 1; echo one", deferrable=True).execute(context())
     [event] = events_of(restored(deferred.value.trigger))
-    assert job("echo one", deferrable=True).execute_complete(context(), event)["status"] == "SUCCEEDED"
+    assert job("sleep 1; echo one", deferrable=True).execute_complete(context(), event)["status"] == "SUCCEEDED"
     assert "one" in task_log.lines()

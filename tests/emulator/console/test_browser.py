@@ -16,6 +16,8 @@ from tests.emulator.conftest import SERVINGS, Api, mount
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FilePayload, Page
 
+pytestmark = pytest.mark.long
+
 MARKUP = "<img src=x onerror=document.title='hacked'>"
 DROP = """(form, [name, bytes]) => {
     const data = new DataTransfer();

@@ -188,6 +188,7 @@ def test_trouble_with_logs_does_not_touch_the_watching(trouble: str, platform: P
     assert 0 < len(platform.log_looks) <= LOG_READERS * (1 + 300 / FAILED_PAUSE)
 
 
+@pytest.mark.long
 def test_two_thousand_logs_share_the_bounds_of_the_triggerer(platform: Platform, xcoms: XComs) -> None:
     """Each job prints 5 lines a second: fifty times as much as all together may log."""
     names, logs, seconds = names_of(2000), Logs(), 70

@@ -101,9 +101,7 @@ def test_a_person_with_a_keyboard(browser: Browser, emulator: Emulator, served: 
         assert "hacked" not in page.title()
 
 
-@pytest.mark.parametrize(
-    "javascript", [pytest.param(True, id="script"), pytest.param(False, id="no script", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("javascript", [True, False], ids=["script", "no script"])
 def test_chinese_dark_and_narrow(browser: Browser, emulator: Emulator, served: str, job: str, javascript: bool) -> None:
     settings = {"locale": "zh-CN", "color_scheme": "dark", "viewport": {"width": 340, "height": 700}}
     with open_page(browser, f"{emulator.console_url}/jobs", java_script_enabled=javascript, **settings) as page:

@@ -29,6 +29,7 @@ Start = Callable[..., Emulator]
 Doctor = Callable[..., Outcome]
 # Profiles whose answers say to whom a job belongs.
 NAMES_OWNER = ("default", "openpai", "octopus", "volcano")
+AUTHS = ("bearer", "header", "basic", "kubesphere")
 PREFIX_OF = dict(zip(PROFILES, ("kapis", "lapis", "apis", "kapi", "api", "kapis"), strict=True))
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -40,8 +41,15 @@ def assert_nothing_left(emulator: Emulator) -> None:
     assert not list(emulator.storage.glob("projects/*/bitahub-doctor*"))
 
 
-@pytest.mark.parametrize("auth", ["bearer", "header", "basic", "kubesphere"])
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(
+    ("profile", "auth"),
+    [
+        # Each profile and each way of signing in once; the other pairs are long.
+        pytest.param(profile, auth, marks=() if place % len(AUTHS) == other else pytest.mark.long)
+        for place, profile in enumerate(PROFILES)
+        for other, auth in enumerate(AUTHS)
+    ],
+)
 def test_a_bare_connection_to_every_kind_of_installation(
     profile: str, auth: str, installation: Start, doctor: Doctor
 ) -> None:

@@ -1,4 +1,4 @@
-"""What this package counts in Airflow's own metrics. docs/metrics.md says what each of them means.
+"""What this package counts in Airflow's own metrics. docs/en/metrics.md says what each of them means.
 
 Airflow sends metrics to StatsD, Datadog or OpenTelemetry if its configuration says so; otherwise nothing is done here.
 A name is one of a fixed set. What has no limit, such as the id of a DAG, is a tag, which StatsD itself does not have:

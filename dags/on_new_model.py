@@ -13,7 +13,7 @@ It runs whenever a task has saved a version of `dense-mnist-tf`, as `mnist_lifec
 
 Several versions that are saved at about the same time may start only one run. So the run takes the newest version,
 instead of the one that started it. For a run for each version, or for versions that other programs save, read
-`docs/assets.md`.
+`docs/en/assets.md`.
 """
 
 from __future__ import annotations

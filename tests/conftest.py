@@ -281,9 +281,11 @@ class TaskRun:
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = json.loads(json.dumps(value))
 
-    def xcom_pull(self, task_ids: str, key: str) -> Any:
+    def xcom_pull(self, task_ids: str, key: str, map_indexes: int | None = None) -> Any:
         assert task_ids == "task"
-        return self.xcoms.get(key)
+        value = self.xcoms.get(key)
+        # As in Airflow: without an index, the values of all instances of a mapped task.
+        return [value, value] if map_indexes is None and self.map_index >= 0 else value
 
     def context(self) -> Any:
         from airflow.sdk.execution_time.context import OutletEventAccessors

@@ -67,8 +67,8 @@ class BitaHubHook(BaseHook):
     - ``endpoints``, ``status_words``, ``error_codes``, ``query_parameters``: objects that override entries of the
       tables in `api.platform`
 
-    Numbers, ``verify`` and the four objects may also be given as text, as in a connection's URI; null is as good as
-    nothing. A triggerer looks the connection up every minute, and uses it as it is then.
+    Numbers, ``verify`` and the four objects may also be given as text, as in a connection's URI; null counts as
+    not given. A triggerer looks the connection up every minute, and uses it as it is then.
 
     :param bitahub_conn_id: the connection's id
     """

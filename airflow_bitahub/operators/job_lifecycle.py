@@ -347,7 +347,8 @@ class JobLifecycle(CountedJob):
 
         if self._task_log is None and self._context is not None:
             self.read_arguments("log_interval")
-            self._task_log = TaskLog(self._context, self.log, job.name, self.log_interval, is_resumed=True)
+            self._task_log = TaskLog(self._context, self.log, job.name, self.log_interval)
+            self._task_log.resume()
         if self._task_log is None:
             return ""
         self._task_log.conclude(self.hook)

@@ -27,16 +27,21 @@ class TaskLog:
 
     :param log: the task's logger
     :param interval: seconds between two looks at the job's log; 0: only its last lines are logged
-    :param is_resumed: an earlier process has logged lines of the same job, in this try
     """
 
-    def __init__(self, context: Context, log: Any, job_name: str, interval: float, *, is_resumed: bool = False) -> None:
+    def __init__(self, context: Context, log: Any, job_name: str, interval: float) -> None:
         self._ti = context["ti"]
         self._log = log
         self._interval = interval
-        self._is_resumed = is_resumed
-        self._job_log = JobLog(job_name, self._load_cursor() if is_resumed and interval else None)
+        self._is_resumed = False
+        self._job_log = JobLog(job_name)
         self._last_line = ""
+
+    def resume(self) -> None:
+        """Go on where an earlier process has stopped logging the same job, in this try."""
+        self._is_resumed = True
+        if self._interval:
+            self._job_log = JobLog(self._job_log.name, self._load_cursor())
 
     def follow(self, waiting: Procedure[Job]) -> Procedure[Job]:
         """Wait for the job as `waiting` does, and log what it prints meanwhile."""
@@ -69,7 +74,8 @@ class TaskLog:
 
     def _load_cursor(self) -> Any:
         try:
-            return self._ti.xcom_pull(task_ids=self._ti.task_id, key=CURSOR_KEY)
+            # Without the index, Airflow returns the cursors of all instances of a mapped task.
+            return self._ti.xcom_pull(task_ids=self._ti.task_id, key=CURSOR_KEY, map_indexes=self._ti.map_index)
         except Exception as error:  # the job's end matters more
             self._log.debug("How far the job's log was logged is not known: %s", error)
             return None

@@ -20,7 +20,7 @@ from tests.e2e.conftest import SECONDS, wait_until
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 MODEL = BitaHubModel("announced")
 WATCHED = f"versions of model {MODEL.name}"
 BEGUN = f"Watching {WATCHED}"  # in the triggerer's log

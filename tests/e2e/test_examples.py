@@ -12,7 +12,7 @@ from tests.e2e.conftest import SLOTS, SWEPT, wait_until
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 # Seconds after which an answer no longer meets the scheduler's belated news that the task has left its worker.
 PARKED = 8

@@ -74,8 +74,12 @@ def test_failures_traceback_is_logged_once_and_its_last_line_is_the_error(task_r
     assert task_log.text().count("Traceback") == 1
 
 
+@pytest.mark.parametrize("map_index", [-1, 1], ids=["not mapped", "mapped"])
 @pytest.mark.parametrize("printed", [3, 300])
-def test_resumed_task_logs_the_last_lines_again(printed: int, task_run: TaskRun, task_log: TaskLog) -> None:
+def test_resumed_task_logs_the_last_lines_again(
+    printed: int, map_index: int, task_run: TaskRun, task_log: TaskLog
+) -> None:
+    task_run.map_index = map_index
     command = f"sleep 1; seq 1 {printed}"
     with pytest.raises(TaskDeferred) as deferred:
         execute(job(command, deferrable=True), task_run)

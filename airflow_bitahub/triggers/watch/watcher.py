@@ -24,12 +24,7 @@ from weakref import WeakKeyDictionary
 from airflow_bitahub import metrics
 from airflow_bitahub.api.platform import JobStatus
 from airflow_bitahub.client import adrive
-from airflow_bitahub.exceptions import (
-    BitaHubError,
-    RateLimitError,
-    TransportError,
-    UnexpectedResponseError,
-)
+from airflow_bitahub.exceptions import BitaHubError, RateLimitError, TransportError, UnexpectedResponseError
 from airflow_bitahub.hooks.settings import WATCH_MODES
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.jobs import JobPages

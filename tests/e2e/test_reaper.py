@@ -27,7 +27,7 @@ from tests.e2e.conftest import wait_until
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def ownership(listed: str) -> dict[str, str]:

@@ -379,7 +379,10 @@ def die_at_record(monkeypatch: pytest.MonkeyPatch, nth: int, is_stored: bool) ->
 
 
 @deploying
-@pytest.mark.parametrize(("is_first", "is_stored"), [(True, False), (True, True), (False, True)])
+@pytest.mark.parametrize(
+    ("is_first", "is_stored"),
+    [(True, True), *(pytest.param(*case, marks=pytest.mark.long) for case in ((True, False), (False, True)))],
+)
 def test_worker_may_be_killed_whenever_it_stores_something(
     is_first: bool, is_stored: bool, platform: Emulator, client: BitaHubClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

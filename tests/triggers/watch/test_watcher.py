@@ -317,7 +317,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
         ("single", Match(method="GET", times=2), {"before": Answer(status=429, headers={"Retry-After": "0.2"})}),
         ("single", Match(method="GET"), {"records": Records(hide_for=0.3)}),
         ("auto", Match(method="GET", probability=0.4), {"after": Answer(status=504, body="<html>")}),
-        ("auto", Match(method="GET", path="*/jobs", probability=0.5), {"after": Answer(body='{"status": {"co')}),
+        ("auto", Match(method="GET", path="*/jobs", times=3), {"after": Answer(body='{"status": {"co')}),
         ("auto", Match(method="GET", path="*/jobs"), {"records": Records(hide_for=1e9)}),
         ("auto", Match(method="GET", path="*/jobs"), {"records": Records(patch={"state": None, "jobStatus": None})}),
         ("auto", Match(method="GET", path="*/jobs", times=3), {"records": Records(patch={"state": "HIBERNATING"})}),

@@ -28,13 +28,10 @@ from airflow_bitahub.operators.train import BitaHubTrainOperator
 from airflow_bitahub.sensors.job import BitaHubJobSensor
 from airflow_bitahub.sensors.serving import BitaHubServingSensor
 from tests.conftest import REPOSITORY
+from tests.e2e.dag_runs import ALL, LATER
 
 EXAMPLES: dict[str, DAG] = {
-    name: runpy.run_path(str(REPOSITORY / "dags" / f"{name}.py"))["dag"]
-    for name in (
-        *("mnist_lifecycle", "nightly_check", "on_new_model", "python_function"),
-        *("parameter_sweep", "release_with_approval"),
-    )
+    file.stem: runpy.run_path(str(file))["dag"] for file in sorted((REPOSITORY / "dags").glob("*.py"))
 }
 dag = EXAMPLES["mnist_lifecycle"]
 ORDER = {
@@ -85,6 +82,10 @@ def serialized(dag: DAG) -> dict[str, Any]:
 def stored_tasks(dag: DAG) -> dict[str, dict[str, Any]]:
     tasks = [task["__var"] for task in serialized(dag)["dag"]["tasks"]]
     return {task["task_id"]: task for task in tasks}
+
+
+def test_every_example_runs_in_the_end_to_end_tests() -> None:
+    assert {run.dag_id for run in ALL.values()}.union(LATER) >= set(EXAMPLES)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

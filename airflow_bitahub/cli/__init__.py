@@ -1,8 +1,8 @@
 """The command ``airflow-bitahub``.
 
 ``demo`` runs the example DAG on a real Airflow, ``doctor`` examines a connection, ``emulator`` runs the platform's
-emulator, ``examples`` copies the example DAGs, ``jobs`` lists live jobs and stops orphaned ones, ``servings`` lists what
-is served and ends deployments that were left.
+emulator, ``examples`` copies the example DAGs, ``jobs`` lists live jobs and stops orphaned ones, ``servings`` lists
+what is served and ends deployments that were left.
 
 Each subcommand has a module: a function that adds its parser and sets `run`, and the function that executes it. Imports
 that only one subcommand needs are inside that function, so that the others start fast.

@@ -185,6 +185,7 @@ sys.exit(main(["examples", "copy", {str(copied)!r}]))
             assert (copied / file.relative_to(package / PACKAGE / "example_dags")).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.long
 def test_the_sdist_holds_the_repository_and_makes_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -208,6 +209,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
+@pytest.mark.long
 def test_a_package_index_accepts_the_wheel_and_the_sdist(sdist: Path, wheel: Path) -> None:
     pytest.importorskip("twine", reason="twine, of the extra dev, is not installed")
     command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", str(sdist), str(wheel)]

@@ -104,9 +104,10 @@ def test_tasks_of_an_example_follow_each_other_as_its_documentation_says(name: s
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_unpausing_an_example_starts_no_run(name: str) -> None:
+def test_an_example_is_paused_and_unpausing_it_starts_no_run(name: str) -> None:
     assert EXAMPLES[name].catchup is False
     assert EXAMPLES[name].start_date is None
+    assert EXAMPLES[name].is_paused_upon_creation or not EXAMPLES[name].schedule
 
 
 def test_example_waits_in_the_triggerer() -> None:

@@ -50,7 +50,8 @@ def main(extras: bool, home: Path) -> None:
     provider = ProvidersManager().providers["airflow-bitahub"]
     found: dict[str, object] = {"provider": provider.version, "place": airflow_bitahub.__file__}
     found["job"] = None
-    found["hook"] = ProvidersManager().hooks["bitahub"].hook_name
+    hook = ProvidersManager().hooks["bitahub"]
+    found["hook"] = hook and hook.hook_name
     upgradedb()
     bundles = DagBundlesManager()
     bundles.sync_bundles_to_db()

@@ -235,7 +235,7 @@ def test_the_wheel_works_in_an_empty_environment(
         uv("pip", "install", "--upgrade", "--resolution", resolution, *what, "--python", str(python), cwd=tmp_path)
         uv("pip", "check", "--python", str(python), cwd=tmp_path)
         (tmp_path / check).mkdir()
-        command = [python, "-I", "-c", program, check, tmp_path / check]
+        command = [str(python), "-I", "-c", program, check, str(tmp_path / check)]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         found = json.loads(done.stdout.splitlines()[-1])

@@ -16,9 +16,10 @@ from typing import Any
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.airflow import LocalAirflow
 from airflow_bitahub.demo.run import AIRFLOW_CONFIG
-from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.examples import examples_folder
 
 _IMAGE = "tensorflow"
 BURST_SECONDS = 1.0  # length of each job of the burst
@@ -78,7 +79,7 @@ def open_stand(home: Path, image_cache: Path, sizes: Sizes) -> Iterator[Stand]:
     images = Images(load_images(DEFAULT_IMAGES), image_cache)
     asyncio.run(images.prepare(images.find(_IMAGE)))
     dags = home / "dags"
-    shutil.copytree(dags_folder(), dags)
+    shutil.copytree(examples_folder(), dags)
     shutil.copytree(Path(__file__).parent / "dags", dags, dirs_exist_ok=True)
     os.environ["BENCHMARK_SIZES"] = json.dumps(vars(sizes))
     with (

@@ -56,6 +56,7 @@ with DAG(
     dag_id="mnist_lifecycle",
     # Every midnight. Without a start date, unpausing the DAG starts no run, so it costs no GPU hours.
     schedule=CronTriggerTimetable("@daily", timezone="UTC", run_immediately=timedelta()),
+    is_paused_upon_creation=True,  # whatever Airflow's own setting is
     catchup=False,
     max_active_runs=4,
     doc_md=__doc__,

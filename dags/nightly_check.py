@@ -59,6 +59,7 @@ with DAG(
     dag_id="nightly_check",
     # Every night at three. Without a start date, unpausing the DAG starts no run.
     schedule=CronTriggerTimetable("0 3 * * *", timezone="UTC", run_immediately=timedelta()),
+    is_paused_upon_creation=True,  # whatever Airflow's own setting is
     catchup=False,
     max_active_runs=1,
     doc_md=__doc__,

@@ -45,6 +45,7 @@ def newest_version(inlet_events: Any = None) -> dict[str, Any]:
 with DAG(
     dag_id="on_new_model",
     schedule=MODEL.asset,
+    is_paused_upon_creation=True,  # whatever Airflow's own setting is
     catchup=False,
     max_active_runs=1,
     doc_md=__doc__,

@@ -57,6 +57,7 @@ with DAG(
     dag_id="release_with_approval",
     # Every Monday. Without a start date, unpausing the DAG starts no run, so it costs no GPU hours.
     schedule=CronTriggerTimetable("0 6 * * 1", timezone="UTC", run_immediately=timedelta()),
+    is_paused_upon_creation=True,  # whatever Airflow's own setting is
     catchup=False,
     max_active_runs=4,
     doc_md=__doc__,

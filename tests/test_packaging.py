@@ -1,10 +1,14 @@
-"""What pyproject.toml declares, what is imported, and what a built wheel holds."""
+"""What pyproject.toml declares, what is imported, what the wheel and the sdist hold, and that they can be installed."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from email.parser import Parser
@@ -109,31 +113,38 @@ def test_all_packages_of_an_extra_are_looked_for(extra: str) -> None:
     assert looked_for == of_extra(extra) - always_there
 
 
+def build(kind: str, source: Path, folder: Path) -> Path:
+    """Build the ``wheel`` or the ``sdist`` of a source folder."""
+    pytest.importorskip("hatchling", reason="hatchling, of the extra dev, is not installed")
+    program = f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))"
+    command = [sys.executable, "-c", program, str(folder)]
+    return folder / subprocess.run(command, cwd=source, check=True, capture_output=True, text=True).stdout.strip()
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout."""
-    pytest.importorskip("hatchling", reason="hatchling, of the extra dev, is not installed")
-    folder = tmp_path_factory.mktemp("wheel")
-    program = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", program, str(folder)], cwd=REPOSITORY, check=True, capture_output=True)
-    [wheel] = folder.glob("*.whl")
-    return wheel
+    return build("wheel", REPOSITORY, tmp_path_factory.mktemp("wheel"))
 
 
-def test_the_wheel_holds_the_package_and_the_dags_and_nothing_else(wheel: Path) -> None:
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution of this checkout."""
+    return build("sdist", REPOSITORY, tmp_path_factory.mktemp("sdist"))
+
+
+def test_the_wheel_holds_the_package_and_the_examples_and_nothing_else(wheel: Path) -> None:
     expected = {
         f"{target}/{file.relative_to(REPOSITORY / source).as_posix()}"
-        for source, target in ((PACKAGE, PACKAGE), ("dags", f"{PACKAGE}/dags"))
+        for source, target in ((PACKAGE, PACKAGE), ("dags", f"{PACKAGE}/example_dags"))
         for file in (REPOSITORY / source).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
     assert {
         f"{PACKAGE}/py.typed",
         f"{PACKAGE}/emulator/run/images.toml",
-        f"{PACKAGE}/dags/mnist_lifecycle.py",
-        f"{PACKAGE}/dags/nightly_check.py",
-        f"{PACKAGE}/dags/on_new_model.py",
-        f"{PACKAGE}/dags/python_function.py",
+        f"{PACKAGE}/example_dags/mnist_lifecycle.py",
+        f"{PACKAGE}/example_dags/workloads/.airflowignore",
     } <= expected
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -156,14 +167,90 @@ def test_the_wheel_declares_what_pyproject_toml_does(wheel: Path) -> None:
 
 
 def test_the_package_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    package, copied = tmp_path / "installed", tmp_path / "my examples"
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
+        archive.extractall(package)
     program = f"""
 import sys
-sys.path.insert(0, {str(tmp_path)!r})
-import airflow_bitahub.cli
-from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, dags_folder, load_images
-print(len(load_images(DEFAULT_IMAGES)) > 0, (dags_folder() / "mnist_lifecycle.py").is_file(), dags_folder())
+sys.path.insert(0, {str(package)!r})
+from airflow_bitahub.cli import main
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, load_images
+assert load_images(DEFAULT_IMAGES)
+sys.exit(main(["examples", "copy", {str(copied)!r}]))
 """
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["True", "True", str(tmp_path / PACKAGE / "dags")], done.stderr
+    assert done.returncode == 0, done.stderr
+    for file in (package / PACKAGE / "example_dags").rglob("*"):
+        if file.is_file():
+            assert (copied / file.relative_to(package / PACKAGE / "example_dags")).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.long
+def test_the_sdist_holds_the_repository_and_makes_the_same_wheel(sdist: Path, wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    [source] = tmp_path.iterdir()
+    folders = {PACKAGE, "benchmarks", "dags", "docs", "tests"}
+    files = {".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "README.zh-CN.md", "constraints.txt"}
+    assert {path.name for path in source.iterdir()} == folders | files | {".ci", "PKG-INFO", "pyproject.toml"}
+    for folder in folders:
+        assert files_below(source / folder) == files_below(REPOSITORY / folder)
+    assert contents(build("wheel", source, tmp_path)) == contents(wheel)
+
+
+def files_below(folder: Path) -> set[str]:
+    """Return all files in a folder, apart from what Python has compiled."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {path.as_posix() for path in found if "__pycache__" not in path.parts}
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.mark.long
+def test_a_package_index_accepts_the_wheel_and_the_sdist(sdist: Path, wheel: Path) -> None:
+    pytest.importorskip("twine", reason="twine, of the extra dev, is not installed")
+    command = [sys.executable, "-m", "twine", "--no-color", "check", "--strict", str(sdist), str(wheel)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(": PASSED") == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("resolution", "checks"), [("lowest-direct", ["extras"]), ("highest", ["required", "extras"])])
+def test_the_wheel_works_in_an_empty_environment(
+    wheel: Path, resolution: str, checks: list[str], tmp_path: Path
+) -> None:
+    """With the lowest or the newest versions, Airflow finds all examples, and one of them runs its jobs."""
+    program = (REPOSITORY / "tests/check_installation.py").read_text("utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+    uv("venv", "--python", sys.executable, "env", cwd=tmp_path)
+    python = tmp_path / "env/bin/python"
+    for check in checks:
+        extras = ["--extra=aiohttp", "--extra=demo"] if check == "extras" else []
+        # To uv, what pyproject.toml requires is direct only if it is told to install that, too.
+        what = ["-r", str(REPOSITORY / "pyproject.toml"), *extras, str(wheel)]
+        uv("pip", "install", "--upgrade", "--resolution", resolution, *what, "--python", str(python), cwd=tmp_path)
+        uv("pip", "check", "--python", str(python), cwd=tmp_path)
+        (tmp_path / check).mkdir()
+        command = [str(python), "-I", "-c", program, check, str(tmp_path / check)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["place"].startswith(str(tmp_path))
+        assert (found["provider"], found["hook"], found["errors"]) == (__version__, "BitaHub", {})
+        assert found["paused"] == {file.stem: True for file in DAGS}
+        assert found["job"] == ("success" if check == "extras" else None)
+
+
+def uv(*arguments: str, cwd: Path) -> None:
+    """Run uv, which can also choose the lowest versions. Skip the test where the network is missing."""
+    program = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("uv, of the extra dev, is not installed")
+    done = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    if "Failed to fetch" in done.stderr and not os.environ.get("CI"):
+        pytest.skip(f"the packages cannot be fetched: is there a network? {done.stderr[-300:]}")
+    assert done.returncode == 0, done.stderr

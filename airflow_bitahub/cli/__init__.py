@@ -1,8 +1,8 @@
 """The command ``airflow-bitahub``.
 
 ``demo`` runs the example DAG on a real Airflow, ``doctor`` examines a connection, ``emulator`` runs the platform's
-emulator, ``jobs`` lists live jobs and stops orphaned ones, ``servings`` lists what is served and ends deployments that
-were left.
+emulator, ``examples`` copies the example DAGs, ``jobs`` lists live jobs and stops orphaned ones, ``servings`` lists
+what is served and ends deployments that were left.
 
 Each subcommand has a module: a function that adds its parser and sets `run`, and the function that executes it. Imports
 that only one subcommand needs are inside that function, so that the others start fast.
@@ -18,6 +18,7 @@ from airflow_bitahub import __version__
 from airflow_bitahub.cli.demo import add_demo
 from airflow_bitahub.cli.doctor import add_doctor
 from airflow_bitahub.cli.emulator import add_emulator
+from airflow_bitahub.cli.examples import add_examples
 from airflow_bitahub.cli.jobs import add_jobs
 from airflow_bitahub.cli.servings import add_servings
 from airflow_bitahub.exceptions import BitaHubError
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_demo(subparsers)
     add_doctor(subparsers)
     add_emulator(subparsers)
+    add_examples(subparsers)
     add_jobs(subparsers)
     add_servings(subparsers)
     args = parser.parse_args(argv)

@@ -21,8 +21,9 @@ from airflow_bitahub.demo import platform
 from airflow_bitahub.demo.airflow import USER, LocalAirflow, require_free_port
 from airflow_bitahub.demo.dataset import prepare
 from airflow_bitahub.emulator.credentials import make_private
-from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.examples import examples_folder
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 DAG = "mnist_lifecycle"
@@ -60,7 +61,7 @@ def _run_emulator(args: argparse.Namespace, home: Path, storage: Path) -> int:
 
 
 def _run_airflow(args: argparse.Namespace, home: Path, emulator: Emulator, environment: Future[Path]) -> int:
-    with LocalAirflow(home / "airflow", dags_folder(), port=args.port, config=AIRFLOW_CONFIG) as airflow:
+    with LocalAirflow(home / "airflow", examples_folder(), port=args.port, config=AIRFLOW_CONFIG) as airflow:
         _print_progress(f"Airflow runs at {airflow.url}, the emulator at {emulator.url}")
         airflow.set_connection(platform.connection(emulator))
         airflow.await_dag(DAG)
@@ -95,8 +96,7 @@ def _confs(runs: int) -> list[dict[str, int]]:
 
 
 def _prepare_storage(storage: Path, mnist: Path | None, cache: Path) -> None:
-    dags = dags_folder()
-    platform.upload_programs(storage, dags / "workloads")
+    platform.upload_programs(storage, examples_folder() / "workloads")
     folder = platform.server_folder(storage, platform.FOLDERS.dataset("MNIST")[0])
     try:
         dataset = prepare(folder, mnist.expanduser() if mnist else None, cache=cache)

@@ -28,13 +28,10 @@ from airflow_bitahub.operators.train import BitaHubTrainOperator
 from airflow_bitahub.sensors.job import BitaHubJobSensor
 from airflow_bitahub.sensors.serving import BitaHubServingSensor
 from tests.conftest import REPOSITORY
+from tests.e2e.dag_runs import ALL, LATER
 
 EXAMPLES: dict[str, DAG] = {
-    name: runpy.run_path(str(REPOSITORY / "dags" / f"{name}.py"))["dag"]
-    for name in (
-        *("mnist_lifecycle", "nightly_check", "on_new_model", "python_function"),
-        *("parameter_sweep", "release_with_approval"),
-    )
+    file.stem: runpy.run_path(str(file))["dag"] for file in sorted((REPOSITORY / "dags").glob("*.py"))
 }
 dag = EXAMPLES["mnist_lifecycle"]
 ORDER = {
@@ -87,6 +84,10 @@ def stored_tasks(dag: DAG) -> dict[str, dict[str, Any]]:
     return {task["task_id"]: task for task in tasks}
 
 
+def test_every_example_runs_in_the_end_to_end_tests() -> None:
+    assert {run.dag_id for run in ALL.values()}.union(LATER) >= set(EXAMPLES)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_can_be_stored_by_airflow(name: str) -> None:
     assert serialized(EXAMPLES[name])["dag"]["dag_id"] == name
@@ -103,9 +104,10 @@ def test_tasks_of_an_example_follow_each_other_as_its_documentation_says(name: s
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_unpausing_an_example_starts_no_run(name: str) -> None:
+def test_an_example_is_paused_and_unpausing_it_starts_no_run(name: str) -> None:
     assert EXAMPLES[name].catchup is False
     assert EXAMPLES[name].start_date is None
+    assert EXAMPLES[name].is_paused_upon_creation or not EXAMPLES[name].schedule
 
 
 def test_example_waits_in_the_triggerer() -> None:

@@ -18,6 +18,7 @@ from airflow_bitahub.api.platform import ENDPOINTS
 from airflow_bitahub.cli.demo import add_demo
 from airflow_bitahub.cli.doctor import add_doctor
 from airflow_bitahub.cli.emulator import add_emulator
+from airflow_bitahub.cli.examples import add_examples
 from airflow_bitahub.cli.jobs import add_jobs
 from airflow_bitahub.cli.servings import add_servings
 from airflow_bitahub.get_provider_info import get_provider_info
@@ -36,7 +37,7 @@ TRANSLATED = (
 AIRFLOWS = {"poke_interval", "timeout"}
 PARSER = argparse.ArgumentParser()
 COMMANDS = PARSER.add_subparsers()
-for add in (add_demo, add_doctor, add_emulator, add_jobs, add_servings):
+for add in (add_demo, add_doctor, add_emulator, add_examples, add_jobs, add_servings):
     add(COMMANDS)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_bitahub.demo.airflow import AirflowError, LocalAirflow
 
-LIFECYCLE, NIGHTLY_CHECK = "mnist_lifecycle", "nightly_check"
+LIFECYCLE, NIGHTLY_CHECK, ON_NEW_MODEL = "mnist_lifecycle", "nightly_check", "on_new_model"
 SCRIPTED = "scripted_lifecycle"  # the same DAG, with jobs and a serving that are scripted instead of programs
 
 
@@ -83,3 +83,5 @@ MANUAL = {
     "function": Manual("python_function", {"image": "python:3"}),
 }
 ALL: dict[str, Manual | Backfill] = {**BACKFILLS, **MANUAL}
+# DAGs that run after one of these: a test triggers the first, and a model that was saved starts the second.
+LATER = (NIGHTLY_CHECK, ON_NEW_MODEL)

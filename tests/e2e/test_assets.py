@@ -16,6 +16,7 @@ from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo import platform
 from airflow_bitahub.storage.manifest import MANIFEST
 from tests.e2e.conftest import SECONDS, wait_until
+from tests.e2e.dag_runs import ON_NEW_MODEL
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
@@ -107,11 +108,11 @@ def test_the_example_checks_the_files_of_a_new_version(world: World) -> None:
     saved = world.airflow.xcom(dag, run_id, "save_model")["model_path"]
 
     def checked() -> set[str]:
-        successful = [run["dag_run_id"] for run in runs(world, "on_new_model") if run["state"] == "success"]
-        return {world.airflow.xcom("on_new_model", each, "newest_version")["path"] for each in successful}
+        successful = [run["dag_run_id"] for run in runs(world, ON_NEW_MODEL) if run["state"] == "success"]
+        return {world.airflow.xcom(ON_NEW_MODEL, each, "newest_version")["path"] for each in successful}
 
     def has_ended() -> bool:
-        return any(run["state"] in ("success", "failed") for run in runs(world, "on_new_model"))
+        return any(run["state"] in ("success", "failed") for run in runs(world, ON_NEW_MODEL))
 
     wait_until(has_ended, SECONDS)
     found = checked()

@@ -17,8 +17,8 @@ from airflow_bitahub.api.auth import BearerToken
 from airflow_bitahub.client import BitaHubClient
 from airflow_bitahub.demo import dataset, platform
 from airflow_bitahub.demo.platform import FOLDERS, server_folder
-from airflow_bitahub.emulator.run.images import dags_folder
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.examples import examples_folder
 from tests.emulator.conftest import SERVINGS
 from tests.golden_jobs import body_of, run_job
 
@@ -52,7 +52,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory, image_cache: Path) -> Ite
     images = root / "images.toml"
     images.write_text(IMAGE.format(python=json.dumps(PYTHON)))
     with Emulator(root / "emulator", images=images, image_cache=image_cache) as emulator:
-        platform.upload_programs(emulator.storage, dags_folder() / "workloads")
+        platform.upload_programs(emulator.storage, examples_folder() / "workloads")
         folder = server_folder(emulator.storage, FOLDERS.dataset("MNIST")[0])
         dataset.prepare(folder, cache=root / "downloads", mirrors=())
         yield emulator

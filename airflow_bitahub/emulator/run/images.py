@@ -30,9 +30,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-import airflow_bitahub
 from airflow_bitahub.emulator.run.processes import start_process, tail
 from airflow_bitahub.emulator.state.errors import InvalidRequest
+from airflow_bitahub.examples import examples_folder
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 
 if sys.version_info >= (3, 11):
@@ -67,13 +67,6 @@ class Image(BaseModel):
         return self
 
 
-def dags_folder() -> Path:
-    """Return the folder of the example DAGs: inside an installed package, beside the package in a checkout."""
-    package = Path(airflow_bitahub.__file__).parent
-    inside = package / "dags"
-    return inside if inside.is_dir() else package.parent / "dags"
-
-
 def load_images(file: Path) -> list[Image]:
     """Read an images.toml.
 
@@ -100,7 +93,7 @@ def load_images(file: Path) -> list[Image]:
 
 
 def _with_absolute_paths(image: Image, folder: Path) -> Image:
-    dags = str(dags_folder())
+    dags = str(examples_folder())
     return image.model_copy(
         update={
             "constraints": image.constraints and folder / image.constraints,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, dags_folder, load_images
+from airflow_bitahub.emulator.run.images import DEFAULT_IMAGES, Images, load_images
 from airflow_bitahub.emulator.state.errors import InvalidRequest
+from airflow_bitahub.examples import examples_folder
 from airflow_bitahub.exceptions import ConfigurationError
 from tests.emulator.conftest import Api
 
@@ -78,7 +79,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     files = '[image.files]\n"/f" = "files"\n"/d" = "{dags}"'
     found = images(tmp_path, BARE + 'constraints = "c.txt"\n' + files).find("bare")
     assert found.constraints == tmp_path / "c.txt"
-    assert found.files == {"/f": tmp_path / "files", "/d": dags_folder()}
+    assert found.files == {"/f": tmp_path / "files", "/d": examples_folder()}
 
 
 def test_an_interpreter_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_the_shipped_images() -> None:
     train = shipped.find("10.11.3.8:5000/bitahub/tensorflow-2.3-cuda-11.0-py3:v1.0")
     (serve,) = (image for image in load_images(DEFAULT_IMAGES) if "serving" in image.pattern)
     assert train.requirements == serve.requirements, "one environment for both"
-    assert serve.files == {"/mnist-serving": dags_folder() / "workloads/dense-mnist-tf/serving"}
+    assert serve.files == {"/mnist-serving": examples_folder() / "workloads/dense-mnist-tf/serving"}
     assert shipped.find("busybox:1.36").requirements == ()
     with pytest.raises(InvalidRequest):
         shipped.find("pytorch")

@@ -21,6 +21,7 @@ PACKAGE = "airflow_bitahub"
 ARROWS = {
     "__init__": set[str](),
     "texts": set[str](),
+    "secret_digests": set[str](),
     "exceptions": {"texts"},
     "extras": {"exceptions"},
     "pages": {"texts"},
@@ -44,11 +45,11 @@ ARROWS = {
     },
     "triggers": {
         *("exceptions", "metrics", "identity", "storage", "api", "procedures", "client.adrive", "client.drive"),
-        "hooks",
+        *("hooks", "secret_digests"),
     },
     "operators": {
         *("exceptions", "texts", "metrics", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"),
-        "assets",
+        *("assets", "secret_digests"),
     },
     "decorators": {"exceptions", "storage", "api", "procedures", "identity", "operators"},
     "reports": {"exceptions", "procedures.deployments", "hooks", "operators.conditions"},

@@ -305,7 +305,7 @@ class JobLifecycle(CountedJob):
     def _log_masks(self) -> dict[str, Any]:
         """Return what lets the trigger mask the secrets that this task has given to its job."""
         from airflow_bitahub.operators.masking import masked_secrets_in
-        from airflow_bitahub.triggers.secret_digests import digests_of
+        from airflow_bitahub.secret_digests import digests_of
 
         given = (getattr(self, name, None) for name in self.template_fields)
         return digests_of(masked_secrets_in(given)) if self.log_interval else {}

@@ -4,8 +4,8 @@ Airflow masks secrets by their value, which a worker learns when it fills in a t
 never. A job may print the secrets that it was given. So other processes are told a salted digest of each, by which they
 find them in what the job prints, without having them.
 
-A digest could be used to test guesses. So digests are only where Airflow encrypts them, as it does with the arguments of
-triggers, or are made with a key which is stored encrypted.
+A digest could be used to test guesses. So digests are only where Airflow encrypts them, as it does with the arguments
+of triggers, or are made with a key which is stored encrypted.
 
 A digest for each character of a line would hold up the triggerer. Few secrets contain blanks, so a secret without any
 is only looked for in words that are long enough. And a checksum of one byte tells most other texts from a secret.
@@ -25,18 +25,20 @@ _DIGEST_SIZE = 8  # bytes
 _MASK = "***"  # as Airflow's own
 
 
-def digests_of(values: Iterable[str]) -> dict[str, Any]:
+def digests_of(values: Iterable[str], key: bytes = b"") -> dict[str, Any]:
     """Return the digests of secrets, as JSON: a salt, and the digests of those that are words, and of others.
 
     They are by their length in characters, each after its checksum. A secret of several lines has none, since a mask
     is given one line at a time.
+
+    :param key: without it, the digests allow no guesses
     """
     salt = secrets.token_bytes(8)
     found: dict[str, dict[str, list[str]]] = {"words": {}, "others": {}}
     for value in sorted({*values} - {""}):
         if "\n" not in value and "\r" not in value:
             kind = "others" if re.search(r"\s", value) else "words"
-            entry = f"{_checksum(value):02x}{_digest(value, salt)}"
+            entry = f"{_checksum(value):02x}{_digest(value, salt, key)}"
             found[kind].setdefault(str(len(value)), []).append(entry)
     return {"salt": salt.hex(), **found} if any(found.values()) else {}
 
@@ -45,10 +47,12 @@ class SecretMask:
     """Masks the secrets in texts.
 
     :param known: what `digests_of` has returned
+    :param key: what it was given
     :ivar longest: the number of characters of the longest secret
     """
 
-    def __init__(self, known: Mapping[str, Any]) -> None:
+    def __init__(self, known: Mapping[str, Any], key: bytes = b"") -> None:
+        self._key = key
         self._salt = bytes.fromhex(known.get("salt", ""))
         # The longest first: a shorter one may be a part of it.
         self._digests = sorted(
@@ -76,7 +80,7 @@ class SecretMask:
             checksum = (after - before) & 0xFF
             if checksum in checksums and position >= end:
                 part = text[position : position + length]
-                if f"{checksum:02x}{_digest(part, self._salt)}" in digests:
+                if f"{checksum:02x}{_digest(part, self._salt, self._key)}" in digests:
                     parts += [text[end:position], _MASK]
                     end = position + length
         return "".join([*parts, text[end:]])
@@ -86,5 +90,5 @@ def _checksum(value: str) -> int:
     return sum(map(ord, value)) & 0xFF
 
 
-def _digest(value: str, salt: bytes) -> str:
-    return hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=_DIGEST_SIZE, salt=salt).hexdigest()
+def _digest(value: str, salt: bytes, key: bytes) -> str:
+    return hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=_DIGEST_SIZE, salt=salt, key=key).hexdigest()

@@ -67,7 +67,7 @@ ARROWS = {
     },
     "ui": {
         *("exceptions", "texts", "pages", "storage", "identity", "api", "procedures", "hooks", "operators.records"),
-        *("client.BitaHubClient", "airflow_database"),
+        *("client.BitaHubClient", "airflow_database", "secret_digests"),
     },
     "emulator": {"exceptions", "extras", "texts", "pages", "api", "__init__"},
     "demo": {"exceptions", "extras", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},

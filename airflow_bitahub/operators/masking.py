@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 # A value in a shell line: `TOKEN=value`, `--token=value` or `--token value`. A variable such as $TOKEN is no secret.
 _ASSIGNMENT = re.compile(r"""(?:--?([\w-]+)[=\s]\s*|\b(\w+)=)("[^"]*"|'[^']*'|[^\s;&|"'$]+)""")
@@ -66,6 +69,24 @@ def masked_secrets_in(values: Iterable[Any]) -> set[str]:
     texts = [text for value in values for text in _texts(value)]
     matches = (re.search(pattern, text) for pattern in _secrets_masker().patterns for text in texts)
     return {match[0] for match in matches if match}
+
+
+def digests_to_store(secrets: Iterable[str]) -> dict[str, Any]:
+    """Return the digests of secrets, and the name of their key, see `mask_keys`; empty where there are no secrets."""
+    from airflow_bitahub.hooks.mask_keys import current_mask_key
+    from airflow_bitahub.secret_digests import digests_of
+
+    found = [*secrets]
+    if not found:
+        return {}
+    try:
+        key = current_mask_key()
+    except Exception as error:  # Airflow's own errors are of many kinds, and the job matters more
+        log.warning(
+            "The page of the job will not show its log, because no key for masking it could be stored: %s", error
+        )
+        return {"key": ""}
+    return {"key": key.name, **digests_of(found, key.value)}
 
 
 def secrets_by_name(envs: Mapping[str, str], secret_envs: Mapping[str, str], commands: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Variable
@@ -54,7 +54,7 @@ def read_record(kind: type[R], value: Any) -> R | None:
     if value is None:
         return None
     try:
-        return kind(**{field.name: value[field.name] for field in fields(kind) if field.name in value})
+        return kind(**{each.name: value[each.name] for each in fields(kind) if each.name in value})
     except TypeError as error:
         raise ConfigurationError(
             f"Airflow's store contains {value!r} instead of a {kind.__name__} ({error})."
@@ -80,6 +80,8 @@ class Submission:
     :param try_number: the task's try that submitted it
     :param time: seconds since the epoch
     :param body: what was sent, without its secrets; None where a later submission is kept
+    :param masks: digests of the secrets that the job may print, and the name of their key, see `secret_digests` and
+        `mask_keys`; empty: there are none
     """
 
     job_name: str
@@ -88,6 +90,7 @@ class Submission:
     try_number: int
     time: float
     body: dict[str, Any] | None = None
+    masks: dict[str, Any] = field(default_factory=dict)
 
 
 def save_submission(context: Context, submission: Submission) -> None:

@@ -124,6 +124,10 @@ TEXTS: Texts = MappingProxyType(
         "try_at": ("Try {name} of the task began at {time}", "任务第 {name} 次运行开始于 {time}"),
         "show_log": ("Show the log", "显示日志"),
         "log_problem": ("The log could not be read.", "无法读取日志。"),
+        "log_withheld": (
+            "The log is not shown here, because the job's secrets cannot be masked in it. Look at the task's log.",
+            "此处不显示日志，因为无法遮盖其中的作业机密。日志内容见任务日志。",
+        ),
         "step": ("step", "步"),
         "confusion": ("Confusion matrix", "混淆矩阵"),
         "result": ("The task's result", "任务结果"),

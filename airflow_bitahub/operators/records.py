@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import Variable
 
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.links import BitaHubModelLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from airflow.sdk import Context
 
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
     from airflow_bitahub.identity import JobRecord
     from airflow_bitahub.procedures.deployments import Rollout
 
@@ -231,6 +233,20 @@ def push_facts(context: Context, key: str, facts: dict[str, Any]) -> None:
         context["ti"].xcom_push(key=key, value=facts)
     except Exception as error:
         log.warning("The page of the DAG's models will not show this task: XCom %s was not stored (%s).", key, error)
+
+
+def push_model_link(context: Context, hook: BitaHubHook, model_path: str) -> None:
+    """Push the address of a model's page, if there is one. Nothing but a button needs it, so a failure is only logged.
+
+    :param model_path: the server path of a version
+    """
+    match model_path.split("/"):
+        case ["", "models", _, model, *_]:
+            try:
+                if url := hook.model_url(model):
+                    context["ti"].xcom_push(key=BitaHubModelLink().xcom_key, value=url)
+            except Exception as error:
+                log.warning("The link to the model could not be stored: %s", error)
 
 
 def number_in(value: Any) -> float | int | None:

@@ -30,7 +30,13 @@ from airflow_bitahub.operators.announcing import announce
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
 from airflow_bitahub.operators.checks import read_checks
-from airflow_bitahub.operators.records import DEPLOYMENT_FACTS, TaskRollout, push_facts, save_rollout
+from airflow_bitahub.operators.records import (
+    DEPLOYMENT_FACTS,
+    TaskRollout,
+    push_facts,
+    push_model_link,
+    save_rollout,
+)
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import earliest_report, log_late_start
 
@@ -193,11 +199,12 @@ class RolloutOperator(ResourceLifecycle):
         from airflow_bitahub.procedures.turn import Turn
 
         site = self._site or self._new_site()
-        self.plan(context, site.record)  # a wrong argument fails before anything is waited for
+        plan = self.plan(context, site.record)  # a wrong argument fails before anything is waited for
         turn = Turn(site, self._is_active, self._owner, self.turn_deadline(), self.known_secrets())
         if self.deferrable:
             turn.pause = self._pause
         context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
+        push_model_link(context, self.hook, plan.version.model_path)
         deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
         try:
             deployed = self.hook.run(deployer.deploy())

@@ -83,6 +83,7 @@ def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run
     assert ask(result["url"]) == "v1"
     assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "deployed"
     assert task_run.xcoms["bitahub_serving_url"].endswith(f"/console/servings/inference/{service.name}")
+    assert task_run.xcoms["bitahub_model_url"].endswith(f"/console/models#{model_path('v1').rpartition('/')[0]}")
     asset = BitaHubServing(service.name).asset
     assert operator.outlets == [asset]
     run = {"dag_id": "tests", "task_id": "task", "run_id": task_run.run_id, "map_index": -1}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
@@ -95,6 +95,7 @@ class RolloutOperator(ResourceLifecycle):
     _read_checks: list[AnswerCheck | SampleCheck] | None = None
     _site: Site | None = None
     _owner: Owner | None = None
+    _end: RolloutEnd | None = None  # of this task's replacement
     _waited = 0.0  # seconds, on this worker
 
     # What subclasses implement ---------------------------------------------------------------------------------
@@ -217,11 +218,11 @@ class RolloutOperator(ResourceLifecycle):
             raise AirflowSkipException(str(error)) from None
         except (ServingFailedError, ServingCheckError):
             if hasattr(deployer, "plan"):
-                self._push_facts(context, deployer.plan, "restored" if deployer.has_restored else "failed")
+                self._push_facts(context, deployer.plan, self._end or "failed")
             raise
         finally:
             self._save_steps(site)
-        self._push_facts(context, deployer.plan, "rolled_back" if deployer.plan.withdraws else "deployed")
+        self._push_facts(context, deployer.plan, "reverted" if deployer.plan.withdraws else "deployed")
         result = self._result(deployer.plan, deployed)
         announce(self, context, BitaHubServing, lambda: self._details(result, context))
         return result
@@ -238,7 +239,7 @@ class RolloutOperator(ResourceLifecycle):
             "run": asdict(owner_of(context)),
         }
 
-    def _push_facts(self, context: Context, plan: Plan, outcome: str) -> None:
+    def _push_facts(self, context: Context, plan: Plan, outcome: RolloutEnd | Literal["outdated"]) -> None:
         from airflow_bitahub.hooks.deployment_records import VariableRecords
 
         facts = {
@@ -365,6 +366,9 @@ class RolloutOperator(ResourceLifecycle):
         return Site(self.serving_name, self.version, records, self.log.info, task_url=page, on_end=self._count_end)
 
     def _count_end(self, end: RolloutEnd) -> None:
+        ended = self._site.ended if self._site is not None else None
+        if ended is not None and ended.owner == self._owner:  # and not one that this task only tidied up
+            self._end = end
         metrics.count(metrics.ROLLOUT + end, metrics.task_tags(self._context["ti"] if self._context else None))
 
     @property

@@ -164,7 +164,7 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
     assert served.record == untouched
     served.until_serves("v1")
     if "model" not in arguments:  # which the platform refuses
-        assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "failed"
+        assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "rejected"
         for text in (model_path("v2"), f"({model_path('v1')}) was not touched", "loading the model"):
             assert text in str(caught.value)
 
@@ -186,9 +186,10 @@ def test_version_that_fails_under_the_public_name_gives_it_back(
 
 
 @deploying
-def test_first_version_that_fails_is_removed(service: Service) -> None:
+def test_first_version_that_fails_is_removed(service: Service, task_run: TaskRun) -> None:
     with pytest.raises(AirflowFailException, match=r"It was removed\. Nothing serves under this name"):
-        deploy(service, checks=[WRONG]).execute(TaskRun().context())
+        deploy(service, checks=[WRONG]).execute(task_run.context())
+    assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "failed"
     assert not service.names
     assert deploy(service, checks=[RIGHT]).execute(TaskRun().context())["previous"] is None
 

@@ -130,11 +130,18 @@ def test_a_live_page_says_when_it_is_not(browser: Browser, tmp_path: Path) -> No
         page.get_by_role("button", name="Continue").click()
         page.get_by_role("heading", name="Jobs").wait_for()
 
-        def bad_gateway(route: Route) -> None:
-            route.fulfill(status=502, body="<h1>Bad gateway</h1>")
+        troubles = iter(["a proxy's answer", "no answer"])
 
-        troubles = iter([bad_gateway, lambda route: route.abort()])
-        page.route("**/jobs*", lambda route: next(troubles, lambda route: route.continue_())(route))
+        def meet(route: Route) -> None:
+            trouble = next(troubles, "")
+            if trouble == "no answer":
+                route.abort()
+            elif trouble:
+                route.fulfill(status=502, body="<h1>Bad gateway</h1>")
+            else:
+                route.continue_()
+
+        page.route("**/jobs*", meet)
         page.get_by_text("This page is not up to date").wait_for()
         page.get_by_text("The server answers again").wait_for()
         assert next(troubles, None) is None

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 MESSAGE_LIMIT = 12_000  # characters of an error's text: enough for the last lines of a job's log
 TEXT_LIMIT = 1_000  # characters of one text from outside, such as a message of the platform
@@ -24,6 +24,17 @@ _GROUP_MARKS = re.compile(r"(::(?:end)?group)::")
 _ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
 
+class Mask(Protocol):
+    """Masks secrets."""
+
+    @property
+    def longest(self) -> int:
+        """At least the number of characters of the longest secret."""
+
+    def hide(self, text: str) -> str:
+        """Return a line of text without the secrets in it."""
+
+
 def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
     """Return a text of at most about `limit` characters: its beginning and its end, and how much is left out.
 
@@ -31,7 +42,7 @@ def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
     """
     if len(text) > limit:
         half = limit // 2
-        text = f"{text[:half]} [... {len(text) - 2 * half} characters left out ...] {text[-half:]}"
+        text = _without_middle(text[:half], len(text) - 2 * half, text[-half:])
     return make_storable(text)
 
 
@@ -44,15 +55,33 @@ def shorten_all(value: Any) -> Any:
     return shorten(value, _JSON_TEXT_LIMIT) if isinstance(value, str) else value
 
 
-def readable_line(line: str, limit: int) -> str:
+def readable_line(line: str, limit: int, mask: Mask | None = None) -> str:
     """Return a line that a program printed as people read it, of at most about `limit` characters.
 
     A progress bar writes over its own line, of which the last state is returned. Colours and control characters are
     removed: in a log, they could hide lines or look like others. So could Airflow's marks of a group of lines.
+
+    :param mask: masks the secrets in the line, before it is shortened; what is left of half a secret would be shown
     """
     drawn = next((part for part in reversed(line.split("\r")) if part), "")
     plain = _CONTROLS.sub("", _ESCAPES.sub("", drawn))
-    return shorten(_GROUP_MARKS.sub(r"\1: :", plain), limit).rstrip()
+    plain = _GROUP_MARKS.sub(r"\1: :", plain)
+    return (shorten(plain, limit) if mask is None else _mask_and_shorten(plain, limit, mask)).rstrip()
+
+
+def _mask_and_shorten(text: str, limit: int, mask: Mask) -> str:
+    half, margin = limit // 2, max(0, mask.longest - 1)
+    if len(text) <= limit + 2 * margin:
+        return shorten(mask.hide(text), limit)
+    # Of a very long line, only what is shown is searched. Where a piece ends within the line, it may have a part of a
+    # secret, which the margin takes away.
+    head, tail = mask.hide(text[: half + margin]), mask.hide(text[-half - margin :])
+    head, tail = head[: max(0, len(head) - margin)][:half], tail[margin:][-half:]
+    return make_storable(_without_middle(head, len(text) - 2 * half, tail))
+
+
+def _without_middle(head: str, left_out: int, tail: str) -> str:
+    return f"{head} [... {left_out} characters left out ...] {tail}"
 
 
 def make_storable(text: str) -> str:

@@ -21,6 +21,7 @@ PACKAGE = "airflow_bitahub"
 ARROWS = {
     "__init__": set[str](),
     "texts": set[str](),
+    "secret_digests": set[str](),
     "exceptions": {"texts"},
     "extras": {"exceptions"},
     "examples": {"exceptions"},
@@ -45,11 +46,11 @@ ARROWS = {
     },
     "triggers": {
         *("exceptions", "metrics", "identity", "storage", "api", "procedures", "client.adrive", "client.drive"),
-        "hooks",
+        *("hooks", "secret_digests"),
     },
     "operators": {
         *("exceptions", "texts", "metrics", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"),
-        "assets",
+        *("assets", "secret_digests"),
     },
     "decorators": {"exceptions", "storage", "api", "procedures", "identity", "operators"},
     "reports": {"exceptions", "procedures.deployments", "hooks", "operators.conditions"},
@@ -67,7 +68,7 @@ ARROWS = {
     },
     "ui": {
         *("exceptions", "texts", "pages", "storage", "identity", "api", "procedures", "hooks", "operators.records"),
-        *("client.BitaHubClient", "airflow_database"),
+        *("client.BitaHubClient", "airflow_database", "secret_digests"),
     },
     "emulator": {"exceptions", "extras", "examples", "texts", "pages", "api", "__init__"},
     "demo": {"exceptions", "extras", "examples", "storage", "hooks.DEFAULT_CONN_ID", "emulator", "__init__"},

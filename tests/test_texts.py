@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from airflow_bitahub.exceptions import APIError, JobFailedError, StorageError
-from airflow_bitahub.texts import MESSAGE_LIMIT, parse_json, shorten
+from airflow_bitahub.secret_digests import SecretMask, digests_of
+from airflow_bitahub.texts import MESSAGE_LIMIT, parse_json, readable_line, shorten
 
 
 def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
     assert shorten("x" * 100, 100) == "x" * 100
     assert shorten("a" * 60 + "b" * 60, 100) == "a" * 50 + " [... 20 characters left out ...] " + "b" * 50
+
+
+@pytest.mark.parametrize("secret", ["sesame-42", "Ali Baba", "训练-sesame"])
+@pytest.mark.parametrize("length", [95, 100, 105, 120, 200])
+def test_no_part_of_a_secret_is_left_wherever_a_line_is_cut(length: int, secret: str) -> None:
+    mask = SecretMask(digests_of([secret]))
+    for times in (1, 2, 9):
+        for place in range(length):
+            line = f"{'.' * place}{secret * times}{'.' * (length - place)}"
+            shown = re.sub(r"\[\.\.\. \d+ characters left out \.\.\.\]", "", readable_line(line, 100, mask))
+            assert set(shown) <= set(".* "), line
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from airflow_bitahub.links import BitaHubJobLink
 from airflow_bitahub.operators.base import KILL_BUDGET, task_url
 from airflow_bitahub.operators.counting import CountedJob
 from airflow_bitahub.operators.failures import job_error
+from airflow_bitahub.operators.masking import digests_to_store, masked_secrets_in
 from airflow_bitahub.operators.records import (
     JOB_FACTS,
     Submission,
@@ -304,11 +305,12 @@ class JobLifecycle(CountedJob):
 
     def _log_masks(self) -> dict[str, Any]:
         """Return what lets the trigger mask the secrets that this task has given to its job."""
-        from airflow_bitahub.operators.masking import masked_secrets_in
-        from airflow_bitahub.triggers.secret_digests import digests_of
+        from airflow_bitahub.secret_digests import digests_of
 
-        given = (getattr(self, name, None) for name in self.template_fields)
-        return digests_of(masked_secrets_in(given)) if self.log_interval else {}
+        return digests_of(self._given_secrets()) if self.log_interval else {}
+
+    def _given_secrets(self) -> set[str]:
+        return masked_secrets_in(getattr(self, name, None) for name in self.template_fields)
 
     def _queue_deadline(self) -> float | None:
         return self.deadline(self.queue_timeout)
@@ -373,6 +375,7 @@ class JobLifecycle(CountedJob):
                 try_number=self._context["ti"].try_number,
                 time=time.time(),
                 body={**self._sent.body(), **(self.extra_body or {})},
+                masks=digests_to_store(self._given_secrets()),
             )
             save_submission(self._context, submission)
 

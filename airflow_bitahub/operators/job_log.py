@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_bitahub.operators.masking import AirflowMask
 from airflow_bitahub.procedures.job_log import (
     CURSOR_KEY,
     LAST_LINES,
@@ -34,14 +35,14 @@ class TaskLog:
         self._log = log
         self._interval = interval
         self._is_resumed = False
-        self._job_log = JobLog(job_name)
+        self._job_log = JobLog(job_name, mask=AirflowMask())
         self._last_line = ""
 
     def resume(self) -> None:
         """Go on where an earlier process has stopped logging the same job, in this try."""
         self._is_resumed = True
         if self._interval:
-            self._job_log = JobLog(self._job_log.name, self._load_cursor())
+            self._job_log = JobLog(self._job_log.name, self._load_cursor(), AirflowMask())
 
     def follow(self, waiting: Procedure[Job]) -> Procedure[Job]:
         """Wait for the job as `waiting` does, and log what it prints meanwhile."""
@@ -65,7 +66,7 @@ class TaskLog:
         most = LINES_PER_LOOK if self._interval else LAST_LINES
         look = self._read_end(hook, self._job_log, most)
         if self._is_resumed and look is not None and len(look.lines) < LAST_LINES:
-            whole = self._read_end(hook, JobLog(self._job_log.name), LINES_PER_LOOK)
+            whole = self._read_end(hook, JobLog(self._job_log.name, mask=AirflowMask()), LINES_PER_LOOK)
             if whole is not None and len(whole.lines) > len(look.lines):
                 self._log.info("The last lines of the job's log, some of which may have been logged before:")
                 look = Look(whole.lines[-LAST_LINES:])

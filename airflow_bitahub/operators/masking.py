@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
+log = logging.getLogger(__name__)
+
 # A value in a shell line: `TOKEN=value`, `--token=value` or `--token value`. A variable such as $TOKEN is no secret.
 _ASSIGNMENT = re.compile(r"""(?:--?([\w-]+)[=\s]\s*|\b(\w+)=)("[^"]*"|'[^']*'|[^\s;&|"'$]+)""")
+# A line may end as in JSON, with a backslash and a letter.
+_LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")
+_SHORTEST_LINE = 8  # characters of a line of a secret that is masked by itself; "}" is none
 
 _ENVIRONMENTS = ("envs", "secret_envs")  # arguments whose values become text in any case
 
@@ -19,6 +27,9 @@ def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
     Secret is what has a name that Airflow takes for the name of a secret, such as ``API_TOKEN``: an argument, an entry
     of a mapping, or an assignment in a shell line. Airflow masks text only, so a secret number in an environment
     becomes text. Other numbers stay numbers: ``{"maxTokens": "5"}`` is not ``{"maxTokens": 5}`` to the platform.
+
+    A log shows one line at a time. So the lines of a secret, such as a private key, are masked one by one, too, and the
+    secrets in a JSON file. This goes for secrets that Airflow knew before, such as a connection's.
     """
     from airflow.sdk._shared.secrets_masker import should_hide_value_for_key
     from airflow.sdk.log import mask_secret
@@ -28,9 +39,27 @@ def hide_secrets(fields: Mapping[str, Any]) -> dict[str, Any]:
         name: _collect(value, found, should_hide_value_for_key(name), is_environment=name in _ENVIRONMENTS)
         for name, value in fields.items()
     }
-    if found:
-        mask_secret(list(dict.fromkeys(found)))
+    known = masked_secrets_in(fields.values())
+    if parts := [*found, *(part for secret in (*found, *known) for part in _parts(secret))]:
+        mask_secret(list(dict.fromkeys(parts)))
     return shown
+
+
+class AirflowMask:
+    """Masks the secrets that Airflow masks in this process. Airflow itself masks them in what is logged, uncut."""
+
+    @property
+    def longest(self) -> int:
+        """At least the number of characters of the longest secret."""
+        from airflow.sdk._shared.secrets_masker import _secrets_masker
+
+        return max(map(len, _secrets_masker().patterns), default=0)
+
+    def hide(self, text: str) -> str:
+        """Return a line of text without the secrets in it."""
+        from airflow.sdk._shared.secrets_masker import redact
+
+        return str(redact(text))
 
 
 def masked_secrets_in(values: Iterable[Any]) -> set[str]:
@@ -40,6 +69,24 @@ def masked_secrets_in(values: Iterable[Any]) -> set[str]:
     texts = [text for value in values for text in _texts(value)]
     matches = (re.search(pattern, text) for pattern in _secrets_masker().patterns for text in texts)
     return {match[0] for match in matches if match}
+
+
+def digests_to_store(secrets: Iterable[str]) -> dict[str, Any]:
+    """Return the digests of secrets, and the name of their key, see `mask_keys`; empty where there are no secrets."""
+    from airflow_bitahub.hooks.mask_keys import current_mask_key
+    from airflow_bitahub.secret_digests import digests_of
+
+    found = [*secrets]
+    if not found:
+        return {}
+    try:
+        key = current_mask_key()
+    except Exception as error:  # Airflow's own errors are of many kinds, and the job matters more
+        log.warning(
+            "The page of the job will not show its log, because no key for masking it could be stored: %s", error
+        )
+        return {"key": ""}
+    return {"key": key.name, **digests_of(found, key.value)}
 
 
 def secrets_by_name(envs: Mapping[str, str], secret_envs: Mapping[str, str], commands: Iterable[str]) -> dict[str, str]:
@@ -78,6 +125,17 @@ def _collect(value: Any, found: list[str], is_secret: bool, *, is_environment: b
     if isinstance(value, str):
         found += [value] if is_secret else _assigned_secrets(value, should_hide_value_for_key)
     return value
+
+
+def _parts(secret: str) -> list[str]:
+    """Return what a program may print of a secret: its lines if it has several, and the secrets in JSON."""
+    found: list[str] = []
+    with suppress(ValueError, RecursionError):
+        _collect(json.loads(secret), found, is_secret=False, is_environment=False)
+    for lines in map(_LINE_BREAK.split, (secret, *found)):
+        if len(lines) > 1:
+            found += [line.strip() for line in lines if len(line.strip()) >= _SHORTEST_LINE]
+    return found
 
 
 def _assigned_secrets(line: str, is_secret_name: Callable[[str], bool]) -> list[str]:

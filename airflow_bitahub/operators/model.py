@@ -25,7 +25,7 @@ from airflow_bitahub.operators.arguments import (
     optional,
 )
 from airflow_bitahub.operators.job import BitaHubJobOperator
-from airflow_bitahub.operators.records import MODEL_FACTS, numbers_in, push_facts
+from airflow_bitahub.operators.records import MODEL_FACTS, numbers_in, push_facts, push_model_link
 from airflow_bitahub.texts import parse_json
 
 if TYPE_CHECKING:
@@ -285,16 +285,12 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         """Tell Airflow that the version is there."""
         if self._context is None:
             return
-        model = self._place(record)["model_path"].split("/")[3]
-        try:
-            if url := self.hook.model_url(model):
-                self._context["ti"].xcom_push(key=BitaHubModelLink().xcom_key, value=url)
-        except Exception as error:  # the model is saved, which is worth more
-            self.log.warning("The link to the model could not be stored: %s", error)
+        path = self._place(record)["model_path"]
+        push_model_link(self._context, self.hook, path)
 
         def details() -> dict[str, Any]:
             self.read_arguments("source", "metrics")  # a resumed task has only rendered them
-            folder, path = self.hook.folders.model(model)[0], self._place(record)["model_path"]
+            folder = self.hook.folders.model(path.split("/")[3])[0]
             return {"uri": self.hook.uri(folder), "path": path, **self._origin(record)}
 
         announce(self, self._context, BitaHubModel, details)

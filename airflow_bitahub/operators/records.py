@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import Variable
 
 from airflow_bitahub.exceptions import ConfigurationError
+from airflow_bitahub.links import BitaHubModelLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from airflow.sdk import Context
 
+    from airflow_bitahub.hooks.bitahub import BitaHubHook
     from airflow_bitahub.identity import JobRecord
     from airflow_bitahub.procedures.deployments import Rollout
 
@@ -54,7 +56,7 @@ def read_record(kind: type[R], value: Any) -> R | None:
     if value is None:
         return None
     try:
-        return kind(**{field.name: value[field.name] for field in fields(kind) if field.name in value})
+        return kind(**{each.name: value[each.name] for each in fields(kind) if each.name in value})
     except TypeError as error:
         raise ConfigurationError(
             f"Airflow's store contains {value!r} instead of a {kind.__name__} ({error})."
@@ -80,6 +82,8 @@ class Submission:
     :param try_number: the task's try that submitted it
     :param time: seconds since the epoch
     :param body: what was sent, without its secrets; None where a later submission is kept
+    :param masks: digests of the secrets that the job may print, and the name of their key, see `secret_digests` and
+        `mask_keys`; empty: there are none
     """
 
     job_name: str
@@ -88,6 +92,7 @@ class Submission:
     try_number: int
     time: float
     body: dict[str, Any] | None = None
+    masks: dict[str, Any] = field(default_factory=dict)
 
 
 def save_submission(context: Context, submission: Submission) -> None:
@@ -228,6 +233,20 @@ def push_facts(context: Context, key: str, facts: dict[str, Any]) -> None:
         context["ti"].xcom_push(key=key, value=facts)
     except Exception as error:
         log.warning("The page of the DAG's models will not show this task: XCom %s was not stored (%s).", key, error)
+
+
+def push_model_link(context: Context, hook: BitaHubHook, model_path: str) -> None:
+    """Push the address of a model's page, if there is one. Nothing but a button needs it, so a failure is only logged.
+
+    :param model_path: the server path of a version
+    """
+    match model_path.split("/"):
+        case ["", "models", _, model, *_]:
+            try:
+                if url := hook.model_url(model):
+                    context["ti"].xcom_push(key=BitaHubModelLink().xcom_key, value=url)
+            except Exception as error:
+                log.warning("The link to the model could not be stored: %s", error)
 
 
 def number_in(value: Any) -> float | int | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk.exceptions import AirflowSkipException, AirflowTaskTimeout
 
@@ -30,7 +30,13 @@ from airflow_bitahub.operators.announcing import announce
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
 from airflow_bitahub.operators.checks import read_checks
-from airflow_bitahub.operators.records import DEPLOYMENT_FACTS, TaskRollout, push_facts, save_rollout
+from airflow_bitahub.operators.records import (
+    DEPLOYMENT_FACTS,
+    TaskRollout,
+    push_facts,
+    push_model_link,
+    save_rollout,
+)
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import earliest_report, log_late_start
 
@@ -89,6 +95,7 @@ class RolloutOperator(ResourceLifecycle):
     _read_checks: list[AnswerCheck | SampleCheck] | None = None
     _site: Site | None = None
     _owner: Owner | None = None
+    _end: RolloutEnd | None = None  # of this task's replacement
     _waited = 0.0  # seconds, on this worker
 
     # What subclasses implement ---------------------------------------------------------------------------------
@@ -193,11 +200,12 @@ class RolloutOperator(ResourceLifecycle):
         from airflow_bitahub.procedures.turn import Turn
 
         site = self._site or self._new_site()
-        self.plan(context, site.record)  # a wrong argument fails before anything is waited for
+        plan = self.plan(context, site.record)  # a wrong argument fails before anything is waited for
         turn = Turn(site, self._is_active, self._owner, self.turn_deadline(), self.known_secrets())
         if self.deferrable:
             turn.pause = self._pause
         context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
+        push_model_link(context, self.hook, plan.version.model_path)
         deployer = Deployer(partial(self.plan, context), site, turn, self._wait, is_resumed, self.look)
         try:
             deployed = self.hook.run(deployer.deploy())
@@ -210,11 +218,11 @@ class RolloutOperator(ResourceLifecycle):
             raise AirflowSkipException(str(error)) from None
         except (ServingFailedError, ServingCheckError):
             if hasattr(deployer, "plan"):
-                self._push_facts(context, deployer.plan, "restored" if deployer.has_restored else "failed")
+                self._push_facts(context, deployer.plan, self._end or "failed")
             raise
         finally:
             self._save_steps(site)
-        self._push_facts(context, deployer.plan, "rolled_back" if deployer.plan.withdraws else "deployed")
+        self._push_facts(context, deployer.plan, "reverted" if deployer.plan.withdraws else "deployed")
         result = self._result(deployer.plan, deployed)
         announce(self, context, BitaHubServing, lambda: self._details(result, context))
         return result
@@ -231,7 +239,7 @@ class RolloutOperator(ResourceLifecycle):
             "run": asdict(owner_of(context)),
         }
 
-    def _push_facts(self, context: Context, plan: Plan, outcome: str) -> None:
+    def _push_facts(self, context: Context, plan: Plan, outcome: RolloutEnd | Literal["outdated"]) -> None:
         from airflow_bitahub.hooks.deployment_records import VariableRecords
 
         facts = {
@@ -358,6 +366,9 @@ class RolloutOperator(ResourceLifecycle):
         return Site(self.serving_name, self.version, records, self.log.info, task_url=page, on_end=self._count_end)
 
     def _count_end(self, end: RolloutEnd) -> None:
+        ended = self._site.ended if self._site is not None else None
+        if ended is not None and ended.owner == self._owner:  # and not one that this task only tidied up
+            self._end = end
         metrics.count(metrics.ROLLOUT + end, metrics.task_tags(self._context["ti"] if self._context else None))
 
     @property

@@ -12,7 +12,7 @@ from airflow_bitahub.api.names import LONGEST_DEPLOYED_NAME
 from airflow_bitahub.assets import BitaHubServing
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
-from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.links import BitaHubModelLink, BitaHubServingLink
 from airflow_bitahub.operators.announcing import declare
 from airflow_bitahub.operators.arguments import (
     Check,
@@ -182,7 +182,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
         "defer_after": as_seconds_or_zero,
         "cancel_on_kill": as_flag,
     }
-    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
+    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(), BitaHubModelLink())
     ui_color = "#dff5e1"
 
     def __init__(

@@ -11,6 +11,15 @@ COMMON: Texts = MappingProxyType(
         # frame
         "skip": ("Skip to the content", "跳到正文"),
         "live": ("live", "实时"),
+        "connection_lost": (
+            "This page is not up to date, because the server does not answer. It is asked again and again.",
+            "服务器没有响应，本页内容可能已过时，正在不断重试。",
+        ),
+        "connection_back": ("The server answers again.", "服务器已恢复响应。"),
+        "session_ended": (
+            "This page is no longer updated, because your session has ended. Reload it to sign in again.",
+            "您的会话已结束，本页不再更新。请重新加载以再次登录。",
+        ),
         "time_zone": ("Times are this machine's local time.", "时间为本机当地时间。"),
         # states
         "WAITING": ("Waiting", "等待中"),

@@ -24,7 +24,7 @@ from airflow_bitahub.exceptions import (
     UnexpectedResponseError,
 )
 from airflow_bitahub.procedures.retry import is_transient
-from airflow_bitahub.texts import readable_line
+from airflow_bitahub.texts import Mask, readable_line
 
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
@@ -163,10 +163,12 @@ class JobLog:
     """What is known of a job's log, and which of its lines were logged.
 
     :param cursor: what `cursor` has returned in another process; what it says of another job does not count
+    :param mask: masks the secrets in its lines
     """
 
-    def __init__(self, name: str, cursor: Any = None) -> None:
+    def __init__(self, name: str, cursor: Any = None, mask: Mask | None = None) -> None:
         self.name = name
+        self._mask = mask
         self._streams: dict[str, _Stream] = {}
         self._tail_lines = LINES_PER_LOOK  # of the last call
         self._is_counted = False  # whether the platform tells how many lines it leaves out
@@ -194,7 +196,7 @@ class JobLog:
             stream = self._streams.setdefault(part.label, _Stream())
             look = stream.take(part, self._tail_lines, is_last=is_last).within(most)
             mark = f"[job {part.label}]" if part.label else "[job]"
-            lines = [f"{mark} {readable_line(line, LINE_LIMIT)}".rstrip() for line in look.lines]
+            lines = [f"{mark} {readable_line(line, LINE_LIMIT, self._mask)}".rstrip() for line in look.lines]
             found += look._replace(lines=lines)
         return found.within(most)
 

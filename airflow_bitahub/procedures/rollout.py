@@ -72,7 +72,6 @@ class Deployer:
     look: Callable[[Plan], None] = lambda plan: None  # noqa: ARG005
     clock: Callable[[], float] = time.time
     plan: Plan = field(init=False)
-    has_restored: bool = field(init=False, default=False)  # the old version has the public name again
 
     def deploy(self) -> Procedure[Deployed]:
         """Deploy the version, and return how it serves.
@@ -295,7 +294,6 @@ class Deployer:
             self.site.log(f"Restoring the {self._old}: {rollout.reason}")
             if rollout.placed != "old":
                 yield from put_back(self.site, self.plan.secrets)
-            self.has_restored = True
             story += yield from self._see_old()
         else:
             yield from clear(self.site)

@@ -112,8 +112,7 @@ class Gate:
 class DeploymentEnd:
     """How a deployment has ended.
 
-    :param outcome: ``deployed``, ``rolled_back`` (to an older version, on purpose), ``restored`` (the new version
-        failed, and the old one serves again), ``failed`` (before the old one was touched), or ``outdated``
+    :param outcome: one of `RolloutEnd`, or ``outdated``
     """
 
     task: Task

@@ -138,7 +138,7 @@ async def _look(stored: StoredTask, submission: Submission, *, with_log: bool) -
     if not stored.conn_id:
         return Look(problem="connection_unknown")
     try:
-        return await in_thread(look_at_job, stored.conn_id, submission.job_name, with_log=with_log)
+        return await in_thread(look_at_job, stored.conn_id, submission.job_name, submission.masks, with_log=with_log)
     except TimeoutError:
         return Look(problem="not_in_time")
 

@@ -27,8 +27,14 @@ router = APIRouter()
 _CHARTS = 12
 _LINES = 6  # of one chart, of values and of bounds
 _LEVELS = 5  # marks of one run
-_MARKS: Mapping[str, MarkKind] = {"deployed": "good", "rolled_back": "back", "restored": "back", "failed": "bad"}
-_SERVED = ("deployed", "rolled_back")
+_MARKS: Mapping[str, MarkKind] = {
+    "deployed": "good",
+    "reverted": "back",
+    "restored": "back",
+    "rejected": "bad",
+    "failed": "bad",
+}
+_SERVED = ("deployed", "reverted")
 _STATES = {"success": "SUCCEEDED", "failed": "FAILED", "running": "RUNNING", "queued": "WAITING"}  # of DAG runs
 
 _Translate = Callable[..., str]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from airflow.sdk._shared.secrets_masker import redact
 
@@ -11,8 +12,10 @@ from airflow_bitahub.api.job_reading import Job
 from airflow_bitahub.api.jobs import get_job, read_job_log
 from airflow_bitahub.exceptions import BitaHubError, NotFoundError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks.mask_keys import mask_key
 from airflow_bitahub.pages.log_text import MAX_LINES, readable
 from airflow_bitahub.procedures.retry import Retry
+from airflow_bitahub.secret_digests import SecretMask
 
 SECONDS = 6  # for each request
 
@@ -21,11 +24,13 @@ class Log(NamedTuple):
     """The end of a job's log.
 
     :param problem: why it could not be read, in the platform's words
+    :param is_withheld: it is not shown, since the secrets in it cannot be masked
     """
 
     text: str = ""
     is_cut: bool = False
     problem: str = ""
+    is_withheld: bool = False
 
 
 class Look(NamedTuple):
@@ -56,8 +61,11 @@ def open_hook(bitahub_conn_id: str) -> BitaHubHook:
     return hook
 
 
-def look_at_job(bitahub_conn_id: str, job_name: str, *, with_log: bool) -> Look:
-    """Return what the platform says about a job."""
+def look_at_job(bitahub_conn_id: str, job_name: str, masks: Mapping[str, Any], *, with_log: bool) -> Look:
+    """Return what the platform says about a job.
+
+    :param masks: what is on record of the secrets that the job may print
+    """
     try:
         hook = open_hook(bitahub_conn_id)
         hook.client = hook.new_client(Retry(attempts=1), request_timeout=SECONDS)
@@ -72,15 +80,19 @@ def look_at_job(bitahub_conn_id: str, job_name: str, *, with_log: bool) -> Look:
             return Look(problem="job_gone", url=url)
         except BitaHubError as error:
             return Look(problem="not_reached", reason=masked(error), url=url)
-        return Look(job, url=url, log=_read_log(hook, job_name) if with_log else None)
+        return Look(job, url=url, log=_read_log(hook, job_name, masks) if with_log else None)
 
 
-def _read_log(hook: BitaHubHook, job_name: str) -> Log:
+def _read_log(hook: BitaHubHook, job_name: str, masks: Mapping[str, Any]) -> Log:
+    try:
+        mask = SecretMask(masks, mask_key(masks["key"]).value) if masks else None
+    except Exception:  # the key is missing, or somebody has changed the record
+        return Log(is_withheld=True)
     try:
         text = hook.send(read_job_log(job_name, tail_lines=MAX_LINES + 1))
     except BitaHubError as error:
         return Log(problem=masked(error))
-    return Log(*readable(masked(text)))
+    return Log(*readable(masked(text), mask))
 
 
 def masked(text: object) -> str:

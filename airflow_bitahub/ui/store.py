@@ -167,6 +167,7 @@ def _is_sound(submission: Submission) -> bool:
         all(isinstance(text, str) for text in texts)
         and isinstance(submission.time, int | float)
         and isinstance(submission.body, dict | None)
+        and isinstance(submission.masks, dict)
     )
 
 

@@ -126,10 +126,10 @@ class World:
         jobs = self._query("/emulator/ledger")
         return [job for job in jobs if job["name"].startswith(prefix)]
 
-    def servings(self) -> list[str]:
-        """Return the names of all servings."""
+    def servings(self) -> dict[str, dict[str, Any]]:
+        """Return all servings by their names."""
         items = self._query("/lapis/inference.leinao.ai/v1/workspaces/bitahub/namespaces/inference/serving")["items"]
-        return [serving["name"] for serving in items]
+        return {serving["name"]: serving for serving in items}
 
     def _query(self, path: str) -> Any:
         headers = {"Authorization": f"Bearer {self.emulator.token}"}
@@ -188,6 +188,8 @@ def copy_dags(dags: Path) -> None:
     (dags / f"{SCRIPTED}.py").write_text(scripted)
     for name in SCRIPTED_EXAMPLES:
         example = scripted_copy(dags / f"{name}.py").replace('"retries": 2,', '"retries": 0,')
+        # Trainings of the sweep are deferred at once, and still occupy the slots of their pool.
+        example = example.replace('pool="bitahub_gpus",', 'pool="bitahub_gpus", defer_after=0,')
         (dags / f"{name}.py").write_text(example)
 
 
@@ -231,7 +233,7 @@ def world(
                     job_name="scripted-train-*",
                     command=f"*--learning-rate {rate} *",
                     exit_code=accuracy is None,
-                    run_seconds=2,
+                    run_seconds=6,  # as long as it takes to notice that a deferred task gave its slot back
                     outputs=SCRIPTED_OUTPUTS["scripted-train"] | validation,
                 )
             )

@@ -77,6 +77,7 @@ MANUAL = {
     "gate closes": Manual(SCRIPTED, {"threshold": 1, "serving_name": "closed"}),
     "sweep": Manual("parameter_sweep", {"learning_rates": [0.5, 0.4, 0.1, 0.2], "serving_name": "swept"}),
     "approval": Manual("release_with_approval", {"serving_name": "approved"}),
+    "rejection": Manual("release_with_approval", {"serving_name": "approved"}),
     "gates": Manual("gates"),
     "saves": Manual("saves"),
     "endings": Manual("endings"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -44,27 +45,41 @@ def test_a_sweep_deploys_its_best_model_and_runs_few_jobs_at_once(world: World) 
         running += change
         most = max(most, running)
     assert most <= SLOTS
+    for index in trainings:
+        log = world.airflow.call("GET", f"/dags/{dag}/dagRuns/{run_id}/taskInstances/train/logs/1?map_index={index}")
+        assert "DEFERRED" in json.dumps(log), "it occupied its slot because it was never deferred"
 
 
-@pytest.mark.dag_runs("approval")
-def test_a_model_is_deployed_only_after_somebody_has_agreed(world: World) -> None:
-    dag, run_id = world.run("approval")
+def answer(world: World, name: str, option: str) -> dict[str, Any]:
+    """Answer the approval of a run as soon as it waits for that, and return what it showed."""
+    dag, run_id = world.run(name)
     wait_until(lambda: world.states(dag, run_id).get("approve") == "awaiting_input", seconds=600)
     parked = time.monotonic()
     path = f"/dags/{dag}/dagRuns/{run_id}/taskInstances/approve/-1/hitlDetails"
-    details = world.airflow.call("GET", path)
+    details: dict[str, Any] = world.airflow.call("GET", path)
+    time.sleep(max(0.0, parked + PARKED - time.monotonic()))
+    world.airflow.call("PATCH", path, {"chosen_options": [option], "params_input": {}})
+    assert world.finish(name)[2] == "success", world.states(dag, run_id)
+    return details
+
+
+@pytest.mark.dag_runs("approval", "rejection")
+def test_a_model_is_deployed_only_after_somebody_has_agreed(world: World) -> None:
+    assert "approved" not in world.servings()
+    details = answer(world, "approval", "Approve")
     assert "| `accuracy` | 0.9 |" in details["body"]
     assert "bitahub/confusion_matrix?dag_id=release_with_approval&run_id=" in details["body"]
     assert details["subject"].startswith("Deploy approved from /models/")
     assert details["defaults"] == ["Reject"]
-    assert "approved" not in world.servings()
+    assert set(world.states(*world.run("approval")).values()) == {"success"}
+    serving = world.servings()["approved"]
+    del serving["meteringDetail"]  # it runs on
 
-    time.sleep(max(0.0, parked + PARKED - time.monotonic()))
-    world.airflow.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
-
-    assert world.finish("approval")[2] == "success", world.states(dag, run_id)
-    assert set(world.states(dag, run_id).values()) == {"success"}
-    assert "approved" in world.servings()
+    answer(world, "rejection", "Reject")
+    states = world.states(*world.run("rejection"))
+    assert states.pop("deploy") == "skipped"
+    assert set(states.values()) == {"success"}
+    assert world.servings()["approved"].items() >= serving.items()
 
 
 @pytest.mark.dag_runs("sweep", "approval")

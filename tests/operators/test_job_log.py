@@ -14,8 +14,9 @@ from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import JobFailedError
 from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.operators.masking import AirflowMask
 from airflow_bitahub.procedures.job_log import CURSOR_KEY, LAST_LINES
-from airflow_bitahub.triggers.secret_digests import SecretMask
+from airflow_bitahub.secret_digests import SecretMask
 from tests.conftest import Submitted, TaskRun, events_of, restored
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -133,6 +134,33 @@ def test_trigger_is_told_digests_of_the_secrets_that_the_job_was_given(task_run:
     trigger: Any = restored(deferred.value.trigger)
     assert "sesame" not in json.dumps(trigger.serialize())
     assert SecretMask(trigger.log_masks).hide("a sesame-of-the-job b sesame-of-another") == "a *** b sesame-of-another"
+
+
+KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("secret", "printed"),
+    [
+        (KEY, KEY),
+        (json.dumps(KEY)[1:-1], KEY),
+        (json.dumps({"type": "account", "private_key": KEY}, indent=1), json.dumps({"private_key": KEY})),
+        (json.dumps({"private_key": KEY, "client_secret": "sesame-of-json"}), f"use sesame-of-json and\n{KEY}"),
+    ],
+    ids=["lines", "lines as in JSON", "file of JSON", "JSON in a line"],
+)
+def test_lines_of_a_secret_are_masked_on_the_worker_and_in_the_triggerer(
+    secret: str, printed: str, task_run: TaskRun
+) -> None:
+    operator = job(f"SERVICE_KEY='{secret}' sleep 0.1", deferrable=True)
+    operator.render_template_fields(task_run.context())
+    with pytest.raises(TaskDeferred) as deferred:
+        execute(operator, task_run)
+    trigger: Any = restored(deferred.value.trigger)
+    for mask in (AirflowMask(), SecretMask(trigger.log_masks)):
+        shown = [mask.hide(line) for line in f"at 12:00 {printed}".splitlines()]
+        assert not re.search("MIIE|hkiG|sesame", "\n".join(shown)), mask
+        assert "at 12:00" in shown[0]
 
 
 def test_lines_that_look_like_others_stay_the_jobs(task_run: TaskRun, task_log: TaskLog) -> None:

@@ -54,7 +54,7 @@ def test_version_before_comes_back_once_however_often_the_task_runs(
     )
     service.until_serves("v1")
     assert (result["model_path"], result["previous"]) == (model_path("v1"), model_path("v2"))
-    assert task_run.xcoms["bitahub_deployment_facts"]["outcome"] == "rolled_back"
+    assert task_run.xcoms["bitahub_deployment_facts"]["outcome"] == "reverted"
     task_run.clear()
     again = roll_back(service).execute(task_run.context())
     assert (again["model_path"], again["previous"]) == (model_path("v1"), None)

@@ -83,6 +83,7 @@ def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run
     assert ask(result["url"]) == "v1"
     assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "deployed"
     assert task_run.xcoms["bitahub_serving_url"].endswith(f"/console/servings/inference/{service.name}")
+    assert task_run.xcoms["bitahub_model_url"].endswith(f"/console/models#{model_path('v1').rpartition('/')[0]}")
     asset = BitaHubServing(service.name).asset
     assert operator.outlets == [asset]
     run = {"dag_id": "tests", "task_id": "task", "run_id": task_run.run_id, "map_index": -1}
@@ -163,7 +164,7 @@ def test_version_that_fails_as_a_candidate_leaves_the_old_one_untouched(
     assert served.record == untouched
     served.until_serves("v1")
     if "model" not in arguments:  # which the platform refuses
-        assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "failed"
+        assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "rejected"
         for text in (model_path("v2"), f"({model_path('v1')}) was not touched", "loading the model"):
             assert text in str(caught.value)
 
@@ -185,9 +186,10 @@ def test_version_that_fails_under_the_public_name_gives_it_back(
 
 
 @deploying
-def test_first_version_that_fails_is_removed(service: Service) -> None:
+def test_first_version_that_fails_is_removed(service: Service, task_run: TaskRun) -> None:
     with pytest.raises(AirflowFailException, match=r"It was removed\. Nothing serves under this name"):
-        deploy(service, checks=[WRONG]).execute(TaskRun().context())
+        deploy(service, checks=[WRONG]).execute(task_run.context())
+    assert task_run.xcoms[DEPLOYMENT_FACTS]["outcome"] == "failed"
     assert not service.names
     assert deploy(service, checks=[RIGHT]).execute(TaskRun().context())["previous"] is None
 

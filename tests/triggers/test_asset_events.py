@@ -19,6 +19,7 @@ from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.storage.manifest import MANIFEST
+from airflow_bitahub.storage.storage import Storage
 from airflow_bitahub.triggers import asset_events
 from airflow_bitahub.triggers.asset_events import EventTrigger, Reported
 from airflow_bitahub.triggers.job_event import BitaHubJobEventTrigger
@@ -130,6 +131,39 @@ def test_versions_that_appear_are_reported_once_also_after_a_restart(model: Path
             await asyncio.sleep(SILENCE)
             assert [payload["version"] for payload in running.payloads] == ["meanwhile", "empty"]
             assert running.payloads[1]["metrics"] is None, "too much for an event"
+
+    asyncio.run(watch())
+
+
+def test_versions_in_an_object_store_are_reported_once_also_after_a_restart(
+    bucket: str, connection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = f"{bucket}/watched-{next(_numbers)}"
+    extra = {**connection["extra"], "storage_uri": root}
+    monkeypatch.setenv("AIRFLOW_CONN_BITAHUB_DEFAULT", json.dumps({**connection, "extra": extra}))
+    # Whoever saves versions has a file system object of its own, and the trigger's may remember what it has listed.
+    saver = Storage(root.replace("aws_test", "aws_other"))
+
+    def save(version: str, file: str, content: str = "{}") -> None:
+        saver.write_bytes("model", f"{FOLDERS.model('net')[0]}/{version}/{file}", content.encode())
+
+    save("old", MANIFEST)
+    trigger, store = BitaHubModelTrigger("net", poll_interval=0.02), Store()
+
+    async def watch() -> None:
+        async with Running(trigger, store) as running:
+            await running.until(lambda: store)
+            await asyncio.to_thread(save, "new", "saved_model.pb", "a model")
+            await asyncio.sleep(SILENCE)
+            assert running.payloads == [], "its manifest is written last"
+            await asyncio.to_thread(save, "new", MANIFEST, json.dumps({"job": "train-1"}))
+            await running.until_stored(2)
+        save("meanwhile", MANIFEST)
+        async with Running(trigger, store) as again:
+            await again.until_stored(3)
+            await asyncio.sleep(SILENCE)
+        reported = [(payload["version"], payload["job"]) for payload in (*running.payloads, *again.payloads)]
+        assert reported == [("new", "train-1"), ("meanwhile", None)]
 
     asyncio.run(watch())
 

@@ -13,7 +13,7 @@ from airflow.sdk.execution_time.xcom import XCom
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.procedures.job_log import CURSOR_KEY, JobLog, Pauses
-from airflow_bitahub.triggers.secret_digests import SecretMask
+from airflow_bitahub.secret_digests import SecretMask
 from airflow_bitahub.triggers.watch.line_budget import AT_ONCE, shared_budget
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class _LogFollower:
 
     async def _look(self) -> None:
         if self._job_log is None:
-            self._job_log = JobLog(self._name, await XCom.aget_one(key=CURSOR_KEY, **self._task))
+            self._job_log = JobLog(self._name, await XCom.aget_one(key=CURSOR_KEY, **self._task), self._mask)
         job_log = self._job_log
         try:
             most = self._budget.share(self._interval)
@@ -115,7 +115,7 @@ class _LogFollower:
 
     def _write(self, lines: int) -> None:
         for _ in range(lines):
-            self._log.info("%s", self._mask.hide(self._pending.popleft()))
+            self._log.info("%s", self._pending.popleft())
 
     async def _save(self) -> None:
         cursor, self._saved_at = self._unsaved, self._clock()

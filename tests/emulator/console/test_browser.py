@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from tests.browser import Keyboard, open_page, running_browser
 from tests.emulator.conftest import SERVINGS, Api, mount
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, FilePayload, Page
+    from playwright.sync_api import Browser, FilePayload, Page, Route
 
 pytestmark = pytest.mark.long
 
@@ -121,3 +122,33 @@ def test_chinese_dark_and_narrow(browser: Browser, emulator: Emulator, served: s
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.emulate_media(color_scheme="light")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") != dark
+
+
+def test_a_live_page_says_when_it_is_not(browser: Browser, tmp_path: Path) -> None:
+    with Emulator(tmp_path, token_for_reading=True) as emulator, open_page(browser, emulator.console_url) as page:
+        page.get_by_label("The emulator's token").fill(emulator.token)
+        page.get_by_role("button", name="Continue").click()
+        page.get_by_role("heading", name="Jobs").wait_for()
+
+        troubles = iter(["a proxy's answer", "no answer"])
+
+        def meet(route: Route) -> None:
+            trouble = next(troubles, "")
+            if trouble == "no answer":
+                route.abort()
+            elif trouble:
+                route.fulfill(status=502, body="<h1>Bad gateway</h1>")
+            else:
+                route.continue_()
+
+        page.route("**/jobs*", meet)
+        page.get_by_text("This page is not up to date").wait_for()
+        page.get_by_text("The server answers again").wait_for()
+        assert next(troubles, None) is None
+        page.get_by_text("The server answers again").wait_for(state="hidden")
+        page.context.clear_cookies()
+        page.get_by_text("your session has ended").wait_for()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(5000)
+        assert asked == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
-from airflow_bitahub.procedures.job_log import CURSOR_KEY, FAILED_PAUSE, LINES_PER_SECOND, REFUSED_PAUSE
-from airflow_bitahub.triggers.secret_digests import digests_of
+from airflow_bitahub.procedures.job_log import (
+    CURSOR_KEY,
+    FAILED_PAUSE,
+    LINE_LIMIT,
+    LINES_PER_SECOND,
+    REFUSED_PAUSE,
+)
+from airflow_bitahub.secret_digests import digests_of
 from airflow_bitahub.triggers.watch.log_turns import LOG_READERS
 from tests.triggers.watch.stage import Deferred, Platform, names_of, now, simulate, trigger
 
@@ -99,6 +106,8 @@ def test_secrets_that_the_job_was_given_are_masked(platform: Platform) -> None:
     platform.jobs, logs = {"job": "RUNNING"}, Logs()
     platform.logs = lambda _: (
         "the token is sesame-42, the user Ali, and again: sesame-42sesame-42\nAli Baba and (xAli Baba)\n"
+        # Where a long line is cut, half a secret would be left.
+        f"{'x' * (LINE_LIMIT // 2 - 5)}sesame-42{'y' * LINE_LIMIT}Ali Baba{'z' * (LINE_LIMIT // 2 - 4)}\n"
     )
     masks = digests_of(["sesame-42", "Ali Baba"])
     assert "sesame" not in json.dumps(masks)
@@ -108,7 +117,10 @@ def test_secrets_that_the_job_was_given_are_masked(platform: Platform) -> None:
             await asyncio.sleep(60)
 
     simulate(main())
-    assert logs.lines["job"] == ["the token is ***, the user Ali, and again: ******", "*** and (x***)"]
+    *short, long = logs.lines["job"]
+    assert short == ["the token is ***, the user Ali, and again: ******", "*** and (x***)"]
+    assert not re.search("ses|e-42|Ali|Baba", long)
+    assert "characters left out" in long
 
 
 def test_log_of_a_job_in_the_queue_is_not_read(platform: Platform, xcoms: XComs) -> None:

@@ -1,0 +1,63 @@
+"""The page of a job masks the secrets that the job was given in its log, although they are stored nowhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk._shared.secrets_masker import _secrets_masker
+
+from airflow_bitahub.hooks.mask_keys import MASK_KEY
+from airflow_bitahub.operators.job import BitaHubJobOperator
+from airflow_bitahub.operators.records import SUBMISSIONS_KEY, Submission, read_submissions
+from airflow_bitahub.ui.platform import Log, look_at_job
+from tests.conftest import TaskRun
+
+pytestmark = pytest.mark.usefixtures("connection")
+COMMAND = """export API_TOKEN="sesame-1\nsesame of two lines"; echo "a secret: $API_TOKEN"; echo plain"""
+
+
+def submitted(run: TaskRun, command: str) -> Submission:
+    operator = BitaHubJobOperator(task_id="task", project="demo", command=command, poll_interval=0.02)
+    operator.render_template_fields(run.context())
+    operator.execute(run.context())
+    [submission] = read_submissions(run.store[SUBMISSIONS_KEY])
+    return submission
+
+
+def shown(submission: Submission, **changes: Any) -> Log | None:
+    masks = {**submission.masks, **changes}
+    with pytest.MonkeyPatch.context() as server:  # which knows no secrets of workers
+        server.setattr(_secrets_masker(), "patterns", set())
+        server.setattr(_secrets_masker(), "replacer", None)
+        return look_at_job("bitahub_default", submission.job_name, masks, with_log=True).log
+
+
+def test_secrets_are_masked_by_digests_whose_key_is_elsewhere(task_run: TaskRun, variables: dict[str, str]) -> None:
+    submission = submitted(task_run, COMMAND)
+    assert shown(submission) == Log("a secret: ***\n***\nplain")
+    [name] = [key for key in variables if key.startswith(MASK_KEY)]
+    stored = json.dumps(task_run.store)
+    assert "sesame" not in stored
+    assert variables[name] not in stored
+    for odd in ({"salt": 5}, {"words": 5}, {"key": None}, {"key": "another"}):
+        assert shown(submission, **odd) == Log(is_withheld=True), odd
+    again = submitted(TaskRun(), COMMAND)
+    assert again.masks["key"] == submission.masks["key"]
+    assert again.masks["words"] != submission.masks["words"]
+    del variables[name]
+    assert shown(submission) == Log(is_withheld=True)
+
+
+def test_a_log_is_not_shown_if_its_secrets_could_not_be_kept(
+    task_run: TaskRun, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shown(submitted(task_run, "echo plain")) == Log("plain")
+    assert not [key for key in variables if key.startswith(MASK_KEY)]
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no Variables for now")
+
+    monkeypatch.setattr("airflow.sdk.Variable.set", staticmethod(fail))
+    assert shown(submitted(TaskRun(), COMMAND)) == Log(is_withheld=True)

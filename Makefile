@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTEST = $(PYTHON) -m pytest -n auto
 CLUSTER_TESTS := tests/cluster
 # The tests of these parts import Airflow, which takes each process seconds.
-AIRFLOW_TESTS := cluster dags decorators doctor e2e hooks operators sensors triggers ui \
+AIRFLOW_TESTS := cluster dags decorators doctor e2e hooks lineage operators sensors triggers ui \
 	test_imports.py test_links.py test_metrics.py test_provider_info.py test_pytest_plugin.py test_reaper.py \
 	test_serving_reaper.py storage
 

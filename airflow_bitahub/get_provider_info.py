@@ -47,7 +47,13 @@ def get_provider_info() -> dict[str, Any]:
         "extra-links": [
             f"airflow_bitahub.links.{name}" for name in ("BitaHubJobLink", "BitaHubServingLink", "BitaHubModelLink")
         ],
-        "asset-uris": [{"schemes": ["bitahub"], "handler": "airflow_bitahub.assets.sanitize_uri"}],
+        "asset-uris": [
+            {
+                "schemes": ["bitahub"],
+                "handler": "airflow_bitahub.assets.sanitize_uri",
+                "to_openlineage_converter": "airflow_bitahub.lineage.asset_names.convert_asset",
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "bitahub",

@@ -48,11 +48,12 @@ ARROWS = {
         *("exceptions", "metrics", "identity", "storage", "api", "procedures", "client.adrive", "client.drive"),
         *("hooks", "secret_digests"),
     },
+    "lineage": {"hooks"},
     "operators": {
         *("exceptions", "texts", "metrics", "identity", "storage", "api", "procedures", "hooks", "links", "triggers"),
-        *("assets", "secret_digests"),
+        *("assets", "lineage", "secret_digests"),
     },
-    "decorators": {"exceptions", "storage", "api", "procedures", "identity", "operators"},
+    "decorators": {"exceptions", "storage", "api", "procedures", "identity", "lineage", "operators"},
     "reports": {"exceptions", "procedures.deployments", "hooks", "operators.conditions"},
     "sensors": {"exceptions", "api", "procedures", "hooks", "triggers", "operators.failures", "operators.arguments"},
     "airflow_database": {
@@ -91,13 +92,15 @@ WHOSE = {
     "aiohttp": {"client"},
     "airflow": {
         *("storage", "hooks", "links", "assets", "metrics", "triggers", "operators", "decorators", "sensors"),
-        "airflow_database",
+        *("airflow_database", "lineage"),
         *("reaper", "reports", "doctor", "ui"),
     },
     "fastapi": {"emulator", "ui"},
     "jinja2": {"pages"},
     "starlette": {"emulator", "ui"},
     "uvicorn": {"emulator"},
+    "attr": {"lineage"},
+    "openlineage": {"lineage"},
     "pathspec": {"operators"},
     "pydantic": {"api", "operators", "emulator"},
 }

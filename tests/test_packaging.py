@@ -30,10 +30,12 @@ PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_tex
 # part -> the extra it needs; all other parts must do with what is required
 EXTRAS = {"emulator": "emulator", "demo": "demo", "client": "aiohttp"}
 # What loads a module is there when the module runs.
-LOADERS = {"pytest_plugin": "pytest"}
+LOADERS = {"pytest_plugin": "pytest", "lineage": "apache-airflow-providers-openlineage"}
 # module -> the distribution it comes with, where their names differ
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "airflow": "apache-airflow"}
 DISTRIBUTIONS |= {"griffe": "griffelib", "xdist": "pytest-xdist"}
+# Airflow's provider brings OpenLineage's client and what that is made of.
+DISTRIBUTIONS |= dict.fromkeys(("attr", "openlineage"), LOADERS["lineage"])
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
 
 

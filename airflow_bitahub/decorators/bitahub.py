@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.jobs import JobSpec
     from airflow_bitahub.identity import JobRecord
+    from airflow_bitahub.lineage.names import Material
 
 _MOUNT = "/function"
 _PROGRAM = Path(__file__).with_name("run_function.py")
@@ -96,6 +97,13 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
                 f"{record.output_path}. Return text, numbers, lists and mappings, then clear the task to run it again."
             )
         return result["value"]
+
+    def lineage_inputs(self) -> Iterable[Material]:
+        """Return the folders of any job, and that of the function with its arguments."""
+        from airflow_bitahub.lineage.names import Material
+
+        function = [Material(self._folder(self._record))] if self._record is not None else []
+        return [*function, *super().lineage_inputs()]
 
     @property
     def _name(self) -> str:

@@ -18,6 +18,7 @@ from airflow_bitahub.exceptions import BitaHubError, JobTimeoutError, ServingTim
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.operators.arguments import CheckedArguments
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.lineage import LineageOperator
 from airflow_bitahub.operators.masking import hide_secrets
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.triggers.events import TRIGGERER_MARGIN
@@ -40,8 +41,8 @@ def task_url(context: Context) -> str:
     return context["ti"].log_url.partition("?")[0]
 
 
-class BitaHubOperator(BaseOperator, CheckedArguments):
-    """Talks to BitaHub through a connection.
+class BitaHubOperator(BaseOperator, CheckedArguments, LineageOperator):
+    """Talks to BitaHub through a connection, and tells OpenLineage what it reads and writes.
 
     It has no constructor: Airflow copies all of a DAG's params for every constructor among an operator's ancestors.
     """

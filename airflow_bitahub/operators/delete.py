@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_bitahub.exceptions import BitaHubError
@@ -11,13 +12,16 @@ from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check
 from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.lineage import ServingLineage
 from airflow_bitahub.operators.upkeep import SERVING_CHECKS, new_turn
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
+    from airflow_bitahub.lineage.names import Material
 
-class BitaHubDeleteServingOperator(BitaHubOperator):
+
+class BitaHubDeleteServingOperator(BitaHubOperator, ServingLineage):
     """Removes a serving that this Airflow has deployed, and what is left of a deployment of it.
 
     It also succeeds where there is nothing to remove. So it can be the teardown of a deployment, for a service that
@@ -44,6 +48,8 @@ class BitaHubDeleteServingOperator(BitaHubOperator):
     operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
     ui_color = "#dff5e1"
 
+    _is_removed = False
+
     def __init__(
         self, *, serving_name: str, version: str = "v1", bitahub_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any
     ) -> None:
@@ -66,4 +72,9 @@ class BitaHubDeleteServingOperator(BitaHubOperator):
         self.log.info(
             "Serving %r was removed" if is_removed else "There was no serving %r to remove", self.serving_name
         )
+        self._is_removed = is_removed
         return {"serving_name": self.serving_name, "version": self.version, "removed": is_removed}
+
+    def lineage_outputs(self) -> Iterable[Material]:
+        """Return the serving, which the task may have removed."""
+        return [replace(each, is_removed=self._is_removed) for each in super().lineage_outputs()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_bitahub.exceptions import StorageError
@@ -16,6 +17,7 @@ from airflow_bitahub.texts import shorten
 if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.identity import JobRecord
+    from airflow_bitahub.lineage.names import Material
 
 
 class BitaHubEvaluateOperator(BitaHubJobOperator):
@@ -44,6 +46,8 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
         "result_file": as_text,
         "metrics_from": one_of("storage", "log"),
     }
+
+    _metrics: dict[str, float | int] | None = None
 
     def __init__(
         self,
@@ -87,10 +91,15 @@ class BitaHubEvaluateOperator(BitaHubJobOperator):
             return result
         if self.metrics_from == "log":
             result["metrics"] = self._metrics_in_log(job.name)
+        self._metrics = numbers_in(result["metrics"])
         if self._context is not None:
-            push_facts(self._context, METRICS_FACTS, numbers_in(result["metrics"]))
+            push_facts(self._context, METRICS_FACTS, self._metrics)
         self.log.info("Metrics of job %s: %s", job.name, shorten(str(result["metrics"])))
         return result
+
+    def lineage_outputs(self) -> Iterable[Material]:
+        """Return the job's output folder, with the metrics."""
+        return [replace(each, metrics=self._metrics or {}) for each in super().lineage_outputs()]
 
     def _metrics_in_log(self, name: str) -> dict[str, Any]:
         from airflow_bitahub.procedures.results import read_metrics_in_log

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY, XCOM_SKIPMIXIN_SKIPPED, SkipMixin
@@ -21,6 +21,8 @@ from airflow_bitahub.texts import shorten
 if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.types import Operator
+
+    from airflow_bitahub.lineage.names import Material
 
 
 class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
@@ -127,6 +129,12 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
         context["ti"].xcom_push(key="return_value", value=result)  # skipping raises, which ends the task
         self._skip_downstream(context["ti"])
         return result
+
+    def lineage_inputs(self) -> Iterable[Material]:
+        """Return the champion, if conditions compare with one."""
+        from airflow_bitahub.lineage.names import Material
+
+        return [Material(f"/servings/{self.champion}")] if self.champion else []
 
     def _evaluate(self, context: Context) -> list[tuple[bool, str]]:
         """Return whether each condition is true, and why."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +27,7 @@ from airflow_bitahub.operators.xcom import problem_as_xcom
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
+    from airflow_bitahub.lineage.names import Material
     from airflow_bitahub.procedures.questions import Question
 
 
@@ -156,6 +157,12 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         except BitaHubError as error:
             raise airflow_error(error) from None
         return answer.value
+
+    def lineage_inputs(self) -> Iterable[Material]:
+        """Return the serving."""
+        from airflow_bitahub.lineage.names import Material
+
+        return [Material(f"/servings/{self.serving_name}")]
 
     def _question(self) -> Question:
         from airflow_bitahub.procedures.questions import Question

@@ -37,6 +37,7 @@ from airflow_bitahub.operators.arguments import (
 from airflow_bitahub.operators.base import DEFER_AFTER, LOG_INTERVAL
 from airflow_bitahub.operators.failures import RETRY_POLICY
 from airflow_bitahub.operators.job_lifecycle import JobLifecycle
+from airflow_bitahub.operators.lineage import JobLineage
 from airflow_bitahub.operators.outputs import OutputFile, as_outputs, read_outputs
 from airflow_bitahub.procedures.retry import UNREACHABLE_TIMEOUT
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 _PROJECTS_CODE = "/projects/{user_id}/{project}/code"
 
 
-class BitaHubJobOperator(JobLifecycle):
+class BitaHubJobOperator(JobLifecycle, JobLineage):
     """Runs exactly one job on BitaHub, whatever fails on the way.
 
     A retry finds the job that an earlier try submitted, and waits for it. Clearing the task stops that job and runs a
@@ -322,6 +323,7 @@ class BitaHubJobOperator(JobLifecycle):
 
     def spec(self, record: JobRecord) -> JobSpec:
         """Return the submission. Raises ConfigurationError for arguments that the platform could not accept."""
+        from airflow_bitahub.lineage.parent import parent_variables
         from airflow_bitahub.operators import job_spec
         from airflow_bitahub.storage import paths
 
@@ -345,6 +347,8 @@ class BitaHubJobOperator(JobLifecycle):
             start, folder = self._code.command_start(), self._code.server_path(record.code_digest)
             roles = [{**role, "command": start + role["command"]} for role in roles]
             mounts["code"] = job_spec.mount(folder, paths.CODE) if folder else None
+        if self._context is not None and (exports := job_spec.exports(parent_variables(self._context))):
+            roles = [{**role, "command": exports + role["command"]} for role in roles]
         return job_spec.job_spec(
             job_name=record.job_name,
             **mounts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,17 @@ def task_role(
     command = folders.fill(role.get("command") or defaults["command"])
     merged = {**defaults, "acc_device": accelerator, **role, "image": image, "command": command}
     return {name: value for name, value in merged.items() if value is not None}
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """Return what a command begins with to have environment variables, for which a submission has no field.
+
+    :param variables: set together, and only where the first of them is not set anyway: by the image, for example
+    """
+    if not variables:
+        return ""
+    setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    return f'[ -n "${next(iter(variables))}" ] || export {setting}; '
 
 
 NO_IMAGE = "Give an image, or set default_image in the extra of the Airflow connection."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.jobs import Mount
     from airflow_bitahub.identity import JobRecord
+    from airflow_bitahub.lineage.names import Material
 
 _NOT_TAKEN = ("command", "datasets", "models", "code_path", "code", "task_roles", "outputs")
 _METRICS_LIMIT = 16 * 2**10  # bytes as JSON; they are part of the job's command
@@ -194,6 +195,14 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
             self._push_model_facts(place)
             self._announce(record)
         return result
+
+    def lineage_outputs(self) -> Iterable[Material]:
+        """Return the model; at the end, with its version."""
+        from airflow_bitahub.lineage.names import Material
+
+        record = self._record if self.wait_for_completion else None
+        path = self.output_root() if record is None else self._model_path(record)
+        return [Material(path, metrics=numbers_in(self.metrics or {}))]
 
     # Through the storage ---------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from airflow_bitahub.operators.announcing import announce
 from airflow_bitahub.operators.arguments import as_seconds
 from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
 from airflow_bitahub.operators.checks import read_checks
+from airflow_bitahub.operators.lineage import DeploymentLineage
 from airflow_bitahub.operators.records import (
     DEPLOYMENT_FACTS,
     TaskRollout,
@@ -76,7 +77,7 @@ def owner_of(context: Context) -> Owner:
     return Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
 
 
-class RolloutOperator(ResourceLifecycle):
+class RolloutOperator(ResourceLifecycle, DeploymentLineage):
     """Gives a serving a version, as `procedures.rollout` says.
 
     It has no constructor, see `BitaHubOperator`.
@@ -222,6 +223,7 @@ class RolloutOperator(ResourceLifecycle):
             raise
         finally:
             self._save_steps(site)
+        self._deployed = deployer.plan.version
         self._push_facts(context, deployer.plan, "reverted" if deployer.plan.withdraws else "deployed")
         result = self._result(deployer.plan, deployed)
         announce(self, context, BitaHubServing, lambda: self._details(result, context))

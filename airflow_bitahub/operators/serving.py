@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.servings import ServingSpec
+    from airflow_bitahub.lineage.names import Material
     from airflow_bitahub.procedures.deployments import Deployment
     from airflow_bitahub.procedures.plan import Plan
 
@@ -298,6 +299,13 @@ class BitaHubDeployServingOperator(RolloutOperator):
         device = resource.acc_device.device_type if resource.acc_device else None
         replica = preflight.Replica(plan.spec.image, resource.cpu, resource.memory_mb, device, {})
         preflight.look(self.hook, [replica], {"model": plan.spec.model.path})
+
+    def lineage_inputs(self) -> Iterable[Material]:
+        """Return the model."""
+        from airflow_bitahub.lineage.names import Material
+
+        folders = self.hook.folders
+        return [Material(folders.model_mount(folders.fill(self.model))[0])]
 
     def known_secrets(self) -> Mapping[str, str]:
         """Return the secret values among the environment and the commands, by name."""

@@ -11,13 +11,14 @@ from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check
 from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.failures import airflow_error
+from airflow_bitahub.operators.lineage import ServingLineage
 from airflow_bitahub.operators.upkeep import SERVING_CHECKS, new_turn
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
 
 
-class BitaHubStopServingOperator(BitaHubOperator):
+class BitaHubStopServingOperator(BitaHubOperator, ServingLineage):
     """Stops a serving that this Airflow has deployed, and succeeds once it has ended. Its record stays.
 
     `BitaHubStartServingOperator` starts it again. A serving that has ended or was removed is left as it is. While

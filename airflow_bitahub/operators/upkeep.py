@@ -15,6 +15,7 @@ from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError, 
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check, as_dns_label, as_flag, as_seconds, as_seconds_or_zero, as_text
 from airflow_bitahub.operators.base import BitaHubOperator, ResourceLifecycle
+from airflow_bitahub.operators.lineage import ServingLineage
 from airflow_bitahub.operators.records import AwaitedServing, load_awaited_serving, save_awaited_serving
 from airflow_bitahub.triggers.events import earliest_report, is_about, log_late_start, serving_subject
 
@@ -62,7 +63,7 @@ def new_turn(
     return Turn(site, partial(is_task_active, when_reset=True), deadline=deadline)
 
 
-class AwaitServing(ResourceLifecycle):
+class AwaitServing(ResourceLifecycle, ServingLineage):
     """Changes a serving that this Airflow has deployed, and waits until it answers.
 
     It has no constructor, see `BitaHubOperator`.

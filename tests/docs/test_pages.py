@@ -32,6 +32,7 @@ READMES = ("README.md", "README.zh-CN.md")
 TRANSLATED = (
     *("index", "laptop", "quickstart", "concepts", "training", "functions", "preparing", "models", "inference"),
     *("evaluation", "gate", "deploying", "serving", "testing", "connection", "connecting", "production", "executors"),
+    "lineage",
 )
 # Arguments of Airflow's own base classes, which some classes describe.
 AIRFLOWS = {"poke_interval", "timeout"}

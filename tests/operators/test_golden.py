@@ -126,6 +126,7 @@ def test_serving_is_created_and_asked_for_as_documented(
         envs={"MODEL_PATH": "/model/{user_name}/dense-mnist-tf/dense-mnist-tf"},
         accelerator="gtx-1080-ti",
         readiness_path="/health",
+        preflight=False,  # this user's models are not in the emulator
     ).execute(task_run.context())
     assert (result["serving_name"], result["status"], result["url"]) == (answered["name"], "RUNNING", gateway.url)
     [post] = [asked for asked in gateway.asked if asked.method != "GET"]

@@ -82,7 +82,9 @@ def evaluation_report(
     if job := evaluation.get("job_name"):
         parts.append(texts["job"].format(job=_code(job)))
     if matrix_of:
-        parts.append(f"![{texts['matrix']}]({_matrix_address(matrix_of)})")
+        address = _matrix_address(matrix_of)
+        # Airflow shows pictures 300 pixels wide at most, too small to read: a click opens it at its own size.
+        parts.append(f"[![{texts['matrix']}]({address})]({address})")
     return "\n\n".join(parts)
 
 

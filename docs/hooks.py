@@ -1,4 +1,4 @@
-"""What both sites share: the pictures, and for the Chinese one the English pages that nobody has translated."""
+"""What both sites share: the pictures, and for the Chinese one the pages that exist only in English."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mkdocs.structure.pages import Page
 
 HERE = Path(__file__).parent
 ENGLISH = HERE / "en"
-NOTE = '!!! note "本页尚无中文版。以下为英文原文"\n\n'
+NOTE = '!!! note "本页只有英文版"\n\n'
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -66,10 +66,11 @@ def test_picture_of_the_confusion_matrix(monkeypatch: pytest.MonkeyPatch) -> Non
     ti = SimpleNamespace(dag_id="release", run_id="manual__2026-01-01T00:00:00+00:00)")
     monkeypatch.setattr("airflow.sdk.get_current_context", lambda: {"ti": ti})
     report = evaluation_report(EVALUATION, matrix_of="group.evaluate")
-    assert report.endswith(
-        "\n\n![Confusion matrix](bitahub/confusion_matrix?"
-        "dag_id=release&run_id=manual__2026-01-01T00%3A00%3A00%2B00%3A00%29&task_id=group.evaluate)"
+    address = (
+        "bitahub/confusion_matrix?"
+        "dag_id=release&run_id=manual__2026-01-01T00%3A00%3A00%2B00%3A00%29&task_id=group.evaluate"
     )
+    assert report.endswith(f"\n\n[![Confusion matrix]({address})]({address})")
 
 
 @pytest.mark.parametrize(

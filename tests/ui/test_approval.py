@@ -42,3 +42,5 @@ def test_report_shows_the_metrics_and_the_confusion_matrix_to_whom_may_see_it(si
         image = page.get_by_role("img", name="Confusion matrix")
         until(lambda: image.evaluate("image => image.complete && image.naturalWidth"), lambda width: width > 200)
         assert page.get_by_text(MARKUP).count() == 1
+        link = page.get_by_role("link", name="Confusion matrix")
+        assert link.evaluate("link => link.href") == image.evaluate("image => image.src")

@@ -172,6 +172,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 300) -> Any:
         time.sleep(max(0.5, 4 * (time.monotonic() - start)))
 
 
+def secrets_of(emulator: Emulator, sign_in: RecordingSignIn) -> dict[str, str]:
+    """Return what nobody may find: what each is, and the secret."""
+    secrets = {"the password": PASSWORD, "the emulator's token": emulator.token}
+    secrets |= {f"token {number}": token for number, token in enumerate(sorted(sign_in.issued))}
+    return secrets | {f"the token of {each.key}": each.token for each in emulator.state.servings()}
+
+
 def scripted_copy(example: Path) -> str:
     """Return an example whose jobs are those of `SCRIPTED_OUTPUTS`, in projects without code."""
     text = example.read_text().replace('project="mnist-', 'project="scripted-')

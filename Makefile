@@ -34,7 +34,7 @@ test: $(VENV)/ready ## run all tests but the long ones, on a real Airflow and re
 test-long: $(VENV)/ready ## run the long tests: what rarely breaks, and a short selection of `make chaos`
 	@$(PYTEST) -m long --ignore=$(CLUSTER_TESTS)
 
-test-matrix: ## run `make unit` and one end-to-end test on each Python that is here [VERSIONS="3.10 3.11 3.12 3.13"]
+test-matrix: ## run `make unit` and two end-to-end tests on each Python here [VERSIONS="3.10 3.11 3.12 3.13"]
 	@failed=; for version in $(VERSIONS); do \
 		python=python$$version; \
 		$$python -c "" 2>/dev/null || \
@@ -51,8 +51,9 @@ test-cluster: ## run Airflow as in production: Celery, Redis, PostgreSQL, two wo
 test-one-cluster: $(VENV)/ready
 	@$(PYTHON) -m pytest $(CLUSTER_TESTS)
 
+# Without TensorFlow, whose environment has 1.6 GB for each Python.
 test-one-run: $(VENV)/ready
-	@$(PYTHON) -m pytest -m "not long" tests/e2e/test_secrets.py
+	@$(PYTHON) -m pytest tests/e2e/test_lifecycle.py -k "backfill or retry"
 
 unit: $(VENV)/ready ## run the tests that need neither Airflow nor TensorFlow
 	@$(PYTEST) -m "not long and not tensorflow" $(AIRFLOW_TESTS:%=--ignore=tests/%)

@@ -62,11 +62,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class RecordingSignIn(SignIn):
     """Remembers every token that it has issued.
 
-    As in KubeSphere's older releases, new tokens end the user's earlier ones, and they expire soon.
+    Tokens expire soon.
+
+    :param single_session: as in KubeSphere's older releases, new tokens end the user's earlier ones
     """
 
-    def __init__(self) -> None:
-        super().__init__({platform.FOLDERS.user_name: PASSWORD}, expires_in=30, single_session=True)
+    def __init__(self, *, single_session: bool) -> None:
+        super().__init__({platform.FOLDERS.user_name: PASSWORD}, expires_in=30, single_session=single_session)
         self.issued: set[str] = set()
 
     def grant(self, form: Mapping[str, str]) -> dict[str, Any]:
@@ -222,7 +224,7 @@ def world(
             "metrics.metrics_allow_list": "bitahub",
         }
         arguments = stack.enter_context(ProcessArguments())
-        sign_in = RecordingSignIn()
+        sign_in = RecordingSignIn(single_session=True)
         emulator = stack.enter_context(
             Emulator(root / "emulator", image_cache=image_cache, max_running=40, serving_restarts=1, sign_in=sign_in)
         )

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from airflow_bitahub.demo import dataset, platform
-from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.scripts import ScriptedJob, ScriptedServing
 from airflow_bitahub.emulator.server import Emulator
 from tests.cluster.servers import postgres, programs, redis
-from tests.e2e.conftest import PASSWORD, SCRIPTED_OUTPUTS, copy_dags
+from tests.e2e.conftest import PASSWORD, SCRIPTED_OUTPUTS, RecordingSignIn, copy_dags
 from tests.e2e.dag_runs import SCRIPTED
 from tests.patient_airflow import PatientAirflow
 from tests.ports import free_port
@@ -60,12 +59,13 @@ class ClusterAirflow(PatientAirflow):
 
 @dataclass
 class Cluster:
-    """All that runs; the addresses of its database and its broker."""
+    """All that runs; the database's address, and the file with what was sent to the broker."""
 
     airflow: ClusterAirflow
     emulator: Emulator
+    sign_in: RecordingSignIn
     database: str
-    broker: str
+    sent: Path
 
 
 @pytest.fixture(scope="session")
@@ -77,8 +77,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, image_cache: Path) -> Iter
     root = tmp_path_factory.mktemp("cluster")
     copy_dags(root / "dags")
     with ExitStack() as stack:
-        database, broker = stack.enter_context(postgres()), stack.enter_context(redis())
-        sign_in = SignIn({platform.FOLDERS.user_name: PASSWORD})
+        database = stack.enter_context(postgres())
+        broker, sent = stack.enter_context(redis())
+        sign_in = RecordingSignIn(single_session=False)
         emulator = stack.enter_context(
             Emulator(root / "emulator", image_cache=image_cache, max_running=40, sign_in=sign_in)
         )
@@ -102,4 +103,4 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, image_cache: Path) -> Iter
         airflow.set_connection({**connection, "password": PASSWORD, "extra": json.dumps(extra)})
         for dag_id in DAGS:
             airflow.await_dag(dag_id, seconds=300)
-        yield Cluster(airflow, emulator, database, broker)
+        yield Cluster(airflow, emulator, sign_in, database, sent)

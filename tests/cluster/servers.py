@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,7 +23,8 @@ _SECONDS = 60
 def programs() -> dict[str, str]:
     """Return where the programs are that these servers need, by their names; "" for a missing one."""
     places = os.pathsep.join([os.environ["PATH"], *(str(path) for path in sorted(Path(_DEBIAN).glob("*/bin")))])
-    return {name: shutil.which(name, path=places) or "" for name in ("redis-server", "initdb", "postgres", "pg_dump")}
+    names = ("redis-server", "redis-cli", "initdb", "postgres", "pg_dump")
+    return {name: shutil.which(name, path=places) or "" for name in names}
 
 
 @contextmanager
@@ -50,13 +53,23 @@ def dump(address: str) -> bytes | None:
 
 
 @contextmanager
-def redis() -> Iterator[str]:
-    """Run Redis, which keeps nothing on disk, and give its address."""
-    port = free_port()
+def redis() -> Iterator[tuple[str, Path]]:
+    """Run Redis, which keeps nothing on disk, and give its address and a file for `commands`."""
+    programs_, port = programs(), free_port()
+    client = [programs_["redis-cli"], "-p", str(port)]
     with tempfile.TemporaryDirectory(prefix="redis-") as home:
-        command = [programs()["redis-server"], "--bind", "127.0.0.1", "--port", str(port), "--dir", home, "--save", ""]
+        command = [programs_["redis-server"], "--bind", "127.0.0.1", "--port", str(port), "--dir", home, "--save", ""]
         with _server(command, Path(home, "redis.log")):
-            yield f"redis://127.0.0.1:{port}/0"
+            _wait_until(lambda: subprocess.run([*client, "ping"], capture_output=True).returncode == 0, "Redis")
+            sent = Path(home, "commands")
+            with _server([*client, "monitor"], sent):
+                _wait_until(lambda: sent.stat().st_size > 0, "Redis's monitor")
+                yield f"redis://127.0.0.1:{port}/0", sent
+
+
+def commands(sent: Path) -> bytes:
+    """Return all that clients have sent to Redis; the bodies of Celery's messages as text instead of base64."""
+    return re.sub(rb'(?<=\\"body\\": \\")[\w+/]+=*(?=\\")', lambda body: base64.b64decode(body[0]), sent.read_bytes())
 
 
 @contextmanager

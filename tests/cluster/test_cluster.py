@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 
 import pytest
-import redis
 
 from tests.cluster.conftest import TRIGGERERS, WORKERS, Cluster
-from tests.cluster.servers import dump
-from tests.e2e.conftest import PASSWORD, wait_until
+from tests.cluster.servers import commands, dump
+from tests.e2e.conftest import secrets_of, wait_until
 from tests.e2e.dag_runs import SCRIPTED, Backfill
 from tests.leaks import files, leaks_in
 
@@ -22,13 +21,16 @@ _CONF = {"threshold": 0.5, "serving_name": "backfilled"}
 
 def test_the_lifecycle_and_a_backfill_of_five_days_succeed(cluster: Cluster) -> None:
     airflow = cluster.airflow
-    backfill = Backfill(SCRIPTED, _FIRST_DAY, _FIRST_DAY + timedelta(days=4), _CONF)
+    days = [_FIRST_DAY + timedelta(days=number) for number in range(5)]
+    backfill = Backfill(SCRIPTED, days[0], days[-1], _CONF)
     backfill.start(airflow)
     airflow.trigger(SCRIPTED, _CONF)
     wait_until(lambda: len(runs := _runs(cluster)) == 6 and set(runs.values()) <= {"success", "failed"}, 600)
     assert set(_runs(cluster).values()) == {"success"}
-    trainings = [job for job in cluster.emulator.state.jobs() if job.spec.job_name.startswith("scripted-train")]
-    assert [job.status.value for job in trainings] == ["SUCCEEDED"] * 6
+    trainings = [airflow.xcom(SCRIPTED, run_id, "train", "bitahub_job_url") for run_id in _runs(cluster)]
+    assert _states_of(cluster, [url.rpartition("/")[2] for url in trainings]) == ["SUCCEEDED"] * 6
+    jobs = [job.spec.job_name for job in cluster.emulator.state.jobs()]
+    assert [sum(name.startswith(f"scripted-train-{day:%Y%m%d}-") for name in jobs) for day in days] == [1] * 5
 
 
 @pytest.mark.parametrize("kind", ["worker", "triggerer"])
@@ -49,9 +51,8 @@ def test_a_task_goes_on_with_its_job_after_the_death_of_its(cluster: Cluster, ki
             airflow.start_component("triggerer", name)
         # Until another triggerer has taken the task up, nobody would notice a mark.
         wait_until(lambda: _triggerer_of(cluster, run_id) not in (None, watching))
-    wait_until(lambda: _is_waiting(cluster, run_id))
-    assert _jobs_of(cluster, run_id) == jobs
-    assert set(_states_of(cluster, jobs.values())) == {"RUNNING"}
+    # Airflow removes the link to the job at the start of a try, which then makes it again.
+    wait_until(lambda: _is_waiting(cluster, run_id) and _jobs_of(cluster, run_id) == jobs)
     _stop(cluster, run_id)
     wait_until(lambda: set(_states_of(cluster, jobs.values())) == {"STOPPED"})
 
@@ -65,18 +66,17 @@ def test_a_mark_stops_the_job_and_a_clear_runs_another(cluster: Cluster) -> None
     wait_until(lambda: _is_waiting(cluster, run_id))
     later = _jobs_of(cluster, run_id)
     assert not {*later.values()} & {*jobs.values()}
-    assert set(_states_of(cluster, later.values())) == {"RUNNING"}
     _stop(cluster, run_id)
     wait_until(lambda: set(_states_of(cluster, later.values())) == {"STOPPED"})
 
 
 def test_no_secret_is_in_the_database_the_broker_or_the_logs(cluster: Cluster) -> None:
     run_id, jobs = _run_both_ways(cluster)
-    secrets = {"the password": PASSWORD, "the emulator's token": cluster.emulator.token}
-    assert leaks_in(_contents(cluster), secrets) == []
+    assert cluster.sign_in.issued
+    assert leaks_in(_contents(cluster), secrets_of(cluster.emulator, cluster.sign_in)) == []
 
     # The search works: it finds other values in all these places.
-    found = leaks_in(_contents(cluster), {"a job": jobs["in-triggerer"], "a queue": "default"})
+    found = leaks_in(_contents(cluster), {"a job": jobs["in-triggerer"], "a run": run_id})
     for place in ("logs/", "the database", "the broker"):
         assert any(place in leak for leak in found), place
     _stop(cluster, run_id)
@@ -85,14 +85,13 @@ def test_no_secret_is_in_the_database_the_broker_or_the_logs(cluster: Cluster) -
 def _contents(cluster: Cluster) -> Iterator[tuple[str, bytes]]:
     yield from files(cluster.airflow.home)
     yield "the database", dump(cluster.database) or b""
-    broker = redis.Redis.from_url(cluster.broker)
-    for key in broker.scan_iter():
-        yield f"the broker: {key!r}", key + (broker.dump(key) or b"")
+    yield "the broker", commands(cluster.sent)
 
 
 def _runs(cluster: Cluster) -> dict[str, str]:
+    """Return the runs and their states, without today's, which Airflow schedules once it has seen a backfill."""
     found = cluster.airflow.call("GET", f"/dags/{SCRIPTED}/dagRuns?limit=100")["dag_runs"]
-    return {run["dag_run_id"]: run["state"] for run in found}
+    return {run["dag_run_id"]: run["state"] for run in found if run["run_type"] != "scheduled"}
 
 
 def _run_both_ways(cluster: Cluster) -> tuple[str, dict[str, str]]:
@@ -104,7 +103,9 @@ def _run_both_ways(cluster: Cluster) -> tuple[str, dict[str, str]]:
 
 def _is_waiting(cluster: Cluster, run_id: str) -> bool:
     states = {name: ti["state"] for name, ti in cluster.airflow.tasks(_BOTH_WAYS, run_id).items()}
-    return states == {"on-worker": "running", "in-triggerer": "deferred"} and all(_jobs_of(cluster, run_id).values())
+    jobs = _jobs_of(cluster, run_id).values()
+    is_waiting = states == {"on-worker": "running", "in-triggerer": "deferred"} and all(jobs)
+    return is_waiting and set(_states_of(cluster, jobs)) == {"RUNNING"}
 
 
 def _triggerer_of(cluster: Cluster, run_id: str) -> int | None:

@@ -62,11 +62,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class RecordingSignIn(SignIn):
     """Remembers every token that it has issued.
 
-    As in KubeSphere's older releases, new tokens end the user's earlier ones, and they expire soon.
+    Tokens expire soon.
+
+    :param single_session: as in KubeSphere's older releases, new tokens end the user's earlier ones
     """
 
-    def __init__(self) -> None:
-        super().__init__({platform.FOLDERS.user_name: PASSWORD}, expires_in=30, single_session=True)
+    def __init__(self, *, single_session: bool) -> None:
+        super().__init__({platform.FOLDERS.user_name: PASSWORD}, expires_in=30, single_session=single_session)
         self.issued: set[str] = set()
 
     def grant(self, form: Mapping[str, str]) -> dict[str, Any]:
@@ -172,6 +174,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 300) -> Any:
         time.sleep(max(0.5, 4 * (time.monotonic() - start)))
 
 
+def secrets_of(emulator: Emulator, sign_in: RecordingSignIn) -> dict[str, str]:
+    """Return what nobody may find: what each is, and the secret."""
+    secrets = {"the password": PASSWORD, "the emulator's token": emulator.token}
+    secrets |= {f"token {number}": token for number, token in enumerate(sorted(sign_in.issued))}
+    return secrets | {f"the token of {each.key}": each.token for each in emulator.state.servings()}
+
+
 def scripted_copy(example: Path) -> str:
     """Return an example whose jobs are those of `SCRIPTED_OUTPUTS`, in projects without code."""
     text = example.read_text().replace('project="mnist-', 'project="scripted-')
@@ -217,7 +226,7 @@ def world(
             "metrics.metrics_allow_list": "bitahub",
         }
         arguments = stack.enter_context(ProcessArguments())
-        sign_in = RecordingSignIn()
+        sign_in = RecordingSignIn(single_session=True)
         emulator = stack.enter_context(
             Emulator(root / "emulator", image_cache=image_cache, max_running=40, serving_restarts=1, sign_in=sign_in)
         )

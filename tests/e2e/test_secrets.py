@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import PASSWORD, wait_until
+from tests.e2e.conftest import secrets_of, wait_until
 from tests.leaks import leaks
 
 if TYPE_CHECKING:
@@ -28,12 +28,9 @@ def test_no_secret_is_in_database_logs_or_process_arguments(world: World, deploy
     dag, run_id = "both_ways", airflow.trigger("both_ways")
     # A trigger is only in the database while its task is deferred.
     wait_until(lambda: world.states(dag, run_id) == {"on-worker": "running", "in-triggerer": "deferred"})
-    servings = world.emulator.state.servings()
-    assert servings
+    assert world.emulator.state.servings()
     assert world.sign_in.issued
-    secrets = {"the password": PASSWORD, "the emulator's token": world.emulator.token}
-    secrets |= {f"token {number}": token for number, token in enumerate(sorted(world.sign_in.issued))}
-    secrets |= {f"the token of {each.key}": each.token for each in servings}
+    secrets = secrets_of(world.emulator, world.sign_in)
 
     assert leaks(airflow.home, secrets) == []
     assert [line for line in world.arguments.seen for secret in secrets.values() if secret in line] == []

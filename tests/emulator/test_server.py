@@ -251,7 +251,7 @@ def test_signing_in_from_the_shell(images_file: Path, tmp_path: Path, environmen
 
 def test_a_port_in_use_is_reported_to_the_shell(tmp_path: Path, environment: dict[str, str], taken_port: int) -> None:
     argv = [*COMMAND, "--home", str(tmp_path), "--port", str(taken_port)]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1

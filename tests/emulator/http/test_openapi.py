@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,6 +77,8 @@ class Description:
         from hypothesis import HealthCheck, settings
         from schemathesis.pytest.lazy import get_all_tests
 
+        # The last release for Python 3.10 requires these, too.
+        others = {"seed", "as_strategy_kwargs"} & set(signature(get_all_tests).parameters)
         [found] = get_all_tests(
             schema=self.schema.include(method=method, path=path),
             test_func=lambda case: call(case),
@@ -87,6 +90,7 @@ class Description:
                 suppress_health_check=list(HealthCheck),
             ),
             given_kwargs=None,
+            **dict.fromkeys(others),
         )
         _, test = cast(Any, found).ok()
         test()

@@ -230,7 +230,7 @@ def test_a_program_that_is_stopped_while_it_starts_does_not_run_on(tmp_path: Pat
     async def stop(delay: float, number: int) -> None:
         with SandboxWorkdir({"/output": BindMount(output, is_writable=True)}, Path(sys.executable)) as workdir:
             command = RecoverableCommand(tmp_path / f"trace-{number}")
-            group = command.start(f"sleep 5; touch /output/{number}", workdir, {}, tmp_path / "log")
+            group = command.start(f"sleep 30; touch /output/{number}", workdir, {}, tmp_path / "log")
             await asyncio.sleep(delay)
             await group.end(grace=60)
 

@@ -12,7 +12,7 @@ from tests.e2e.dag_runs import BACKFILLS
 if TYPE_CHECKING:
     from tests.e2e.conftest import World
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def finish(world: World, backfill_id: str) -> str:

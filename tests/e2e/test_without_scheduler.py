@@ -19,7 +19,7 @@ from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.server import Emulator
 from tests.conftest import REPOSITORY, documented_example
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 Run = Callable[..., str]
 
@@ -62,33 +62,24 @@ def run_in(home: Path) -> Run:
     return run
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("_database")
 def test_the_documented_example_of_a_users_own_test_passes(run: Run, home: Path) -> None:
     (home / "dags/test_checked.py").write_text(documented_example("docs/en/testing.md", "python", "def test_"))
     assert "2 passed" in run("-m", "pytest", "-q", "test_checked.py")
 
 
-@pytest.mark.parametrize(
-    "profiles",
-    [
-        pytest.param(["default"], id="default"),
-        pytest.param([name for name in PROFILES if name != "default"], id="others", marks=pytest.mark.long),
-    ],
-)
-def test_the_examples_run_with_sign_in_and_every_form_of_answers(run: Run, home: Path, profiles: list[str]) -> None:
+def test_the_examples_run_with_sign_in_and_every_form_of_answers(run: Run, home: Path) -> None:
     for example in ("mnist_lifecycle", "nightly_check", "python_function"):
         shutil.copy(REPOSITORY / "dags" / f"{example}.py", home / "dags")
-    printed = run(str(REPOSITORY / "tests/e2e/run_examples.py"), str(home / "dags"), str(home), *profiles)
+    printed = run(str(REPOSITORY / "tests/e2e/run_examples.py"), str(home / "dags"), str(home), *PROFILES)
     results: dict[str, Any] = json.loads(printed.splitlines()[-1])
-    assert list(results) == profiles
+    assert list(results) == list(PROFILES)
     for profile, dags in results.items():
         for name, tasks in dags.items():
             expected = {task: {"skipped" if task == "roll_back" else "success"} for task in tasks}
             assert {task: set(states) for task, states in tasks.items()} == expected, (profile, name)
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("_database")
 def test_the_quickstart_leads_from_an_address_to_a_trained_model(run: Run, home: Path, image_cache: Path) -> None:
     text = (REPOSITORY / "docs/en/quickstart.md").read_text()

@@ -28,7 +28,7 @@ from airflow_bitahub.exceptions import (
     StateUnknownError,
     TransportError,
 )
-from airflow_bitahub.links import BitaHubServingLink
+from airflow_bitahub.links import BitaHubModelLink, BitaHubServingLink
 from airflow_bitahub.operators.records import DEPLOYMENT_FACTS
 from airflow_bitahub.procedures.deployments import candidate_name
 from tests.conftest import IMAGE, TASK_URL, Asked, Gateway, TaskRun, WorkerDied, events_of, restored, until
@@ -96,7 +96,7 @@ def test_deployed_model_answers_when_the_task_is_done(service: Service, task_run
 def test_every_entry_of_the_result_is_pushed_under_its_own_name_unless_told_otherwise(service: Service) -> None:
     assert deploy(service).multiple_outputs is True
     assert deploy(service, multiple_outputs=False).multiple_outputs is False
-    assert deploy(service).operator_extra_links == (BitaHubServingLink(),)
+    assert deploy(service).operator_extra_links == (BitaHubServingLink(), BitaHubModelLink())
 
 
 @pytest.mark.parametrize("strategy", ["candidate", "in_place", "recreate"])

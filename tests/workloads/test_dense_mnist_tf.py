@@ -27,7 +27,7 @@ from airflow_bitahub.demo import dataset
 from tests.ports import free_port
 from tests.workloads.tensorflow_forks import TensorFlowForks
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [pytest.mark.tensorflow, pytest.mark.long]
 
 PROGRAMS = Path(__file__).parents[2] / "dags" / "workloads" / "dense-mnist-tf"
 

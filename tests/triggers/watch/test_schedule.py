@@ -60,6 +60,7 @@ def test_each_job_has_its_own_interval(platform: Platform, connect: Callable[...
     simulate(main())
 
 
+@pytest.mark.long
 def test_restart_with_a_thousand_jobs_makes_no_burst(
     platform: Platform, connect: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

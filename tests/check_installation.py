@@ -17,8 +17,9 @@ from types import ModuleType
 import airflow_bitahub
 
 ONLY_WITH_EXTRAS = ("emulator", "demo")
-# pytest loads the first. The second runs a command when it is imported, the third holds DAGs.
-NOT_IMPORTED = ("pytest_plugin", "cli.__main__", "example_dags")
+# pytest loads the first, Airflow's OpenLineage provider the second. The third runs a command when it is imported, and
+# the last holds DAGs.
+NOT_IMPORTED = ("pytest_plugin", "lineage.facets", "cli.__main__", "example_dags")
 IMAGE = f'[[image]]\npattern = "*"\npython = {json.dumps(sys.executable)}\n'
 
 

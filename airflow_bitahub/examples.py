@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,10 +84,11 @@ def _undone_after_an_error() -> Iterator[list[Path]]:
         yield created
     except BaseException:
         for path in reversed(created):
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink()
+            with suppress(OSError):  # such as a folder in which somebody has created a file meanwhile
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
         raise
 
 

@@ -28,8 +28,8 @@ _MASK = "***"  # as Airflow's own
 def digests_of(values: Iterable[str], key: bytes = b"") -> dict[str, Any]:
     """Return the digests of secrets, as JSON: a salt, and the digests of those that are words, and of others.
 
-    They are by their length in characters, each after its checksum. A secret of several lines has none, since a mask
-    is given one line at a time.
+    They are by their length in characters, each after the digest of a checksum, since the checksum itself would rule
+    out most guesses. A secret of several lines has none, since a mask is given one line at a time.
 
     :param key: without it, the digests allow no guesses
     """
@@ -38,7 +38,7 @@ def digests_of(values: Iterable[str], key: bytes = b"") -> dict[str, Any]:
     for value in sorted({*values} - {""}):
         if "\n" not in value and "\r" not in value:
             kind = "others" if re.search(r"\s", value) else "words"
-            entry = f"{_checksum(value):02x}{_digest(value, salt, key)}"
+            entry = _digest(chr(_checksum(value)), salt, key, 1) + _digest(value, salt, key)
             found[kind].setdefault(str(len(value)), []).append(entry)
     return {"salt": salt.hex(), **found} if any(found.values()) else {}
 
@@ -54,10 +54,18 @@ class SecretMask:
     def __init__(self, known: Mapping[str, Any], key: bytes = b"") -> None:
         self._key = key
         self._salt = bytes.fromhex(known.get("salt", ""))
+        checksums: dict[str, set[int]] = {}  # by their digests
+        for each in range(256 if known else 0):
+            checksums.setdefault(_digest(chr(each), self._salt, key, 1), set()).add(each)
         # The longest first: a shorter one may be a part of it.
         self._digests = sorted(
             (
-                (int(length), re.compile(rf"{character}{{{length},}}", re.DOTALL), {*all_})
+                (
+                    int(length),
+                    re.compile(rf"{character}{{{length},}}", re.DOTALL),
+                    {each[2:] for each in all_},
+                    {number for each in all_ for number in checksums.get(each[:2], ())},
+                )
                 for kind, character in (("words", r"\S"), ("others", "."))
                 for length, all_ in known.get(kind, {}).items()
             ),
@@ -68,21 +76,19 @@ class SecretMask:
 
     def hide(self, text: str) -> str:
         """Return a text without the secrets in it."""
-        for length, places, digests in self._digests:
-            checksums = {int(each[:2], 16) for each in digests}
+        for length, places, digests, checksums in self._digests:
             text = places.sub(partial(self._hide, length, digests, checksums), text)
         return text
 
     def _hide(self, length: int, digests: set[str], checksums: set[int], found: re.Match[str]) -> str:
         text, parts, end = found[0], [], 0
         sums = [0, *accumulate(map(ord, text))]
-        for position, (before, after) in enumerate(zip(sums, sums[length:], strict=False)):
-            checksum = (after - before) & 0xFF
-            if checksum in checksums and position >= end:
-                part = text[position : position + length]
-                if f"{checksum:02x}{_digest(part, self._salt, self._key)}" in digests:
-                    parts += [text[end:position], _MASK]
-                    end = position + length
+        pairs = enumerate(zip(sums, sums[length:], strict=False))
+        for position in [at for at, (before, after) in pairs if (after - before) & 0xFF in checksums]:
+            part = text[position : position + length]
+            if position >= end and _digest(part, self._salt, self._key) in digests:
+                parts += [text[end:position], _MASK]
+                end = position + length
         return "".join([*parts, text[end:]])
 
 
@@ -90,5 +96,5 @@ def _checksum(value: str) -> int:
     return sum(map(ord, value)) & 0xFF
 
 
-def _digest(value: str, salt: bytes, key: bytes) -> str:
-    return hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=_DIGEST_SIZE, salt=salt, key=key).hexdigest()
+def _digest(value: str, salt: bytes, key: bytes, size: int = _DIGEST_SIZE) -> str:
+    return hashlib.blake2b(value.encode("utf-8", "replace"), digest_size=size, salt=salt, key=key).hexdigest()

@@ -20,6 +20,9 @@ _UNSTORABLE = re.compile("[\ud800-\udfff\0]")
 # A terminal's commands, such as for colours; and characters that move, hide or turn round what is written after them.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# A line of a secret may end as in JSON, with a backslash and a letter.
+_LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")
+_SHORTEST_LINE = 8  # characters of a line of a secret that is masked by itself; "}" is none
 _GROUP_MARKS = re.compile(r"(::(?:end)?group)::")
 _ESCAPE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 
@@ -33,6 +36,12 @@ class Mask(Protocol):
 
     def hide(self, text: str) -> str:
         """Return a line of text without the secrets in it."""
+
+
+def lines_of(secret: str) -> list[str]:
+    """Return the lines of a secret that are masked one by one, since a log shows one line at a time."""
+    lines = [line.strip() for line in _LINE_BREAK.split(secret)]
+    return [line for line in lines if len(line) >= _SHORTEST_LINE] if len(lines) > 1 else []
 
 
 def shorten(text: str, limit: int = TEXT_LIMIT) -> str:

@@ -128,7 +128,7 @@ with DAG(
     save_model = BitaHubSaveModelOperator(
         task_id="save_model",
         model="dense-mnist-tf",
-        source=best.output["output_path"],
+        source=best.output,
         source_folder="dense-mnist-tf",
         image="{{ params.image }}",
     )

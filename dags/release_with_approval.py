@@ -122,7 +122,7 @@ with DAG(
     save_model = BitaHubSaveModelOperator(
         task_id="save_model",
         model="dense-mnist-tf",
-        source=train.output["output_path"],
+        source=train.output,
         source_folder="dense-mnist-tf",
         image="{{ params.image }}",
     )

@@ -75,10 +75,12 @@ def test_nothing_is_left_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.Monkey
     def interrupted(path: Path, content: bytes, created: list[Path]) -> None:
         write(path, content, created)
         if path.name == "train.py":
+            path.with_name("not_ours").touch()
             raise KeyboardInterrupt
 
     monkeypatch.setattr(examples, "_write", interrupted)
     (tmp_path / "before").touch()
     assert main(["examples", "copy", str(tmp_path)]) == 130
     assert main(["examples", "copy", str(tmp_path / "new/folder")]) == 130
-    assert [path.name for path in tmp_path.iterdir()] == ["before"]
+    left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["before", "not_ours", "not_ours"]

@@ -18,6 +18,14 @@ def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
     assert shorten("a" * 60 + "b" * 60, 100) == "a" * 50 + " [... 20 characters left out ...] " + "b" * 50
 
 
+def test_digests_with_a_key_say_no_more_of_a_secret_than_its_length() -> None:
+    stored = digests_of(["000042"], b"key")
+    assert SecretMask(stored, b"key").hide("a 000042 b") == "a *** b"
+    assert SecretMask(stored, b"another").hide("a 000042 b") == "a 000042 b"
+    entries = [digests_of(["000042"], b"key")["words"]["6"][0] for _ in range(20)]
+    assert all(len(set(column)) > 1 for column in zip(*entries, strict=True)), "a part of it does not depend on the key"
+
+
 @pytest.mark.parametrize("secret", ["sesame-42", "Ali Baba", "训练-sesame"])
 @pytest.mark.parametrize("length", [95, 100, 105, 120, 200])
 def test_no_part_of_a_secret_is_left_wherever_a_line_is_cut(length: int, secret: str) -> None:

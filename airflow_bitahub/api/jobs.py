@@ -13,7 +13,7 @@ from airflow_bitahub.api.job_reading import Job, JobPage, read_job, read_job_pag
 from airflow_bitahub.api.names import DNS_LABEL
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import LOG_LINE_LIMIT, Accelerator, StrictModel, log_of, task_url_header
+from airflow_bitahub.api.wire import Accelerator, StrictModel, log_of, task_url_header
 
 # A job's name becomes the name of a Kubernetes object (vendor).
 Name = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
@@ -190,14 +190,11 @@ def stop_job(name: str) -> Call[None]:
     return Call(request, lambda response, platform: accept(response, request, platform))
 
 
-def read_job_log(name: str, tail_lines: int = 100, line_limit: int = LOG_LINE_LIMIT) -> Call[str]:
-    """Read the last lines that a job printed (assumed; no source shows an address for the platform itself).
-
-    :param line_limit: characters of a line; of a longer one, only its beginning and end are returned
-    """
+def read_job_log(name: str, tail_lines: int = 100) -> Call[str]:
+    """Read the last lines that a job printed (assumed; no source shows an address for the platform itself)."""
     request = Request(f"read the log of job {name!r}", "read_job_log", {"name": name}, {"tailLines": str(tail_lines)})
 
     def read(response: Response, platform: Platform) -> str:
-        return log_of(unwrap(response, request, platform), tail_lines, line_limit)
+        return log_of(unwrap(response, request, platform), tail_lines)
 
     return Call(request, read, safe_to_repeat=True)

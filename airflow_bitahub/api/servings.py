@@ -209,10 +209,7 @@ def delete_serving(name: str, version: str = "v1") -> Call[None]:
 
 
 def get_serving_log(name: str, version: str = "v1", tail_lines: int = 100) -> Call[str]:
-    """Read the last lines that a serving's programs printed (assumed; no source shows an address).
-
-    Of a line that is too long, only its beginning and end are returned.
-    """
+    """Read the last lines that a serving's programs printed (assumed; no source shows an address)."""
     query = {"version": version, "tailLines": str(tail_lines)}
     request = Request(f"read the log of serving {name!r}", "get_serving_log", {"name": name}, query)
 

@@ -10,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 from airflow_bitahub.exceptions import UnexpectedResponseError
-from airflow_bitahub.texts import shorten
 
-LOG_LINE_LIMIT = 500  # characters of one line of a log
 # Our own: the page of the Airflow task that submits a job or serving. A platform that does not know it ignores it.
 TASK_URL_HEADER = "X-Airflow-Task-URL"
 TASK_URL_LIMIT = 2000  # characters
@@ -72,11 +70,10 @@ def items_of(data: Any) -> list[Any]:
     return data
 
 
-def log_of(data: Any, tail_lines: int, line_limit: int = LOG_LINE_LIMIT) -> str:
-    """Return the last lines of a log answer. Of a line that is too long, only its beginning and end are returned."""
+def log_of(data: Any, tail_lines: int) -> str:
+    """Return the last lines of a log answer. They are not cut: half of a secret could not be masked any more."""
     text = str(data.get("log", "") if isinstance(data, dict) else data or "")
-    lines = text.rstrip("\n").split("\n")[-tail_lines:]  # a platform may ignore the number of lines
-    return "\n".join(shorten(line, line_limit) for line in lines)
+    return "\n".join(text.rstrip("\n").split("\n")[-tail_lines:])  # a platform may ignore the number of lines
 
 
 def to_epoch(value: Any, zone: tzinfo = timezone.utc) -> float | None:

@@ -15,9 +15,7 @@ def parent_variables(context: Context) -> dict[str, str]:
     """Return the environment variables; none where OpenLineage's Airflow provider is missing or off."""
     try:
         from airflow.providers.openlineage import conf
-    except ImportError:
-        return {}
-    try:
+
         if conf.is_disabled():
             return {}
         from airflow.providers.openlineage.plugins import macros
@@ -27,6 +25,8 @@ def parent_variables(context: Context) -> dict[str, str]:
             "OPENLINEAGE_PARENT_ID": macros.lineage_parent_id(ti),
             "OPENLINEAGE_ROOT_PARENT_ID": macros.lineage_root_parent_id(ti),
         }
-    except Exception as error:  # the job is worth more
+    except ModuleNotFoundError:
+        return {}
+    except Exception as error:  # also of a provider that does not fit to this Airflow; the job is worth more
         log.warning("The job does not learn which OpenLineage run started it: %s: %s", type(error).__name__, error)
         return {}

@@ -111,7 +111,8 @@ def exports(variables: Mapping[str, str]) -> str:
     if not variables:
         return ""
     setting = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
-    return f'[ -n "${next(iter(variables))}" ] || export {setting}; '
+    # The default is for a shell that takes an unset variable for an error.
+    return f'[ -n "${{{next(iter(variables))}-}}" ] || export {setting}; '
 
 
 NO_IMAGE = "Give an image, or set default_image in the extra of the Airflow connection."

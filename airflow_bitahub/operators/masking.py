@@ -10,13 +10,12 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
+from airflow_bitahub.texts import lines_of
+
 log = logging.getLogger(__name__)
 
 # A value in a shell line: `TOKEN=value`, `--token=value` or `--token value`. A variable such as $TOKEN is no secret.
 _ASSIGNMENT = re.compile(r"""(?:--?([\w-]+)[=\s]\s*|\b(\w+)=)("[^"]*"|'[^']*'|[^\s;&|"'$]+)""")
-# A line may end as in JSON, with a backslash and a letter.
-_LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")
-_SHORTEST_LINE = 8  # characters of a line of a secret that is masked by itself; "}" is none
 
 _ENVIRONMENTS = ("envs", "secret_envs")  # arguments whose values become text in any case
 
@@ -132,10 +131,7 @@ def _parts(secret: str) -> list[str]:
     found: list[str] = []
     with suppress(ValueError, RecursionError):
         _collect(json.loads(secret), found, is_secret=False, is_environment=False)
-    for lines in map(_LINE_BREAK.split, (secret, *found)):
-        if len(lines) > 1:
-            found += [line.strip() for line in lines if len(line.strip()) >= _SHORTEST_LINE]
-    return found
+    return [*found, *(line for each in (secret, *found) for line in lines_of(each))]
 
 
 def _assigned_secrets(line: str, is_secret_name: Callable[[str], bool]) -> list[str]:

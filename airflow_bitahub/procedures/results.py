@@ -15,7 +15,7 @@ from airflow_bitahub.texts import parse_json
 T = TypeVar("T")
 
 _LOG_TAIL = 500  # lines at the end of a log that are searched
-_LOG_LINE_LIMIT = 2**16  # characters of one of them
+_LONGEST_LINE = 2**16  # characters of metrics
 
 
 def read_when_visible(read: Callable[[], T], clock: Callable[[], float] = time.time) -> Procedure[T]:
@@ -41,7 +41,7 @@ def read_metrics_in_log(name: str, clock: Callable[[], float] = time.time) -> Pr
     before: str | None = None
     while True:
         try:
-            log = yield from read_job_log(name, _LOG_TAIL, _LOG_LINE_LIMIT)
+            log = yield from read_job_log(name, _LOG_TAIL)
             problem = f"none of the last {_LOG_TAIL} lines of its log is a JSON object"
         except ConfigurationError:
             raise
@@ -62,7 +62,7 @@ def read_metrics_in_log(name: str, clock: Callable[[], float] = time.time) -> Pr
 def _last_object(log: str) -> dict[str, Any] | None:
     for line in reversed(log.split("\n")):
         text = line.strip()
-        if text.startswith("{"):
+        if text.startswith("{") and len(text) <= _LONGEST_LINE:
             try:
                 value = parse_json(text.encode("utf-8", "replace"))
             except ValueError:

@@ -48,8 +48,10 @@ from airflow_bitahub.procedures.repair import clear, put_back
 from airflow_bitahub.procedures.servings import LONGEST_SILENCE
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.turn import SETTLING, Turn
+from airflow_bitahub.texts import lines_of, shorten
 
 _LOG_LINES = 20
+_LOG_LINE_LIMIT = 500  # characters of one of them
 # Seconds after which an update in place counts as complete where the platform does not list replicas.
 _LONGEST_UNSEEN_UPDATE = 60
 
@@ -352,11 +354,13 @@ class Deployer:
             log = yield from get_serving_log(name, self.site.version, tail_lines=_LOG_LINES)
         except BitaHubError:
             return ""
-        return self._without_secrets(f"\nThe last lines of its log:\n{log.rstrip()}") if log.strip() else ""
+        shown = "\n".join(shorten(line, _LOG_LINE_LIMIT) for line in self._without_secrets(log.rstrip()).split("\n"))
+        return f"\nThe last lines of its log:\n{shown}" if shown else ""
 
     def _without_secrets(self, text: str) -> str:
         """Return a text in which a program may have printed secret values, with stars in their place."""
-        for value in sorted(filter(None, self.plan.secrets.values()), key=len, reverse=True):
+        parts = [part for secret in self.plan.secrets.values() for part in (secret, *lines_of(secret)) if part]
+        for value in sorted(parts, key=len, reverse=True):
             text = text.replace(value, "***")
         return text
 

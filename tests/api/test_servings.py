@@ -176,7 +176,7 @@ def test_what_replicas_say_is_shortened() -> None:
 
 def test_a_servings_log_is_read_as_a_jobs_is() -> None:
     call = get_serving_log("m", tail_lines=2)
-    assert call.read(enveloped({"log": f"a\nb\n{'c' * 10**5}\n"}), PLATFORM).startswith("b\nccc")
+    assert call.read(enveloped({"log": "a\nb\nc\n"}), PLATFORM) == "b\nc"
 
 
 @pytest.mark.parametrize("word", [None, "", 7])

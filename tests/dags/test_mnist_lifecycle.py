@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +89,14 @@ def test_every_example_runs_in_the_end_to_end_tests() -> None:
     assert {run.dag_id for run in ALL.values()}.union(LATER) >= set(EXAMPLES)
 
 
+@pytest.mark.parametrize("syntax", ["glob", "regexp"])  # of [core] dag_ignore_file_syntax
+def test_airflow_reads_no_program_of_the_examples_as_a_dag(syntax: str) -> None:
+    from airflow._shared.module_loading import find_path_from_directory
+
+    found = find_path_from_directory(REPOSITORY / "dags", ".airflowignore", syntax)
+    assert {Path(path).stem for path in found if path.endswith(".py")} == set(EXAMPLES)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_example_can_be_stored_by_airflow(name: str) -> None:
     assert serialized(EXAMPLES[name])["dag"]["dag_id"] == name
@@ -121,6 +130,16 @@ def test_example_passes_the_version_it_trained_from_task_to_task() -> None:
     assert "deploy" in tasks["save_model"]["downstream_task_ids"]
     for task in ("train", "save_model", "infer", "evaluate"):
         assert tasks[task]["multiple_outputs"] is True, f"{task}.output[...] needs it"
+
+
+def test_examples_say_of_a_model_which_job_has_trained_it() -> None:
+    sources: dict[str, Any] = {
+        name: getattr(example.get_task("save_model"), "source", None)
+        for name, example in EXAMPLES.items()
+        if "save_model" in example.task_ids
+    }
+    assert {name: source.key for name, source in sources.items()} == dict.fromkeys(sources, "return_value")
+    assert len(sources) == 3
 
 
 @pytest.mark.parametrize(("epochs", "more"), [(None, ""), (3, " --epochs 3")])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -285,15 +286,23 @@ def test_a_job_learns_which_run_started_it(platform: Emulator, task_run: TaskRun
     assert said == f"{own or f'default/tests.task/{run_id}'} default/tests/{root_id}\n"
 
 
-@pytest.mark.parametrize("way", ["off", "missing"])
+def unfit(_name: str) -> Any:
+    raise RuntimeError("needs Apache Airflow 4")
+
+
+@pytest.mark.parametrize("way", ["off", "missing", "unfit"])
 @pytest.mark.usefixtures("scripted")
 def test_without_openlineage_a_submission_is_as_ever(
     monkeypatch: pytest.MonkeyPatch, task_run: TaskRun, submitted: Submitted, told: Told, way: str
 ) -> None:
     if way == "off":
         monkeypatch.setenv("AIRFLOW__OPENLINEAGE__DISABLED", "True")
-    else:
+    elif way == "missing":
         monkeypatch.setitem(sys.modules, "airflow.providers.openlineage", None)
+    else:  # a provider raises RuntimeError where it is imported into an Airflow that is too old for it
+        provider: Any = ModuleType("airflow.providers.openlineage")
+        provider.__getattr__ = unfit
+        monkeypatch.setitem(sys.modules, "airflow.providers.openlineage", provider)
     train(command="python train.py").execute(task_run.context())
     assert submitted.only.spec.task_roles[0].command == "python train.py"
     assert not told.file.exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from airflow_bitahub.api.jobs import Mount
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.operators.job_spec import (
     accelerator,
+    exports,
     folder_mount,
     input_mounts,
     job_spec,
@@ -88,3 +91,19 @@ def test_a_complaint_shows_no_environment_value() -> None:
     with pytest.raises(ConfigurationError, match=r"envs\.TOKEN") as caught:
         serving_spec(name="s", model=None, image="i", protocols=[], envs={"TOKEN": ["hush"]}, commands=["true"])
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shell", [["sh"], ["sh", "-eu"], ["bash", "-euo", "pipefail"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ('echo "$A $B"', "a b'c d\n"),
+        ("A=own; echo $A", "own\n"),
+        ("#!/bin/sh\nset -e\necho $A", "a\n"),
+        ("# a comment\ncat <<END\n$A\nEND", "a\n"),
+    ],
+)
+def test_a_command_that_is_given_variables_does_what_it_did(shell: list[str], command: str, said: str) -> None:
+    line = exports({"A": "a", "B": "b'c d"}) + command
+    done = subprocess.run([*shell, "-c", line], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")

@@ -109,6 +109,7 @@ class Platform(Stage):
         self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
         self.story: list[str] = []
         self.ends: list[str] = []
+        self.printed = "Traceback: it is broken"  # the log of every serving
 
     # The platform --------------------------------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ class Platform(Stage):
         if operation == "get_serving":
             return self.view(request.names["name"], self.known(request))
         if operation == "get_serving_log":
-            return "Traceback: it is broken"
+            return self.printed
         name = request.operation.partition("//")[2].partition("/")[0]
         image = self.answering(name)
         if operation == "GET":
@@ -736,6 +737,25 @@ def test_secret_that_the_program_printed_is_not_in_the_error_or_on_record() -> N
             "wrong", strategy="recreate", spec=spec_of("wrong", envs={"KEY": "it is broken"}), secrets=secrets
         )
     assert "Traceback: ***" in str(caught.value)
+
+
+def test_no_line_of_a_secret_is_in_an_error_where_the_log_begins_within_it() -> None:
+    platform = platform_with()
+    platform.printed = "the second line\nthe third line\nready"
+    secret = "the first line\nthe second line\nthe third line"
+    with pytest.raises(ServingError) as caught:
+        platform.deploy("wrong", spec=spec_of("wrong", envs={"KEY": secret}), secrets={"KEY": secret})
+    assert "its log:\n***\n***\nready\n" in str(caught.value)
+
+
+@pytest.mark.parametrize("before", range(220, 256, 5))
+def test_no_part_of_a_secret_is_in_an_error_where_a_long_line_is_cut(before: int) -> None:
+    platform = platform_with()
+    platform.printed = f"{'.' * before}sesame{'.' * 1000}sesame{'.' * before}"
+    with pytest.raises(ServingError) as caught:
+        platform.deploy("wrong", spec=spec_of("wrong", envs={"KEY": "sesame"}), secrets={"KEY": "sesame"})
+    [line] = [line for line in str(caught.value).splitlines() if "left out" in line]
+    assert not set("sm") & set(line.replace("characters left out", ""))
 
 
 def test_versions_are_kept_newest_first_and_once() -> None:

@@ -50,6 +50,16 @@ def test_secrets_are_masked_by_digests_whose_key_is_elsewhere(task_run: TaskRun,
     assert shown(submission) == Log(is_withheld=True)
 
 
+@pytest.mark.usefixtures("variables")
+@pytest.mark.parametrize("before", [240, 990])  # characters, where one or another reader cuts a line
+def test_no_part_of_a_secret_is_left_where_a_long_line_is_cut(task_run: TaskRun, before: int) -> None:
+    printing = f"printf '%{before}s%s%{1800 - before}s%s%2000s' x $API_TOKEN y $API_TOKEN z"
+    log = shown(submitted(task_run, f"API_TOKEN=sesame-for-nobody; {printing}"))
+    assert log is not None
+    assert "left out" in log.text
+    assert "ses" not in log.text
+
+
 def test_a_log_is_not_shown_if_its_secrets_could_not_be_kept(
     task_run: TaskRun, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,7 +105,8 @@ class _LogFollower:
         if parts is None:
             return
         self._pauses.succeeded()
-        look = job_log.take(parts, most)
+        # Many secrets in many long lines take seconds to mask.
+        look = await asyncio.to_thread(job_log.take, parts, most) if self._mask.longest else job_log.take(parts, most)
         self._unsaved = job_log.cursor
         self._pending += look.shown()
         while self._pending:

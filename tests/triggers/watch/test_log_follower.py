@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import re
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from airflow_bitahub.procedures.job_log import (
     LINES_PER_SECOND,
     REFUSED_PAUSE,
 )
-from airflow_bitahub.secret_digests import digests_of
+from airflow_bitahub.secret_digests import SecretMask, digests_of
 from airflow_bitahub.triggers.watch.log_turns import LOG_READERS
 from tests.triggers.watch.stage import Deferred, Platform, names_of, now, simulate, trigger
 
@@ -102,7 +103,14 @@ def test_new_lines_are_logged_once_also_after_a_restart(platform: Platform) -> N
 
 
 @pytest.mark.usefixtures("xcoms")
-def test_secrets_that_the_job_was_given_are_masked(platform: Platform) -> None:
+def test_secrets_that_the_job_was_given_are_masked(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    hide, threads = SecretMask.hide, set()
+
+    def observed(mask: SecretMask, text: str) -> str:
+        threads.add(threading.current_thread())
+        return hide(mask, text)
+
+    monkeypatch.setattr(SecretMask, "hide", observed)
     platform.jobs, logs = {"job": "RUNNING"}, Logs()
     platform.logs = lambda _: (
         "the token is sesame-42, the user Ali, and again: sesame-42sesame-42\nAli Baba and (xAli Baba)\n"
@@ -121,6 +129,8 @@ def test_secrets_that_the_job_was_given_are_masked(platform: Platform) -> None:
     assert short == ["the token is ***, the user Ali, and again: ******", "*** and (x***)"]
     assert not re.search("ses|e-42|Ali|Baba", long)
     assert "characters left out" in long
+    assert threads
+    assert threading.main_thread() not in threads, "many secrets would hold up all other triggers"
 
 
 def test_log_of_a_job_in_the_queue_is_not_read(platform: Platform, xcoms: XComs) -> None:

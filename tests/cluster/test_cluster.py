@@ -30,7 +30,7 @@ def test_the_lifecycle_and_a_backfill_of_five_days_succeed(cluster: Cluster) -> 
     trainings = [airflow.xcom(SCRIPTED, run_id, "train", "bitahub_job_url") for run_id in _runs(cluster)]
     assert _states_of(cluster, [url.rpartition("/")[2] for url in trainings]) == ["SUCCEEDED"] * 6
     jobs = [job.spec.job_name for job in cluster.emulator.state.jobs()]
-    assert [sum(name.startswith(f"scripted-train-{day:%Y%m%d}-") for name in jobs) for day in days] == [1] * 5
+    assert [sum(f"-train-d-{day:%Y%m%d}-" in name for name in jobs) for day in days] == [1] * 5
 
 
 @pytest.mark.parametrize("kind", ["worker", "triggerer"])
@@ -49,7 +49,6 @@ def test_a_task_goes_on_with_its_job_after_the_death_of_its(cluster: Cluster, ki
             airflow.kill(name)
         for name in TRIGGERERS:
             airflow.start_component("triggerer", name)
-        # Until another triggerer has taken the task up, nobody would notice a mark.
         wait_until(lambda: _triggerer_of(cluster, run_id) not in (None, watching))
     # Airflow removes the link to the job at the start of a try, which then makes it again.
     wait_until(lambda: _is_waiting(cluster, run_id) and _jobs_of(cluster, run_id) == jobs)
@@ -102,10 +101,18 @@ def _run_both_ways(cluster: Cluster) -> tuple[str, dict[str, str]]:
 
 
 def _is_waiting(cluster: Cluster, run_id: str) -> bool:
+    """Tell whether both jobs run, and whether both tasks would notice a mark."""
     states = {name: ti["state"] for name, ti in cluster.airflow.tasks(_BOTH_WAYS, run_id).items()}
     jobs = _jobs_of(cluster, run_id).values()
     is_waiting = states == {"on-worker": "running", "in-triggerer": "deferred"} and all(jobs)
-    return is_waiting and set(_states_of(cluster, jobs)) == {"RUNNING"}
+    return is_waiting and set(_states_of(cluster, jobs)) == {"RUNNING"} and _is_watched(cluster, run_id)
+
+
+def _is_watched(cluster: Cluster, run_id: str) -> bool:
+    """Tell whether the deferred task's trigger has logged something where it is now: until then, it notices no mark."""
+    try_number = cluster.airflow.tasks(_BOTH_WAYS, run_id)["in-triggerer"]["try_number"]
+    logs = cluster.airflow.home / f"logs/dag_id={_BOTH_WAYS}/run_id={run_id}/task_id=in-triggerer"
+    return (logs / f"attempt={try_number}.log.trigger.{_triggerer_of(cluster, run_id)}.log").exists()
 
 
 def _triggerer_of(cluster: Cluster, run_id: str) -> int | None:

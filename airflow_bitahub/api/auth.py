@@ -169,6 +169,7 @@ class PasswordGrant:
         self._failure: BitaHubError | None = None  # the last one
         self._not_before = 0.0  # when to renew a token in time again, after that has failed
         self._hold_until = 0.0  # when to sign in again, after the platform has refused a new token
+        self._claim, self._claimed_at = "", 0.0  # the last claim of another worker, and when it was first seen
 
     def flow(self, call: Call[T]) -> Flow[T]:
         """Sign a call with the present token, or a new one, and return its result.
@@ -229,7 +230,7 @@ class PasswordGrant:
         """Take over a token that another worker has shared, or get a new one and share it.
 
         Airflow's store of Variables knows no locks. So whoever renews the tokens writes a claim first, and goes on if
-        it is still there a moment later.
+        it is still there a moment later. The others wait only where the present token is refused, or there is none.
         """
         if refused:
             yield Sleep(self._jitter() * _JITTER)
@@ -242,7 +243,10 @@ class PasswordGrant:
                 raise error
             if session.claim == claim or waited > 2 * _PATIENCE:
                 break
-            if session.claim and waited < _PATIENCE:
+            if session.claim and self._age_of(session.claim) < _PATIENCE:
+                if not refused and session.access_token:
+                    self._not_before = self._clock() + _LOOK_AT_STORE
+                    return session.access_token, False
                 pause = _LOOK_AT_STORE
             else:
                 may_need_password = refused or not session.refresh_token
@@ -291,6 +295,12 @@ class PasswordGrant:
 
     def _grant(self, **form: str) -> Flow[Grant]:
         return (yield from request_tokens({**form, **self._client}))
+
+    def _age_of(self, claim: str) -> float:
+        """Return for how many seconds this process has known another worker's claim."""
+        if claim != self._claim:
+            self._claim, self._claimed_at = claim, self._clock()
+        return self._clock() - self._claimed_at
 
     def _is_usable(self, session: Session, refused: str = "") -> bool:
         """Return whether a session has a token that is not due and not the one that the platform has refused."""

@@ -293,13 +293,37 @@ def test_an_airflow_that_allows_no_changes_is_no_obstacle(
     assert gateway.grants == ["password"]
 
 
-def test_a_claim_of_a_worker_that_died_is_not_waited_for_long(shared: Callable[[], VariableSessions]) -> None:
-    gateway = Gateway()
-    flow = gateway.worker(shared()).flow(CALL)
+def die_while_signing_in(gateway: Gateway, worker: Auth) -> None:
+    flow = worker.flow(CALL)
     reply = None
     while not (isinstance(step := flow.send(reply), Call)):
         reply = gateway._do(step)
+    assert step.request.operation == "sign_in"
     flow.close()
+
+
+def test_nobody_waits_for_a_new_token_while_the_present_one_is_good(shared: Callable[[], VariableSessions]) -> None:
+    gateway = Gateway()
+    gateway.sign_in._expires_in = 10 * LIFE
+    worker, another = gateway.worker(shared()), gateway.worker(shared())
+    gateway.succeed(worker)
+    gateway.now += 8.5 * LIFE
+    die_while_signing_in(gateway, another)
+    grants = []
+    for _ in range(30):
+        before = gateway.now
+        gateway.succeed(worker)
+        assert gateway.now - before < 1
+        grants.append(len(gateway.grants))
+        gateway.now += 1
+    assert set(gateway.answers) == {200}
+    assert grants == [1] * grants.count(1) + [2] * grants.count(2)
+    assert 19 <= grants.count(1) <= 22  # the other may yet renew it
+
+
+def test_a_claim_of_a_worker_that_died_is_not_waited_for_long(shared: Callable[[], VariableSessions]) -> None:
+    gateway = Gateway()
+    die_while_signing_in(gateway, gateway.worker(shared()))
     before = gateway.now
     gateway.succeed(gateway.worker(shared()))
     assert gateway.now - before < 30

@@ -79,7 +79,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, image_cache: Path) -> Iter
     with ExitStack() as stack:
         database = stack.enter_context(postgres())
         broker, sent = stack.enter_context(redis())
-        sign_in = RecordingSignIn(single_session=False)
+        # Long enough that nobody has to wait for a process that was killed while it was renewing a token.
+        sign_in = RecordingSignIn(single_session=False, expires_in=120)
         emulator = stack.enter_context(
             Emulator(root / "emulator", image_cache=image_cache, max_running=40, sign_in=sign_in)
         )

@@ -62,13 +62,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class RecordingSignIn(SignIn):
     """Remembers every token that it has issued.
 
-    Tokens expire soon.
-
     :param single_session: as in KubeSphere's older releases, new tokens end the user's earlier ones
+    :param expires_in: seconds; soon, so that tokens are renewed in the middle of what is tested
     """
 
-    def __init__(self, *, single_session: bool) -> None:
-        super().__init__({platform.FOLDERS.user_name: PASSWORD}, expires_in=30, single_session=single_session)
+    def __init__(self, *, single_session: bool, expires_in: int = 30) -> None:
+        super().__init__({platform.FOLDERS.user_name: PASSWORD}, expires_in=expires_in, single_session=single_session)
         self.issued: set[str] = set()
 
     def grant(self, form: Mapping[str, str]) -> dict[str, Any]:

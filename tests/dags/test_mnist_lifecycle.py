@@ -89,6 +89,7 @@ def test_every_example_runs_in_the_end_to_end_tests() -> None:
     assert {run.dag_id for run in ALL.values()}.union(LATER) >= set(EXAMPLES)
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # of Airflow itself
 @pytest.mark.parametrize("syntax", ["glob", "regexp"])  # of [core] dag_ignore_file_syntax
 def test_airflow_reads_no_program_of_the_examples_as_a_dag(syntax: str) -> None:
     from airflow._shared.module_loading import find_path_from_directory

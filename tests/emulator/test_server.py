@@ -129,6 +129,7 @@ def memory_mb() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is looked up as Linux tells it")
 def test_thousands_of_finished_jobs_are_a_light_burden(
     images_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

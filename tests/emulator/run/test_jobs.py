@@ -217,6 +217,7 @@ def test_jobs_wait_for_a_place_first_come_first_served(images_file: Path, tmp_pa
         api.http.close()
 
 
+@pytest.mark.long
 def test_a_hundred_jobs_at_once(images_file: Path, tmp_path: Path) -> None:
     with Emulator(tmp_path, images=images_file) as emulator:
         api = Api(emulator)

@@ -17,6 +17,7 @@ from airflow_bitahub.triggers.watch.watcher import CONNECTIONS
 from tests.triggers.watch.stage import EPOCH, JOBS, Deferred, Platform, event_of, names_of, now, simulate, trigger
 
 
+@pytest.mark.long
 def test_jobs_answered_by_one_list_are_spread_when_the_list_fails(platform: Platform) -> None:
     async def main() -> None:
         platform.jobs = dict.fromkeys(names_of(400), "RUNNING")

@@ -124,7 +124,7 @@ def test_a_version_of_another_job_is_refused_kept_or_replaced(
     assert (place.saved_by(), place.saved_by(".v1.previous")) == (by, previous)
 
 
-@pytest.mark.parametrize("if_exists", ["refuse", "replace"])
+@pytest.mark.parametrize("if_exists", [pytest.param("refuse", marks=pytest.mark.long), "replace"])
 def test_killed_anywhere_the_same_line_completes_it(if_exists: IfExists, tmp_path: Path) -> None:
     number, is_reached = 0, True
     while is_reached:
@@ -145,8 +145,8 @@ def test_killed_anywhere_the_same_line_completes_it(if_exists: IfExists, tmp_pat
     assert number > 10
 
 
-@pytest.mark.parametrize("moves", ["all at once", "into folders"])
-@pytest.mark.parametrize("if_exists", ["refuse", "replace"])
+@pytest.mark.parametrize("moves", ["all at once", pytest.param("into folders", marks=pytest.mark.long)])
+@pytest.mark.parametrize("if_exists", [pytest.param("refuse", marks=pytest.mark.long), "replace"])
 def test_of_two_at_once_one_is_complete(if_exists: IfExists, moves: str, tmp_path: Path) -> None:
     number, is_reached = 0, True
     while is_reached:

@@ -28,10 +28,10 @@ _MASK = "***"  # as Airflow's own
 def digests_of(values: Iterable[str], key: bytes = b"") -> dict[str, Any]:
     """Return the digests of secrets, as JSON: a salt, and the digests of those that are words, and of others.
 
-    They are by their length in characters, each after the digest of a checksum, since the checksum itself would rule
-    out most guesses. A secret of several lines has none, since a mask is given one line at a time.
+    They are sorted by the secrets' lengths in characters. Before each is the digest of a checksum: the checksum itself
+    would rule out most guesses. A secret of several lines has no digest, since a mask is given one line at a time.
 
-    :param key: without it, the digests allow no guesses
+    :param key: who reads the digests, but does not have this key, cannot test guesses; empty: there is no key
     """
     salt = secrets.token_bytes(8)
     found: dict[str, dict[str, list[str]]] = {"words": {}, "others": {}}

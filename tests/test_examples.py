@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from airflow_bitahub import examples
 from airflow_bitahub.cli import main
 from airflow_bitahub.examples import examples_folder
 from tests.conftest import REPOSITORY
@@ -69,18 +70,24 @@ def test_nothing_is_left_where_a_folder_cannot_be_created(
     assert files_in(tmp_path) == before
 
 
-def test_nothing_is_left_after_ctrl_c(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = examples._write
+def test_nothing_is_left_after_ctrl_c(tmp_path: Path) -> None:
+    """Somebody else creates a file meanwhile, which stays."""
+    program = """
+import os, pathlib, signal, sys
+from airflow_bitahub.cli import main
 
-    def interrupted(path: Path, content: bytes, created: list[Path]) -> None:
-        write(path, content, created)
-        if path.name == "train.py":
-            path.with_name("not_ours").touch()
-            raise KeyboardInterrupt
+def interrupt(event, arguments):
+    if event == "open" and str(arguments[1]).startswith("x") and str(arguments[0]).endswith("train.py"):
+        pathlib.Path(arguments[0]).with_name("not_ours").touch()
+        os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(examples, "_write", interrupted)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start programs that ignore it
+sys.addaudithook(interrupt)
+sys.exit(main(["examples", "copy", sys.argv[1]]))
+"""
     (tmp_path / "before").touch()
-    assert main(["examples", "copy", str(tmp_path)]) == 130
-    assert main(["examples", "copy", str(tmp_path / "new/folder")]) == 130
+    for folder in (tmp_path, tmp_path / "new/folder"):
+        done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=False)
+        assert done.returncode == 130, done.stderr
     left = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["before", "not_ours", "not_ours"]

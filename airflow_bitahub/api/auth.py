@@ -167,7 +167,7 @@ class PasswordGrant:
         self._renewing = threading.Lock()  # one flow at a time renews the tokens
         self._failures = 0  # of renewals
         self._failure: BitaHubError | None = None  # the last one
-        self._not_before = 0.0  # when to renew a token in time again, after that has failed
+        self._not_before = 0.0  # when to try again to renew a token in time: that has failed, or another worker does it
         self._hold_until = 0.0  # when to sign in again, after the platform has refused a new token
         self._claim, self._claimed_at = "", 0.0  # the last claim of another worker, and when it was first seen
 

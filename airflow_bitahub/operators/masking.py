@@ -81,8 +81,9 @@ def digests_to_store(secrets: Iterable[str]) -> dict[str, Any]:
     try:
         key = current_mask_key()
     except Exception as error:  # Airflow's own errors are of many kinds, and the job matters more
-        log.warning(
-            "The page of the job will not show its log, because no key for masking it could be stored: %s", error
+        log.warning(  # without the error's text, which may contain the key
+            "The page of the job will not show its log, because the key to mask it could not be read or stored (%s)",
+            type(error).__name__,
         )
         return {"key": ""}
     return {"key": key.name, **digests_of(found, key.value)}

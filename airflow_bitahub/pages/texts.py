@@ -12,7 +12,7 @@ COMMON: Texts = MappingProxyType(
         "skip": ("Skip to the content", "跳到正文"),
         "live": ("live", "实时"),
         "connection_lost": (
-            "This page is not up to date, because the server does not answer. It is asked again and again.",
+            "This page is not up to date, because the server does not answer. It keeps trying.",
             "服务器没有响应，本页内容可能已过时，正在不断重试。",
         ),
         "connection_back": ("The server answers again.", "服务器已恢复响应。"),

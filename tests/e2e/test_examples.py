@@ -51,7 +51,7 @@ def test_a_sweep_deploys_its_best_model_and_runs_few_jobs_at_once(world: World) 
 
 
 def answer(world: World, name: str, option: str) -> dict[str, Any]:
-    """Answer the approval of a run as soon as it waits for that, and return what it showed."""
+    """Wait until a run asks for approval, answer it, and return what it showed."""
     dag, run_id = world.run(name)
     wait_until(lambda: world.states(dag, run_id).get("approve") == "awaiting_input", seconds=600)
     parked = time.monotonic()

@@ -101,12 +101,15 @@ class Examination:
         self._left.pop(what, None)
 
     def close(self) -> None:
-        """Remove what was started, and close all connections. Says what it could not remove."""
+        """Remove what was started, the last first, and close all connections. Says what it could not remove.
+
+        A job writes into a folder that was made before it, and a serving reads one: the folder has to go after them.
+        """
         try:
             if self._left:
-                self.report.say(f"Removing {', '.join(self._left)}.")
+                self.report.say(f"Removing {', '.join(reversed(self._left))}.")
                 self._clients.clear()  # a request of theirs may have been interrupted
-            for what, remove in list(self._left.items()):
+            for what, remove in reversed(list(self._left.items())):
                 try:
                     remove()
                 except BitaHubError as error:

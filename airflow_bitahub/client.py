@@ -19,9 +19,7 @@ from airflow_bitahub.api.body import ACCEPTED_ENCODING, Body
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Flow, Procedure, Request, Response, Sleep
 from airflow_bitahub.deadline import Deadline
-from airflow_bitahub.exceptions import (
-    BitaHubError,
-)
+from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.procedures.retry import Retry, retrying
 from airflow_bitahub.tls import ClientCertificate, tls_context
 from airflow_bitahub.transport_errors import ADDRESS_ERRORS, transport_error
@@ -191,9 +189,8 @@ class BitaHubClient:
         else:
             method, path = self.platform.locate(request.operation, request.names)
             url, signature = self.base_url + path, request.headers
-        if query := self.platform.query(
-            request.query
-        ):  # added to the query that the endpoint itself may have, which `params` would replace
+        # Added to the query that the endpoint itself may have, which `params` would replace.
+        if query := self.platform.query(request.query):
             url = str(httpx.URL(url).copy_merge_params(query))
         optional = {
             "json": request.json_body,

@@ -164,6 +164,8 @@ def _step(record: Deployment, rollout: Rollout, name: str) -> str:
             return f"the {rollout.version} is tried as {candidate_name(name)}"
         case "switch":
             return f"the {rollout.version} gets the name"
+        case "tidy":
+            return f"the {rollout.version} serves; only what the deployment left is still to be removed"
         case _:
             before = f"the {record.versions[0]} gets the name back" if rollout.replaces else "it is removed"
             return f"the {rollout.version} has failed, and {before}"

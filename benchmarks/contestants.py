@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 OnFinished = Callable[[int], None]
 Contestant = Callable[[int, float, str, OnFinished], Iterator[Awaitable[None]]]
@@ -35,13 +36,17 @@ async def _event(trigger: Any, number: int, on_finished: OnFinished) -> None:
         return
 
 
+def leave_out_aiohttp() -> None:
+    """Let this process's next clients use httpx for everything, as where aiohttp is not installed."""
+    mock.patch("airflow_bitahub.client.find_spec", return_value=None).start()
+
+
 def _bitahub(watch: str, *, by_aiohttp: bool = True) -> Contestant:
     def start(jobs: int, interval: float, address: str, on_finished: OnFinished) -> Iterator[Awaitable[None]]:
-        from airflow_bitahub import client
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
         if not by_aiohttp:
-            client._aiohttp_is_usable = lambda: False
+            leave_out_aiohttp()
         _connect(
             "bitahub", conn_type="bitahub", host=f"https://{address}", password="token-token", extra={"watch": watch}
         )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from benchmarks.contestants import FEW, JOBS
+from benchmarks.contestants import FEW, JOBS, leave_out_aiohttp
 from benchmarks.watching import Server
 
 _QUERIES = 3200
@@ -31,9 +31,9 @@ async def _costs(address: str) -> list[dict[str, Any]]:
     import httpcore
     import httpx
 
-    from airflow_bitahub import client as ours
     from airflow_bitahub.api.auth import BearerToken
     from airflow_bitahub.api.jobs import get_job
+    from airflow_bitahub.client import BitaHubClient
 
     url, headers = f"https://{address}{JOBS}/job-1", {"Authorization": "Bearer token-token"}
     context = httpx.create_ssl_context()
@@ -42,10 +42,10 @@ async def _costs(address: str) -> list[dict[str, Any]]:
     transport = httpx.AsyncHTTPTransport(verify=context, limits=httpx.Limits(**limits))
     client = httpx.AsyncClient(verify=context, limits=httpx.Limits(**limits))
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context, limit=FEW))
-    with_aiohttp = ours.BitaHubClient(f"https://{address}", auth=BearerToken("token-token"))
+    with_aiohttp = BitaHubClient(f"https://{address}", auth=BearerToken("token-token"))
     with_aiohttp.prepare()
-    ours._aiohttp_is_usable = lambda: False
-    with_httpx = ours.BitaHubClient(f"https://{address}", auth=BearerToken("token-token"))
+    leave_out_aiohttp()
+    with_httpx = BitaHubClient(f"https://{address}", auth=BearerToken("token-token"))
 
     async def by_transport() -> bytes:
         return await (await transport.handle_async_request(httpx.Request("GET", url, headers=headers))).aread()

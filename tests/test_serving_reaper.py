@@ -143,6 +143,19 @@ def test_what_cannot_be_ended_says_why(
     assert exists(client, name)
 
 
+def test_a_deployment_that_only_tidies_up_has_succeeded(
+    name: str, hook: BitaHubHook, client: BitaHubClient, active: set[Owner], capsys: Any
+) -> None:
+    active.add(OWNER)
+    new = Version.of(spec(name), {})
+    rollout = Rollout(OWNER, time.time() + 900, new, phase="tidy", placed="new")
+    record = Deployment(created_at=created(client, name), exists=True, versions=[new], rollout=rollout)
+    VariableRecords(hook, name, "v1").save(record)
+    assert f"under way: the {new} serves; only what the deployment left is still to be removed, by {OWNER}" in output(
+        capsys, "list"
+    )
+
+
 def test_a_strangers_serving_is_named(
     name: str, hook: BitaHubHook, client: BitaHubClient, active: set[Owner], capsys: Any
 ) -> None:

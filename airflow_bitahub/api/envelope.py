@@ -10,6 +10,7 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from airflow_bitahub.api.platform import SUBMISSIONS
 from airflow_bitahub.exceptions import (
     APIError,
     AuthenticationError,
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.protocol import Request, Response
 
 _SUCCESS = {"0", "200", "S000", "OPERATION_SUCCEEDED"}
-
-_SUBMISSIONS = ("submit_job", "create_serving")
 
 # kind of error -> its class, and what the user can do about it
 _KINDS: dict[str, tuple[type[APIError], str]] = {
@@ -77,8 +76,8 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
     if 300 <= response.status < 400:
         target = shorten(response.headers.get("location", "no address"))
         raise UnexpectedResponseError(
-            f"Could not {request.action}: the answer (HTTP {response.status}) redirects to {target}. Check the base "
-            f"URL of the Airflow connection.",
+            f"Could not {request.action}: the answer (HTTP {response.status}) redirects to {target}. Check the "
+            f"host of the Airflow connection.",
             response.status,
             target,
         )
@@ -88,7 +87,7 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
         if outcome is None:
             raise UnexpectedResponseError(
                 f"Could not {request.action}: the answer (HTTP {response.status}) does not come from the platform: "
-                f"{_excerpt(response)}. Check the base URL of the Airflow connection.",
+                f"{_excerpt(response)}. Check the host of the Airflow connection.",
                 response.status,
                 _excerpt(response),
             )
@@ -100,8 +99,8 @@ def unwrap(response: Response, request: Request, platform: Platform) -> Any:
         # "no such job", it would cause a second submission.
         if outcome is None:
             raise UnexpectedResponseError(
-                f"Could not {request.action}: no such address (HTTP 404: {_excerpt(response)}). Check the base URL, "
-                f"cluster, workspace and endpoints of the Airflow connection.",
+                f"Could not {request.action}: no such address (HTTP 404: {_excerpt(response)}). Check the host of "
+                f"the Airflow connection, and its extras prefix, cluster, workspace and endpoints.",
                 response.status,
                 _excerpt(response),
             )
@@ -167,7 +166,7 @@ def _error(kind: str, response: Response, request: Request, outcome: Outcome | N
     else:
         reply = f"HTTP {response.status}: {_excerpt(response)}"
     error, advice = _KINDS[kind]
-    if kind == "invalid" and outcome is not None and request.operation in _SUBMISSIONS:
+    if kind == "invalid" and outcome is not None and request.operation in SUBMISSIONS:
         advice = f"{advice[:-1]}; nothing was started."
     return error(
         response.status,

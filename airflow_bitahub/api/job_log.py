@@ -1,4 +1,4 @@
-"""The call that follows a job's log, and the shapes of its answer.
+"""The call that follows a job's log, and the shapes in which a platform answers with a log.
 
 No source shows the platform's own log call (assumed). Clients and relatives answer with one text, with a list of lines,
 or with an entry for each replica. A few let the caller begin at an offset in bytes (client: ``start``), and tell where
@@ -64,10 +64,24 @@ def read_log_parts(data: Any) -> list[LogPart] | None:
     """Return the parts of a log, in any of the known shapes; None where it has none of them."""
     if (entries := _entries(data)) is not None:
         return [_part(entry, str(number)) for number, entry in enumerate(entries)]
-    if data is None or (isinstance(data, Mapping) and any(key in data for key in _TEXT_KEYS)):
+    if data is None or data == {} or (isinstance(data, Mapping) and any(key in data for key in _TEXT_KEYS)):
         return [_part(data or {}, "")]
     text = _text(data)
     return None if text is None else [LogPart("", text)]
+
+
+def last_lines(data: Any, tail_lines: int) -> str:
+    """Return the last lines of a log, in any of the known shapes; those of several replicas follow one another.
+
+    They are not cut: half of a secret could not be masked any more.
+
+    :raises UnexpectedResponseError: it has none of the shapes
+    """
+    parts = read_log_parts(data)
+    if parts is None:
+        raise UnexpectedResponseError("The platform's answer to a request for a log contains no log.")
+    lines = [line for part in parts for line in part.text.rstrip("\n").split("\n")]
+    return "\n".join(lines[-tail_lines:])  # a platform may ignore the number of lines
 
 
 def _entries(data: Any) -> list[Mapping[str, Any]] | None:

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from airflow_bitahub.api.envelope import accept, unwrap
+from airflow_bitahub.api.job_log import last_lines
 from airflow_bitahub.api.job_reading import Job, JobPage, read_job, read_job_page
 from airflow_bitahub.api.names import DNS_LABEL
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import Accelerator, StrictModel, log_of, task_url_header
+from airflow_bitahub.api.wire import Accelerator, StrictModel, task_url_header
 
 # A job's name becomes the name of a Kubernetes object (vendor).
 Name = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
@@ -195,6 +196,6 @@ def read_job_log(name: str, tail_lines: int = 100) -> Call[str]:
     request = Request(f"read the log of job {name!r}", "read_job_log", {"name": name}, {"tailLines": str(tail_lines)})
 
     def read(response: Response, platform: Platform) -> str:
-        return log_of(unwrap(response, request, platform), tail_lines)
+        return last_lines(unwrap(response, request, platform), tail_lines)
 
     return Call(request, read, safe_to_repeat=True)

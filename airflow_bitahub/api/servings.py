@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from airflow_bitahub.api.envelope import accept, nested_outcome, unwrap
+from airflow_bitahub.api.job_log import last_lines
 from airflow_bitahub.api.names import DNS_LABEL, LONGEST_SERVING_NAME
 from airflow_bitahub.api.platform import Platform, ServingStatus
 from airflow_bitahub.api.protocol import Call, Request, Response
-from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, log_of, task_url_header, to_epoch
+from airflow_bitahub.api.wire import Accelerator, StrictModel, items_of, task_url_header, to_epoch
 from airflow_bitahub.exceptions import InvokeError, ServingUnavailableError, UnexpectedResponseError
 from airflow_bitahub.texts import shorten
 
@@ -214,7 +215,7 @@ def get_serving_log(name: str, version: str = "v1", tail_lines: int = 100) -> Ca
     request = Request(f"read the log of serving {name!r}", "get_serving_log", {"name": name}, query)
 
     def read(response: Response, platform: Platform) -> str:
-        return log_of(unwrap(response, request, platform), tail_lines)
+        return last_lines(unwrap(response, request, platform), tail_lines)
 
     return Call(request, read, safe_to_repeat=True)
 

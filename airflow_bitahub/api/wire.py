@@ -70,12 +70,6 @@ def items_of(data: Any) -> list[Any]:
     return data
 
 
-def log_of(data: Any, tail_lines: int) -> str:
-    """Return the last lines of a log answer. They are not cut: half of a secret could not be masked any more."""
-    text = str(data.get("log", "") if isinstance(data, dict) else data or "")
-    return "\n".join(text.rstrip("\n").split("\n")[-tail_lines:])  # a platform may ignore the number of lines
-
-
 def to_epoch(value: Any, zone: tzinfo = timezone.utc) -> float | None:
     """Return a time in seconds since the epoch; None where it is not set or cannot be read.
 

@@ -78,7 +78,7 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
     def result(self, job: Job, record: JobRecord) -> Any:
         """Return what the function has returned, and push the result of any job under names of its own."""
         from airflow_bitahub.procedures.results import read_when_visible
-        from airflow_bitahub.storage.storage import RESULT_LIMIT
+        from airflow_bitahub.storage.limits import RESULT_LIMIT
 
         if self._context is not None:
             for name, value in super().result(job, record).items():

@@ -20,8 +20,7 @@ _LONGEST_KEY = 250  # of a partition, in Airflow's database
 def declare(operator: BaseOperator, product: type[BitaHubModel | BitaHubServing], name: str, conn_id: str) -> None:
     """Add the asset to the task's outlets, for use in a constructor, so that Airflow shows it before the first event.
 
-    Where the name is not known yet, `announce` adds it. So it does for a mapped task, of which Airflow reads only what
-    `partial` was given.
+    Where the name is a template, and for mapped tasks, `announce` adds the asset when the task runs.
     """
     is_mapped = getattr(operator, "_BaseOperator__from_mapped", False)
     if not is_mapped and not is_template([name, conn_id]) and "{" not in name:

@@ -265,3 +265,18 @@ class ResourceLifecycle(BitaHubOperator):
         """
         if self._is_abandoned:
             raise AirflowFailException("The task was marked, cleared or deleted, so it starts nothing new.")
+
+
+class ServingLifecycle(ResourceLifecycle):
+    """A `ResourceLifecycle` whose resource is a serving."""
+
+    serving_name: str
+
+    @property
+    def subject(self) -> str:
+        """The serving in words."""
+        return f"serving {self.serving_name!r}"
+
+    def timeout_error(self, problem: str | None = None) -> ServingTimeoutError:
+        """Return the error for a time limit that has passed."""
+        return ServingTimeoutError(f"The {self.subject} {problem or 'was not ready in time.'}", self.serving_name)

@@ -34,7 +34,7 @@ from airflow_bitahub.operators.arguments import (
     optional,
 )
 from airflow_bitahub.operators.questions import PICTURE_CHECKS, FileReader, as_json_body, check_total, one_or_more
-from airflow_bitahub.storage.storage import RESULT_LIMIT
+from airflow_bitahub.storage.limits import RESULT_LIMIT
 
 if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook
@@ -126,18 +126,15 @@ _KINDS: Mapping[str, Mapping[str, Check]] = {
 # Reading what it names -------------------------------------------------------------------------------------------
 
 
-def read_checks(
-    checks: Sequence[Mapping[str, Any]], hook: BitaHubHook, *, allow_any_image_file: bool = False
-) -> list[AnswerCheck | SampleCheck]:
+def read_checks(checks: Sequence[Mapping[str, Any]], hook: BitaHubHook) -> list[AnswerCheck | SampleCheck]:
     """Return the values that `procedures.checks.check_serving` asks, with the content of all files.
 
     :param checks: what `as_checks` returned
     :param hook: leads to the platform's storage
-    :param allow_any_image_file: also read files of this worker, and any address that Airflow's object storage supports
-    :raises ConfigurationError: a label is missing, or a file must not be read
+    :raises ConfigurationError: a label is missing, or a file is not on the platform's storage
     :raises StorageError: a file cannot be read
     """
-    reader = FileReader(hook, allow_any=allow_any_image_file)
+    reader = FileReader(hook)
     return [
         (_sample if "labels" in check else _answer)(f"checks[{number}]", check, reader)
         for number, check in enumerate(checks)

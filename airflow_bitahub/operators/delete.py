@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from airflow_bitahub.exceptions import BitaHubError
-from airflow_bitahub.hooks import DEFAULT_CONN_ID
-from airflow_bitahub.links import BitaHubServingLink
-from airflow_bitahub.operators.arguments import Check
-from airflow_bitahub.operators.base import BitaHubOperator
-from airflow_bitahub.operators.failures import airflow_error
-from airflow_bitahub.operators.lineage import ServingLineage
-from airflow_bitahub.operators.upkeep import SERVING_CHECKS, new_turn
+from airflow_bitahub.operators.upkeep import EndServing
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperatorLink, Context
+    from airflow.sdk import Context
 
     from airflow_bitahub.lineage.names import Material
 
 
-class BitaHubDeleteServingOperator(BitaHubOperator, ServingLineage):
+class BitaHubDeleteServingOperator(EndServing):
     """Removes a serving that this Airflow has deployed, and what is left of a deployment of it.
 
     It also succeeds where there is nothing to remove. So it can be the teardown of a deployment, for a service that
@@ -43,32 +36,13 @@ class BitaHubDeleteServingOperator(BitaHubOperator, ServingLineage):
     :param bitahub_conn_id: the Airflow connection
     """
 
-    template_fields: Sequence[str] = ("serving_name", "version", "bitahub_conn_id")
-    argument_checks: ClassVar[Mapping[str, Check]] = SERVING_CHECKS
-    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
-    ui_color = "#dff5e1"
-
     _is_removed = False
-
-    def __init__(
-        self, *, serving_name: str, version: str = "v1", bitahub_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.serving_name = serving_name
-        self.version = version
-        self.bitahub_conn_id = bitahub_conn_id
-        self.check_arguments()
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Remove the serving, and wait until the platform no longer has it."""
         from airflow_bitahub.procedures.upkeep import delete_deployed
 
-        try:
-            self.read_arguments()
-            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
-            is_removed = self.hook.run(delete_deployed(new_turn(self)))
-        except BitaHubError as error:
-            raise airflow_error(error) from None
+        is_removed = self.end(context, delete_deployed)
         self.log.info(
             "Serving %r was removed" if is_removed else "There was no serving %r to remove", self.serving_name
         )

@@ -11,7 +11,16 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, D
 from airflow_bitahub.api.names import LONGEST_SERVING_NAME
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError
 from airflow_bitahub.hooks import DEFAULT_CONN_ID
-from airflow_bitahub.operators.arguments import Check, as_dns_label, as_text, is_none, is_template, one_of, optional
+from airflow_bitahub.operators.arguments import (
+    Check,
+    as_dns_label,
+    as_flag,
+    as_text,
+    is_none,
+    is_template,
+    one_of,
+    optional,
+)
 from airflow_bitahub.operators.base import BitaHubOperator
 from airflow_bitahub.operators.conditions import comparison_of, evaluate_condition, parse_condition, read_metrics
 from airflow_bitahub.operators.failures import airflow_error
@@ -74,6 +83,8 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
     argument_checks: ClassVar[Mapping[str, Check]] = {
         "champion": optional(as_dns_label(LONGEST_SERVING_NAME)),
         "champion_missing": one_of("open", "closed"),
+        "on_closed": one_of("skip", "fail"),
+        "ignore_downstream_trigger_rules": as_flag,
         "version": as_text,
         "bitahub_conn_id": as_text,
     }
@@ -95,8 +106,6 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if on_closed not in ("skip", "fail"):
-            raise ValueError(f"on_closed must be 'skip' or 'fail', not {on_closed!r}")
         # An instance of a mapped gate is constructed when it runs: `execute` fails without using up retries.
         if not getattr(self, "_BaseOperator__from_mapped", False):
             for condition in _as_list(conditions) if isinstance(conditions, str | Sequence) else [conditions]:

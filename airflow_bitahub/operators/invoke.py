@@ -174,5 +174,9 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
         value = getattr(self, name)
         if name == "json":
             return Question(self.path, json_body=value)
-        reader = FileReader(self.hook, allow_any=self.allow_any_image_file)
+        reader = FileReader(
+            self.hook,
+            allow_any=self.allow_any_image_file,
+            advice="To read files of the worker or other addresses, set allow_any_image_file=True.",
+        )
         return Question(self.path, reader.pictures(name, name, value), form_field=self.field or "")

@@ -2,7 +2,7 @@
 
 The provider calls them in a process of its own, which it forks from the task's: at the start, before the operator has
 done anything, and at the end. What they tell at the end is what the operator remembers then. Nothing is asked of the
-platform, and an error costs nothing but what would have been told.
+platform. After an error, only less is told.
 """
 
 from __future__ import annotations

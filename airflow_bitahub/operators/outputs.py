@@ -46,7 +46,7 @@ class OutputFile:
         :raises FileNotReadyError: it is missing or incomplete
         :raises StorageError: it cannot be read, or cannot become a result in Airflow
         """
-        from airflow_bitahub.storage.storage import RESULT_LIMIT
+        from airflow_bitahub.storage.limits import RESULT_LIMIT
 
         path = self.path_in(folder)
         content = storage.read_bytes(self.argument, path, RESULT_LIMIT)

@@ -1,4 +1,4 @@
-"""What is looked up before a job or serving is submitted: a GPU should not wait for hours to fail on a misspelt name.
+"""Checks before a job or serving is submitted, so that a misspelt name does not fail after hours in a queue for a GPU.
 
 Only what is certainly wrong is refused. Where the storage cannot be read now, or shows nothing at all, the platform
 decides, as without a preflight.

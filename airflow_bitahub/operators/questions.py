@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from airflow_bitahub.exceptions import ConfigurationError
 from airflow_bitahub.operators.arguments import Check, as_json, as_list, as_text, kind_of
+from airflow_bitahub.storage.limits import PICTURE_LIMIT
 from airflow_bitahub.storage.paths import is_server_path
-from airflow_bitahub.storage.storage import PICTURE_LIMIT, read_anywhere
 
 if TYPE_CHECKING:
     from airflow_bitahub.hooks.bitahub import BitaHubHook
@@ -69,11 +69,15 @@ class FileReader:
 
     :param hook: leads to the platform's storage
     :param allow_any: also read files of this worker, and any address that Airflow's object storage supports
+    :param advice: what to do about a file elsewhere that is not to be read
     """
 
-    def __init__(self, hook: BitaHubHook, *, allow_any: bool) -> None:
+    def __init__(
+        self, hook: BitaHubHook, *, allow_any: bool = False, advice: str = "Put the file on that storage."
+    ) -> None:
         self._hook = hook
         self._allow_any = allow_any
+        self._advice = advice
 
     def read(self, argument: str, path: str, limit: int = PICTURE_LIMIT) -> bytes:
         """Return a file's content.
@@ -84,12 +88,14 @@ class FileReader:
         :raises ConfigurationError: it is not on the platform's storage, and must be
         :raises StorageError: it cannot be read
         """
+        from airflow_bitahub.storage.storage import read_anywhere
+
         if is_server_path(path):
             return self._hook.storage.read_bytes(argument, self._hook.folders.fill(path), limit)
         if not self._allow_any:
             raise ConfigurationError(
-                f"{argument} {path!r} is not below /projects, /datasets or /models of the platform's storage. To read "
-                f"files of the worker or other addresses, set allow_any_image_file=True."
+                f"{argument} {path!r} is not below /projects, /datasets or /models of the platform's storage. "
+                f"{self._advice}"
             )
         return read_anywhere(argument, path, limit)
 

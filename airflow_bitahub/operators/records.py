@@ -30,12 +30,14 @@ R = TypeVar("R", bound="DataclassInstance")
 
 log = logging.getLogger(__name__)
 
-JOB_RECORD_KEY = "bitahub_job"  # in the task state store; another name would orphan running jobs
+# Keys in the task state store.
+JOB_RECORD_KEY = "bitahub_job"  # another name would orphan running jobs
 SUBMISSIONS_KEY = "bitahub_submissions"
+ROLLOUT_KEY = "bitahub_rollout"  # for the task's page
+_CODE_KEY = "bitahub_code"
+_AWAITED_SERVING_KEY = "bitahub_awaited_serving"
 _MAX_SUBMISSIONS = 20  # that are kept for each task instance
-_CODE_KEY = "bitahub_code"  # likewise
-_AWAITED_SERVING_KEY = "bitahub_awaited_serving"  # likewise
-ROLLOUT_KEY = "bitahub_rollout"  # likewise, for the task's page
+
 MARKER_KEY = "bitahub_marker."  # a Variable's key; the marker follows
 
 # Keys of XComs for pages. Each is a small mapping without secrets, which a task has whatever its own result is.

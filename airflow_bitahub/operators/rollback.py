@@ -26,7 +26,7 @@ from airflow_bitahub.operators.arguments import (
 )
 from airflow_bitahub.operators.base import DEFER_AFTER
 from airflow_bitahub.operators.checks import as_checks
-from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
+from airflow_bitahub.operators.rollout import RolloutOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -124,9 +124,10 @@ class BitaHubRollbackServingOperator(RolloutOperator):
 
     def plan(self, context: Context, record: Deployment) -> Plan:
         """Return what to deploy. Raises ConfigurationError where no such version is on record."""
+        from airflow_bitahub.procedures.deployments import Owner
         from airflow_bitahub.procedures.plan import Plan
 
-        owner = owner_of(context)
+        owner = Owner.of(context["ti"])
         version, secrets = self._target(record, owner), self.known_secrets()
         return Plan(
             version.to_spec(secrets),
@@ -162,8 +163,8 @@ class BitaHubRollbackServingOperator(RolloutOperator):
             earlier = [each for each in record.versions[1:] if not each.is_withdrawn]
             if not earlier:
                 raise ConfigurationError(
-                    f"Serving {self.serving_name!r} has no version before, from which nobody went back. On record: "
-                    f"{known}."
+                    f"Serving {self.serving_name!r} has no earlier version to go back to: each one on record was "
+                    f"itself rolled back, or there is none. On record: {known}."
                 )
             return earlier[0]
         wanted = self.hook.folders.fill(self.to)

@@ -28,7 +28,7 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.announcing import announce
 from airflow_bitahub.operators.arguments import as_seconds
-from airflow_bitahub.operators.base import KILL_BUDGET, ResourceLifecycle, task_url
+from airflow_bitahub.operators.base import KILL_BUDGET, ServingLifecycle, task_url
 from airflow_bitahub.operators.checks import read_checks
 from airflow_bitahub.operators.lineage import DeploymentLineage
 from airflow_bitahub.operators.records import (
@@ -69,15 +69,7 @@ class _Deferral(Exception):
         self.waiting = waiting
 
 
-def owner_of(context: Context) -> Owner:
-    """Return the task instance as the owner of a deployment."""
-    from airflow_bitahub.procedures.deployments import Owner
-
-    ti = context["ti"]
-    return Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
-
-
-class RolloutOperator(ResourceLifecycle, DeploymentLineage):
+class RolloutOperator(ServingLifecycle, DeploymentLineage):
     """Gives a serving a version, as `procedures.rollout` says.
 
     It has no constructor, see `BitaHubOperator`.
@@ -154,22 +146,13 @@ class RolloutOperator(ResourceLifecycle, DeploymentLineage):
 
     # Settling and stopping, see the base class -----------------------------------------------------------------
 
-    @property
-    def subject(self) -> str:
-        """The serving in words."""
-        return f"serving {self.serving_name!r}"
-
     def restore(self, context: Context) -> None:
         """Load the record of the serving."""
-        self._owner = owner_of(context)
+        self._owner = Owner.of(context["ti"])
         self._look_up_connection()
         self._site = self._new_site()
         self._site.on_save = self.raise_if_abandoned
         self._site.load()
-
-    def timeout_error(self, problem: str | None = None) -> ServingTimeoutError:
-        """Return the error for a time limit that has passed."""
-        return ServingTimeoutError(f"The {self.subject} {problem or 'was not ready in time.'}", self.serving_name)
 
     def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:  # noqa: ARG002
         """Return the name of the argument whose time limit an error is about."""
@@ -199,10 +182,12 @@ class RolloutOperator(ResourceLifecycle, DeploymentLineage):
     def _deploy(self, context: Context, *, is_resumed: bool = False) -> dict[str, Any]:
         from airflow_bitahub.procedures.rollout import Deployer
         from airflow_bitahub.procedures.turn import Turn
+        from airflow_bitahub.triggers.task_state import is_task_active
 
         site = self._site or self._new_site()
         plan = self.plan(context, site.record)  # a wrong argument fails before anything is waited for
-        turn = Turn(site, self._is_active, self._owner, self.turn_deadline(), self.known_secrets())
+        is_active = partial(is_task_active, when_reset=True)
+        turn = Turn(site, is_active, self._owner, self.turn_deadline(), self.known_secrets())
         if self.deferrable:
             turn.pause = self._pause
         context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
@@ -238,7 +223,7 @@ class RolloutOperator(ResourceLifecycle, DeploymentLineage):
             "version": result["version"],
             "model_path": result["model_path"],
             "previous": result["previous"],
-            "run": asdict(owner_of(context)),
+            "run": asdict(Owner.of(context["ti"])),
         }
 
     def _push_facts(self, context: Context, plan: Plan, outcome: RolloutEnd | Literal["outdated"]) -> None:
@@ -377,12 +362,6 @@ class RolloutOperator(ResourceLifecycle, DeploymentLineage):
     def can_update(self) -> bool:
         """Whether the platform replaces specifications in place: the extra ``endpoints`` has ``update_serving``."""
         return "update_serving" in self.hook.settings.table("endpoints")
-
-    @staticmethod
-    def _is_active(owner: Owner) -> bool:
-        from airflow_bitahub.triggers.task_state import is_task_active
-
-        return is_task_active(owner, when_reset=True)
 
     def checks_with_files(self) -> list[AnswerCheck | SampleCheck]:
         """Return the checks with the content of their files, which are read once in a process."""

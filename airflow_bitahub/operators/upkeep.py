@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow_bitahub.api.names import LONGEST_SERVING_NAME
-from airflow_bitahub.exceptions import ServingFailedError, ServingTimeoutError, StateUnknownError
+from airflow_bitahub.exceptions import BitaHubError, ServingFailedError, ServingTimeoutError, StateUnknownError
+from airflow_bitahub.hooks import DEFAULT_CONN_ID
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.arguments import Check, as_dns_label, as_flag, as_seconds, as_seconds_or_zero, as_text
-from airflow_bitahub.operators.base import BitaHubOperator, ResourceLifecycle
+from airflow_bitahub.operators.base import BitaHubOperator, ServingLifecycle
+from airflow_bitahub.operators.failures import airflow_error
 from airflow_bitahub.operators.lineage import ServingLineage
 from airflow_bitahub.operators.records import AwaitedServing, load_awaited_serving, save_awaited_serving
 from airflow_bitahub.triggers.events import earliest_report, is_about, log_late_start, serving_subject
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
     from airflow_bitahub.api.protocol import Procedure
     from airflow_bitahub.api.servings import Serving
     from airflow_bitahub.exceptions import JobTimeoutError
     from airflow_bitahub.procedures.turn import Turn
     from airflow_bitahub.triggers.events import ServingEvent
+
+R = TypeVar("R")
 
 SERVING_CHECKS: Mapping[str, Check] = {
     "serving_name": as_dns_label(LONGEST_SERVING_NAME),
@@ -45,7 +49,7 @@ _TURN_TIMEOUT = 1800.0  # seconds for which other tasks may deploy the serving f
 
 
 def new_turn(
-    operator: BitaHubOperator, deadline: float | None = None, on_save: Callable[[], None] = lambda: None
+    operator: EndServing | AwaitServing, deadline: float | None = None, on_save: Callable[[], None] = lambda: None
 ) -> Turn:
     """Return the turn of an operator to change its serving.
 
@@ -57,13 +61,45 @@ def new_turn(
     from airflow_bitahub.procedures.turn import Turn
     from airflow_bitahub.triggers.task_state import is_task_active
 
-    name, version = operator.serving_name, operator.version  # type: ignore[attr-defined]
+    name, version = operator.serving_name, operator.version
     site = Site(name, version, VariableRecords(operator.hook, name, version), operator.log.info, on_save=on_save)
     deadline = time.time() + _TURN_TIMEOUT if deadline is None else deadline
     return Turn(site, partial(is_task_active, when_reset=True), deadline=deadline)
 
 
-class AwaitServing(ResourceLifecycle, ServingLineage):
+class EndServing(BitaHubOperator, ServingLineage):
+    """Stops or removes a serving that this Airflow has deployed.
+
+    :param serving_name: the serving
+    :param version: its version
+    :param bitahub_conn_id: the Airflow connection
+    """
+
+    template_fields: Sequence[str] = ("serving_name", "version", "bitahub_conn_id")
+    argument_checks: ClassVar[Mapping[str, Check]] = SERVING_CHECKS
+    operator_extra_links: Sequence[BaseOperatorLink] = (BitaHubServingLink(),)
+    ui_color = "#dff5e1"
+
+    def __init__(
+        self, *, serving_name: str, version: str = "v1", bitahub_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.serving_name = serving_name
+        self.version = version
+        self.bitahub_conn_id = bitahub_conn_id
+        self.check_arguments()
+
+    def end(self, context: Context, ending: Callable[[Turn], Procedure[R]]) -> R:
+        """Run a procedure that stops or removes the serving, and return its result."""
+        try:
+            self.read_arguments()
+            context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=self.hook.serving_url(self.serving_name))
+            return self.hook.run(ending(new_turn(self)))
+        except BitaHubError as error:
+            raise airflow_error(error) from None
+
+
+class AwaitServing(ServingLifecycle, ServingLineage):
     """Changes a serving that this Airflow has deployed, and waits until it answers.
 
     It has no constructor, see `BitaHubOperator`.
@@ -140,18 +176,9 @@ class AwaitServing(ResourceLifecycle, ServingLineage):
 
     # Settling and stopping, see the base class -----------------------------------------------------------------
 
-    @property
-    def subject(self) -> str:
-        """The serving in words."""
-        return f"serving {self.serving_name!r}"
-
     def restore(self, context: Context) -> None:
         """Load which serving this task waits for."""
         self._awaited = load_awaited_serving(context)
-
-    def timeout_error(self, problem: str | None = None) -> ServingTimeoutError:
-        """Return the error for a time limit that has passed."""
-        return ServingTimeoutError(f"The {self.subject} {problem or 'was not ready in time.'}", self.serving_name)
 
     def limit_of(self, error: JobTimeoutError | ServingTimeoutError) -> str:  # noqa: ARG002
         """Return the name of the argument whose time limit an error is about."""

@@ -57,7 +57,7 @@ class _Search:
         self.client_ids = _first(stated.get("client_id"), candidates.CLIENT_IDS)
         self._is_password_refused = False
         self._has_no_sign_in = False
-        self._denial_of_nobody = ""
+        self._denial_of_anonymous = ""
         self.knows_no_path = False  # the server has shown nothing of the platform
         self.stranger: BitaHubError | None = None  # the first answer for a path that is not known
         self.refusal: BitaHubError | None = None
@@ -80,13 +80,13 @@ class _Search:
             return False
         return not self._is_password_refused and (auth == self._stated_auth or not self.knows_no_path)
 
-    def denies_nobody(self, error: BitaHubError | None, auth: str) -> bool:
-        """Return whether a gateway denies what it would deny to somebody who has not signed in, and as it does then."""
+    def is_denial_of_anonymous(self, error: BitaHubError | None, auth: str) -> bool:
+        """Return whether a gateway's 403 is the same one that it sends to a request without credentials."""
         if not isinstance(error, PermissionDeniedError) or error.is_from_platform:
             return False
         if auth == "none":
-            self._denial_of_nobody = str(error)
-        return str(error) == self._denial_of_nobody
+            self._denial_of_anonymous = str(error)
+        return str(error) == self._denial_of_anonymous
 
     def note_refusal(self, error: BitaHubError, extras: Extras, reach: Reach) -> None:
         """Remember a refusal, or a way that there is not: a password that was refused is never sent again."""
@@ -128,7 +128,7 @@ def _find_address(search: _Search, signature: Extras, name: str) -> Procedure[Ac
         for cluster in search.clusters:
             extras = {**signature, "prefix": prefix, **cluster}
             reach, error = yield from _reach(Trial.of(get_job(name), extras))
-            if search.denies_nobody(error, signature["auth"]):
+            if search.is_denial_of_anonymous(error, signature["auth"]):
                 reach = Reach.REFUSED
             search.tried.append(f"{_in_words(extras)}: {reach.value}")
             if reach is Reach.UNKNOWN_PATH:

@@ -48,6 +48,11 @@ class Owner:
     run_id: str
     map_index: int = -1
 
+    @classmethod
+    def of(cls, ti: Any) -> Owner:
+        """Return a task instance as the owner."""
+        return cls(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
+
     def __str__(self) -> str:
         mapped = f" [{self.map_index}]" if self.map_index >= 0 else ""
         return f"task {self.task_id!r}{mapped} of {self.dag_id} {self.run_id}"

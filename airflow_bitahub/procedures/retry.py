@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from airflow_bitahub.api.platform import QUERIES, SUBMISSIONS
 from airflow_bitahub.api.protocol import Call, Procedure, Sleep
 from airflow_bitahub.exceptions import (
     APIError,
@@ -49,8 +50,6 @@ RATE_LIMIT_PAUSE = 20.0
 SUBMISSION_ATTEMPTS = 3
 
 TRANSIENT_ERRORS = (TransportError, ServerError, RateLimitError)
-_SUBMISSIONS = ("submit_job", "create_serving")
-_QUERIES = ("get_job", "get_serving")
 
 
 def is_transient(error: object) -> bool:
@@ -85,7 +84,7 @@ def was_refused(error: BitaHubError) -> bool:
 def may_have_taken_effect(error: BitaHubError) -> bool:
     """Return whether the platform may have acted on a request although this is the answer.
 
-    Nobody acts for a user whom they do not know, so a gateway's 401 is as clear as the platform's own.
+    No server acts for a user it does not know. So a 401 means that it has not, also from a gateway.
     """
     return not (was_refused(error) or isinstance(error, AuthenticationError | ConnectFailedError | ConfigurationError))
 
@@ -110,10 +109,10 @@ def grace_after(error: BitaHubError) -> float:
 def leaves_outcome_open(error: BitaHubError) -> bool:
     """Return whether a stop or removal may still work out, or have worked, so that a query must show it.
 
-    It may not where the platform itself refuses the user. What a query before or after it is answered does not count.
+    Not where the platform itself refuses the user, unless it only refused a query sent before or after the stop.
     """
     if isinstance(error, AuthenticationError | PermissionDeniedError) and was_refused(error):
-        return error.request in _QUERIES
+        return error.request in QUERIES
     return not isinstance(error, ConfigurationError)
 
 
@@ -145,7 +144,7 @@ def is_final(error: BaseException) -> bool:
     """
     if not isinstance(error, BitaHubError) or not error.is_final:
         return False
-    return not isinstance(error, APIError) or (was_refused(error) and error.request in _SUBMISSIONS)
+    return not isinstance(error, APIError) or (was_refused(error) and error.request in SUBMISSIONS)
 
 
 # Repeating, and tolerating ----------------------------------------------------------------------------------------

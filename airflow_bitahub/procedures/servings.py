@@ -145,14 +145,12 @@ def stop_own_serving(
     version: str,
     is_own: Callable[[float | None], bool],
     *,
-    grace: float = 0,
     timeout: float = 300,
     clock: Callable[[], float] = time.time,
 ) -> Procedure[bool]:
     """Stop a serving, unless another one has taken its place. Return whether there was one to stop.
 
     :param is_own: returns, for a time of creation, whether the serving created then is the one to stop
-    :param grace: seconds to wait for a serving whose creation may still be on its way
     :param timeout: seconds to go on where queries or the stop fail
     :raises ServingAliveError: they failed for so long
     """
@@ -166,8 +164,7 @@ def stop_own_serving(
             yield from stop_serving(name, version)
             return True
         except NotFoundError:
-            if clock() - start >= grace:
-                return was_asked
+            return was_asked
         except BitaHubError as error:
             if not retry.leaves_outcome_open(error):
                 raise

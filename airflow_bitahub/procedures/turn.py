@@ -22,7 +22,7 @@ from airflow_bitahub.procedures.repair import repair
 from airflow_bitahub.procedures.servings import end_serving
 from airflow_bitahub.procedures.site import Site
 
-# Seconds after which a note in the record, which no creation guards, has outlasted others that were written with it.
+# Seconds to wait after storing a note. Two tasks may store one at the same time; after this, both see which one stayed.
 SETTLING = 2
 _INTERVAL = 5  # seconds between two looks
 

@@ -23,7 +23,8 @@ class BitaHubJobSensor(BitaHubSensor):
     ``run_seconds`` and ``exit_code``.
 
     :param job_name: the job
-    :param poke_interval: seconds between two queries; in the triggerer, the longest pause, as operators make it
+    :param poke_interval: seconds between two queries; when deferred, the longest pause: young
+        jobs are queried more often
     :param timeout: seconds after which the sensor fails
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param bitahub_conn_id: the Airflow connection

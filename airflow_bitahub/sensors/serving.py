@@ -25,7 +25,8 @@ class BitaHubServingSensor(BitaHubSensor):
     :param version: its version
     :param readiness_path: where the program is asked whether it answers. At ``/`` any answer below HTTP 500 counts,
         elsewhere only one below HTTP 400
-    :param poke_interval: seconds between two queries; in the triggerer, the longest pause, as operators make it
+    :param poke_interval: seconds between two queries; when deferred, the longest pause: young
+        servings are queried more often
     :param timeout: seconds after which the sensor fails
     :param deferrable: wait in the triggerer; default: ``[operators] default_deferrable``
     :param bitahub_conn_id: the Airflow connection

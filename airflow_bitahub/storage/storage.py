@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from airflow_bitahub.exceptions import BitaHubError, ConfigurationError, FileNotReadyError, StorageError
 from airflow_bitahub.storage.files import Entry, Files, NewFile
+from airflow_bitahub.storage.limits import FOLDER_LIMIT
 from airflow_bitahub.storage.local import LocalFiles, read_regular
 from airflow_bitahub.storage.objects import ObjectFiles, read_object
 from airflow_bitahub.storage.paths import is_server_path
@@ -19,9 +20,6 @@ from airflow_bitahub.texts import contents_of, parse_json
 if TYPE_CHECKING:
     from airflow.sdk import ObjectStoragePath
 
-RESULT_LIMIT = 2**20  # bytes of a result file, whose content becomes an XCom
-PICTURE_LIMIT = 32 * 2**20  # bytes of a picture for a served program
-FOLDER_LIMIT = 10_000  # entries of a folder that is searched for a name
 _LISTED = 10  # names at most, where a message says what a folder contains
 
 

@@ -1,4 +1,4 @@
-"""What both triggers have in common."""
+"""What the triggers of deferred tasks share."""
 
 from __future__ import annotations
 

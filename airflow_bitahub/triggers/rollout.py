@@ -60,8 +60,7 @@ class BitaHubRolloutTrigger(BitaHubServingTrigger):
             self.log.info,
             on_end=lambda end: metrics.count(metrics.ROLLOUT + end, tags),
         )
-        owner = Owner(ti.dag_id, ti.task_id, ti.run_id, -1 if ti.map_index is None else ti.map_index)
-        self.log.info("The deployment was ended: %s", drive(abandon(site, owner, {}), send))
+        self.log.info("The deployment was ended: %s", drive(abandon(site, Owner.of(ti), {}), send))
 
 
 def _only(call: Call[Any]) -> Procedure[Any]:

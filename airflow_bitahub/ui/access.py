@@ -13,7 +13,7 @@ _Id = Annotated[str, Query(min_length=1, max_length=250)]
 
 
 def may_see(*entities: DagAccessEntity) -> Any:
-    """Return the dependency that refuses whom Airflow does not show these parts of the DAG in the query's `dag_id`."""
+    """Return a dependency that refuses users who may not see these parts of the DAG in the query's `dag_id`."""
 
     def check(request: Request, user: GetUserDep, dag_id: _Id) -> None:
         for entity in entities:

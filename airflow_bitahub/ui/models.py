@@ -46,7 +46,7 @@ async def show_models(
     dag_id: Annotated[str, Query(min_length=1, max_length=250)],
     offset: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
 ) -> Response:
-    """Show some runs of a DAG. The newest ones are left out as many as `offset` says."""
+    """Show a page of a DAG's runs, without the newest `offset` ones."""
     return await in_thread(_models_page, request, dag_id, offset)
 
 

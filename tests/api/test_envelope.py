@@ -178,7 +178,7 @@ def test_a_404_that_is_not_the_platforms_own_means_a_wrong_address(body: bytes) 
     with pytest.raises(UnexpectedResponseError, match="no such address") as caught:
         unwrap(response(404, body), REQUEST, PLATFORM)
     assert not isinstance(caught.value, NotFoundError)
-    assert "base URL" in str(caught.value)
+    assert "Check the host" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_is_no_answer_of_an_api_is_not_the_platforms(body: bytes) -> None:
     with pytest.raises(UnexpectedResponseError, match="HTTP 200") as caught:
         unwrap(response(200, body), REQUEST, PLATFORM)
     assert isinstance(caught.value, TransportError)
-    assert "base URL" in str(caught.value)
+    assert "Check the host" in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [{"name": "x", "status": {"state": {"phase": "Running"}}}, [{"name": "x"}], {}])
@@ -206,7 +206,7 @@ def test_an_answer_without_an_envelope_is_the_data(data: Any) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<a href='/login'>Sign in</a>", b'{"status": {"code": 0}, "data": 1}'])
 def test_a_redirection_is_no_answer_and_shows_where_it_leads(body: bytes) -> None:
-    with pytest.raises(UnexpectedResponseError, match=r"HTTP 302.*redirects to /login.*base URL"):
+    with pytest.raises(UnexpectedResponseError, match=r"HTTP 302.*redirects to /login.*Check the host"):
         unwrap(Response(302, {"location": "/login"}, body), REQUEST, PLATFORM)
 
 

@@ -172,8 +172,25 @@ def test_whatever_a_submission_is_answered_with_the_name_is_the_key(data: Any) -
     assert call.read(response(data), PLATFORM) is None
 
 
-@pytest.mark.parametrize(("data", "text"), [({"log": "a\nb"}, "a\nb"), ("a\nb", "a\nb"), (None, ""), ({}, "")])
-def test_a_log_is_read(data: Any, text: str) -> None:
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ({"log": "a\nb"}, "a\nb"),
+        ("a\nb", "a\nb"),
+        (["a", "b\n"], "a\nb"),
+        ({"content": ["a", "b"]}, "a\nb"),
+        ({"taskLogs": [{"taskRoleName": "worker", "log": "a\n"}, {"taskRoleName": "ps", "log": "b\n"}]}, "a\nb"),
+        (None, ""),
+        ({}, ""),
+    ],
+)
+def test_a_log_is_read_in_every_shape_that_is_followed(data: Any, text: str) -> None:
     call = read_job_log("x", tail_lines=7)
     assert call.request.query == {"tailLines": "7"}
     assert call.read(response(data), PLATFORM) == text
+
+
+@pytest.mark.parametrize("data", [7, {"page": 1}, [7]])
+def test_what_is_no_log_is_not_shown_as_one(data: Any) -> None:
+    with pytest.raises(UnexpectedResponseError, match="contains no log"):
+        read_job_log("x").read(response(data), PLATFORM)

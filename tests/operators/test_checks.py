@@ -211,14 +211,7 @@ def test_what_cannot_be_read_is_told(
         read(hook, given)
 
 
-def test_files_of_the_worker_are_read_where_the_author_says_so(tmp_path: Path, hook: BitaHubHook) -> None:
-    (tmp_path / "7.png").write_bytes(b"7")
-    (tmp_path / "labels.csv").write_text("7.png,7")
-    [question, check] = read_checks(
-        as_checks("checks", [{"image_file": f"{tmp_path}/7.png"}, sample(folder=str(tmp_path))]),
-        hook,
-        allow_any_image_file=True,
-    )
-    assert question == AnswerCheck(Question("/image", (Picture("file", "7.png", b"7"),)))
-    assert isinstance(check, SampleCheck)
-    assert check.labels == ("7",)
+@pytest.mark.parametrize("check", [{"image_file": "/mnt/7.png"}, {"image_file": "s3://bucket/7.png"}], ids=str)
+def test_files_elsewhere_are_refused_with_what_to_do(check: dict[str, Any], hook: BitaHubHook) -> None:
+    with pytest.raises(ConfigurationError, match=r"is not below /projects, .* Put the file on that storage\.$"):
+        read(hook, check)

@@ -105,9 +105,15 @@ def test_the_champion_is_what_serves_now(
             operator.execute(task_run.context())
 
 
-def test_unknown_way_of_closing_is_refused_when_the_dag_is_parsed() -> None:
-    with pytest.raises(ValueError, match="on_closed must be 'skip' or 'fail', not 'stop'"):
-        gate({}, on_closed="stop")
+@pytest.mark.parametrize(
+    "wrong",
+    [{"on_closed": "stop"}, {"ignore_downstream_trigger_rules": "perhaps"}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_argument_is_refused_when_the_dag_is_parsed(wrong: dict[str, Any]) -> None:
+    [name] = wrong
+    with pytest.raises(ConfigurationError, match=f"^{name} "):
+        gate({}, **wrong)
 
 
 @pytest.mark.parametrize(("ignore", "skipped"), [(True, [("deploy", -1), ("later", -1)]), (False, [("deploy", -1)])])

@@ -59,7 +59,7 @@ def test_version_before_comes_back_once_however_often_the_task_runs(
     again = roll_back(service).execute(task_run.context())
     assert (again["model_path"], again["previous"]) == (model_path("v1"), None)
     service.until_serves("v1")
-    with pytest.raises(AirflowFailException, match="no version before, from which nobody went back"):
+    with pytest.raises(AirflowFailException, match="each one on record was itself rolled back"):
         roll_back(service).execute(TaskRun().context())  # and not forward again to the bad version
 
 
@@ -76,10 +76,10 @@ def test_named_version_comes_back(service: Service, variables: dict[str, str]) -
 
 
 def test_version_that_is_not_on_record_is_refused(service: Service) -> None:
-    with pytest.raises(AirflowFailException, match=r"has no version before, .*On record: none"):
+    with pytest.raises(AirflowFailException, match=r"has no earlier version to go back to.*On record: none"):
         roll_back(service).execute(TaskRun().context())
     deploy(service).execute(TaskRun().context())
-    with pytest.raises(AirflowFailException, match=r"has no version before, .*On record: version .*/served/v1"):
+    with pytest.raises(AirflowFailException, match=r"has no earlier version to .*On record: version .*/served/v1"):
         roll_back(service).execute(TaskRun().context())
     with pytest.raises(AirflowFailException, match=r"to='v9' is no version of serving .* On record: .*/served/v1"):
         roll_back(service, to="v9").execute(TaskRun().context())

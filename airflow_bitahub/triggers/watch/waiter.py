@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
+from airflow_bitahub.api.platform import QUERIES
 from airflow_bitahub.api.protocol import Sleep
 from airflow_bitahub.exceptions import BitaHubError
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from airflow_bitahub.triggers.watch.journal import Journal
 
 log = logging.getLogger(__name__)
-
-# The calls that query the job or serving itself. A procedure may make others, such as a probe of the served program.
-QUERIES = ("get_job", "get_serving")
 
 
 class Waiter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_bitahub.api.platform import SUBMISSIONS
+from airflow_bitahub.api.protocol import SUBMISSIONS
 from airflow_bitahub.exceptions import (
     APIError,
     AuthenticationError,

@@ -41,11 +41,6 @@ ENDPOINTS: Mapping[str, str] = MappingProxyType(
 )
 
 
-# The operations that create something.
-SUBMISSIONS = ("submit_job", "create_serving")
-# The operations that query a job or serving itself.
-QUERIES = ("get_job", "get_serving")
-
 # The names of query parameters (assumed). "" stands for one that the platform does not have, which is not sent.
 QUERY_PARAMETERS: Mapping[str, str] = MappingProxyType(
     {

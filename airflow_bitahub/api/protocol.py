@@ -31,6 +31,10 @@ T = TypeVar("T")
 # Bytes of an answer, decoded. In the known shapes, 10,000 jobs in one piece take up to 19 MB.
 BODY_LIMIT = 64 * 2**20
 
+# The operations that create something, and those that query a job or serving itself.
+SUBMISSIONS = ("submit_job", "create_serving")
+QUERIES = ("get_job", "get_serving")
+
 
 @dataclass(frozen=True)
 class Request:

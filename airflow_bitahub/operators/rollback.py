@@ -26,7 +26,7 @@ from airflow_bitahub.operators.arguments import (
 )
 from airflow_bitahub.operators.base import DEFER_AFTER
 from airflow_bitahub.operators.checks import as_checks
-from airflow_bitahub.operators.rollout import RolloutOperator
+from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -124,10 +124,9 @@ class BitaHubRollbackServingOperator(RolloutOperator):
 
     def plan(self, context: Context, record: Deployment) -> Plan:
         """Return what to deploy. Raises ConfigurationError where no such version is on record."""
-        from airflow_bitahub.procedures.deployments import Owner
         from airflow_bitahub.procedures.plan import Plan
 
-        owner = Owner.of(context["ti"])
+        owner = owner_of(context)
         version, secrets = self._target(record, owner), self.known_secrets()
         return Plan(
             version.to_spec(secrets),

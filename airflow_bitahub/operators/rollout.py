@@ -69,6 +69,13 @@ class _Deferral(Exception):
         self.waiting = waiting
 
 
+def owner_of(context: Context) -> Owner:
+    """Return the task instance as the owner of a deployment."""
+    from airflow_bitahub.procedures.deployments import Owner
+
+    return Owner.of(context["ti"])
+
+
 class RolloutOperator(ServingLifecycle, DeploymentLineage):
     """Gives a serving a version, as `procedures.rollout` says.
 
@@ -148,7 +155,7 @@ class RolloutOperator(ServingLifecycle, DeploymentLineage):
 
     def restore(self, context: Context) -> None:
         """Load the record of the serving."""
-        self._owner = Owner.of(context["ti"])
+        self._owner = owner_of(context)
         self._look_up_connection()
         self._site = self._new_site()
         self._site.on_save = self.raise_if_abandoned
@@ -223,7 +230,7 @@ class RolloutOperator(ServingLifecycle, DeploymentLineage):
             "version": result["version"],
             "model_path": result["model_path"],
             "previous": result["previous"],
-            "run": asdict(Owner.of(context["ti"])),
+            "run": asdict(owner_of(context)),
         }
 
     def _push_facts(self, context: Context, plan: Plan, outcome: RolloutEnd | Literal["outdated"]) -> None:

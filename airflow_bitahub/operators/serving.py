@@ -31,7 +31,7 @@ from airflow_bitahub.operators.arguments import (
 )
 from airflow_bitahub.operators.base import DEFER_AFTER
 from airflow_bitahub.operators.checks import as_checks
-from airflow_bitahub.operators.rollout import RolloutOperator
+from airflow_bitahub.operators.rollout import RolloutOperator, owner_of
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -254,10 +254,10 @@ class BitaHubDeployServingOperator(RolloutOperator):
 
     def plan(self, context: Context, record: Deployment) -> Plan:  # noqa: ARG002
         """Return what to deploy. Raises ConfigurationError for arguments that the platform could not accept."""
-        from airflow_bitahub.procedures.deployments import Owner, Version
+        from airflow_bitahub.procedures.deployments import Version
         from airflow_bitahub.procedures.plan import Plan
 
-        can_update, owner = self.can_update, Owner.of(context["ti"])
+        can_update, owner = self.can_update, owner_of(context)
         if self.strategy == "in_place" and not can_update:
             raise ConfigurationError(
                 "strategy='in_place' needs the entry 'update_serving' in the connection's extra 'endpoints'. Add it, "

@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from airflow_bitahub.api.platform import QUERIES, SUBMISSIONS
-from airflow_bitahub.api.protocol import Call, Procedure, Sleep
+from airflow_bitahub.api.protocol import QUERIES, SUBMISSIONS, Call, Procedure, Sleep
 from airflow_bitahub.exceptions import (
     APIError,
     AuthenticationError,

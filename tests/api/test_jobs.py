@@ -13,6 +13,7 @@ from airflow_bitahub.api.jobs import JobSpec, Mount, TaskRole, get_job, list_job
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Response
 from airflow_bitahub.api.servings import ServingSpec
+from airflow_bitahub.exceptions import UnexpectedResponseError
 
 PLATFORM = Platform()
 JOBS = "/lapis/clusters/host/jobserver.leinao.ai/v1/workspaces/bitahub/namespaces/bita-user/jobs"

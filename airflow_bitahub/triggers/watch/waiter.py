@@ -13,8 +13,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
-from airflow_bitahub.api.platform import QUERIES
-from airflow_bitahub.api.protocol import Sleep
+from airflow_bitahub.api.protocol import QUERIES, Sleep
 from airflow_bitahub.exceptions import BitaHubError
 
 if TYPE_CHECKING:

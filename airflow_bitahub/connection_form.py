@@ -154,7 +154,11 @@ EXTRA_FIELDS: dict[str, dict[str, Any]] = {
     "model_console_url": _text(_CONSOLE, "Page of a model", "With {name} for the model's name. Empty: no link to it."),
     "request_timeout": _number(_LOAD, "Time limit of a request", "In seconds, for the whole request.", 30, 1),
     "max_requests_per_second": _number(
-        _LOAD, "Requests per second", "The most that each triggerer sends, for all deferred tasks together.", 1000, 1
+        _LOAD,
+        "Requests per second",
+        "The most that each triggerer sends for the deferred tasks of this connection.",
+        1000,
+        1,
     ),
     "longest_poll_interval": _number(
         _LOAD,

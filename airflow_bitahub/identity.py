@@ -34,8 +34,8 @@ def slug(text: str) -> str:
 
 
 def new_marker() -> str:
-    """Return a few random letters that distinguish one Airflow's jobs from another's in the shared namespace."""
-    return _random_letters(_MARKER_LENGTH)
+    """Return a few random letters or digits that tell one Airflow's jobs from another's in the shared namespace."""
+    return _random_characters(_MARKER_LENGTH)
 
 
 def is_marker(text: str) -> bool:
@@ -45,7 +45,7 @@ def is_marker(text: str) -> bool:
 
 def new_token(marker: str) -> str:
     """Return a random token that begins with the marker."""
-    return marker + _random_letters(_RANDOM_LENGTH)
+    return marker + _random_characters(_RANDOM_LENGTH)
 
 
 def marker_in(job_name: str) -> str:
@@ -189,7 +189,7 @@ class TaskIdentity:
         )
 
 
-def _random_letters(count: int) -> str:
+def _random_characters(count: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(count))
 
 

@@ -28,8 +28,9 @@ _MASK = "***"  # as Airflow's own
 def digests_of(values: Iterable[str], key: bytes = b"") -> dict[str, Any]:
     """Return the digests of secrets, as JSON: a salt, and the digests of those that are words, and of others.
 
-    They are sorted by the secrets' lengths in characters. Before each is the digest of a checksum: the checksum itself
-    would rule out most guesses. A secret of several lines has no digest, since a mask is given one line at a time.
+    They are sorted by the secrets' lengths in characters. Each entry begins with the digest of a one-byte checksum. The
+    plain checksum would help somebody who guesses. A secret of several lines has no digest, since a mask is given one
+    line at a time.
 
     :param key: who reads the digests, but does not have this key, cannot test guesses; empty: there is no key
     """

@@ -126,7 +126,7 @@ def _content(extra: str, path: str) -> bytes:
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "this is no path"
-        advice = "The file must be there on all workers and triggerers and, for the Test button, on the api-server."
+        advice = "The file must be there on all workers, triggerers and the api-server."
         raise _mistake(extra, path, f"cannot be read ({reason}). {advice}") from error
 
 

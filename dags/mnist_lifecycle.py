@@ -13,12 +13,12 @@
 | `deploy` | tries this version beside the one that serves, asks it about pictures, and only then gives it the name |
 | `ask` | sends a picture to the service and checks its answer |
 
-**Before the first run**, create the connection `bitahub_default`. Copy the programs from `workloads/dense-mnist-tf/` to
-the folder `code/dense-mnist-tf/` of their projects: `train.py` to `mnist-train-demo`, `predict.py` to
-`mnist-infer-demo`, `evaluate.py` to `mnist-eval-demo`. Create the dataset `MNIST` with the four files in `mnist/`, a
-picture `digit-7.png`, and in `sample/` some pictures of the test set with a file `labels.csv` (`file,label`). With
-`pip install 'airflow-bitahub[demo]'`, this makes the whole dataset in the folder `MNIST` and prints its source. Where
-MNIST cannot be downloaded, that is another set of digits.
+**Before the first run**, create the connection `bitahub_default` with a `storage_uri`, through which the metrics and
+the pictures are read. Copy the programs from `workloads/dense-mnist-tf/` to the folder `code/dense-mnist-tf/` of their
+projects: `train.py` to `mnist-train-demo`, `predict.py` to `mnist-infer-demo`, `evaluate.py` to `mnist-eval-demo`.
+Create the dataset `MNIST` with the four files in `mnist/`, a picture `digit-7.png`, and in `sample/` some pictures of
+the test set with a file `labels.csv` (`file,label`). With `pip install 'airflow-bitahub[demo]'`, this makes the whole
+dataset in the folder `MNIST` and prints its source. Where MNIST cannot be downloaded, that is another set of digits.
 
     python -c "from pathlib import Path; from airflow_bitahub.demo.dataset import prepare
     print(prepare(Path('MNIST'), cache=Path('download')))"

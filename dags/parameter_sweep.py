@@ -25,7 +25,7 @@ In the grid, each training is shown with its learning rate. `best` has the ranki
 deferred most of the time, and other pools do not count it. All DAGs that use the pool share it. To limit this task
 alone, use `max_active_tis_per_dag` instead of a pool: it counts deferred tasks, too.
 
-Everything else is as in `mnist_lifecycle`, whose documentation says what the platform must have.
+Everything else is as in `mnist_lifecycle`, whose documentation says what the connection and the platform must have.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@
 
 *Reject* skips `deploy`, and the run ends as a success. Without an answer in three days, `approve` rejects.
 
-**Before the first run**, prepare the platform as `mnist_lifecycle` says. The picture of the confusion matrix needs a
-`storage_uri` in the connection, which Airflow's web server can read; without one, the report has no picture.
+**Before the first run**, prepare the connection and the platform as `mnist_lifecycle` says. The picture of the
+confusion matrix is read by Airflow's web server, which must see the storage, too.
 
 **Who decides** is up to you: `assigned_users=[{"id": "ann", "name": "Ann"}]` lets only Ann answer, administrators
 neither. `notifiers=[...]` tells somebody that there is something to decide.

@@ -110,7 +110,7 @@ class BitaHubFunctionOperator(DecoratedOperator, BitaHubJobOperator):
         return self.python_callable.__name__
 
     def _folder(self, record: JobRecord) -> str:
-        """Return the server path of what an attempt runs; no other attempt, of no run, has the same."""
+        """Return the folder with the function and its arguments. Each attempt has its own."""
         outputs = self.hook.folders.outputs(self.project)
         return f"{outputs.rpartition('/')[0]}/functions/{record.token}-{record.attempt}"
 

@@ -1,9 +1,12 @@
 """An emulator of the platform for a laptop: it accepts the requests of the platform's API and really runs the jobs.
 
 `server.Emulator` starts it from Python, ``airflow-bitahub emulator`` from a shell. From the rest of the package it
-imports only the types of `airflow_bitahub.api` and the errors. So client and emulator only meet on the socket.
+imports only the plain values of `airflow_bitahub.api`, the errors, the version, where the examples are, which packages
+an extra needs, and what its pages share with those in Airflow (`airflow_bitahub.pages`). It imports nothing that sends
+a request. So client and emulator only meet on the socket.
 
     server.py       `Emulator`: home, token, socket
+    connection.py   the Airflow connection to an emulator
     credentials.py  a private home; token and password for a start from the shell
     scripts.py      jobs and servings whose outcome a test defines
     answers.py      the forms of the platform's answers
@@ -11,7 +14,8 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
     listener.py     how its HTTP servers listen, and what clients can occupy
     state/          what the platform knows
         errors.py          why a request is refused
-        records.py         jobs and servings, and how they change
+        records.py         jobs, and how they change
+        serving_records.py servings, likewise
         clock.py           a clock that never goes back
         metering.py        what a serving has used
         store.py           records on disk
@@ -35,18 +39,23 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         memory.py          ends programs that use too much memory
         processes.py       one command in its own process group
         rendezvous.py      how the replicas of a job find each other
+        outbound.py        leads a program out of a network of its own
+        ports.py           which port a program listens on
         gateway.py         the address of a serving
         runs.py            what jobs and servings have in common
         jobs.py            runs jobs
+        replicas.py        runs one replica of a serving
         servings.py        runs servings
         runner.py          runs both
     http/           the platform over HTTP
+        context.py         what the routes work with
         profiles.py        jobs as JSON, in each shape that an installation may answer
         views.py           servings and the ledger as JSON
         openapi.py         the description at /openapi.json
         signin.py          users and their tokens
         access.py          who may send which request
         bodies.py          strict reading of bodies
+        task_url.py        which Airflow task a submission comes from
         jobs.py            routes of jobs
         servings.py        routes of servings
         control.py         routes of the emulator's own
@@ -57,7 +66,6 @@ imports only the types of `airflow_bitahub.api` and the errors. So client and em
         pages.py           renders the templates
         files.py           output files of jobs
         logs.py            the end of a log
-        hiding.py          hides secrets in submissions
         timeline.py        the states of a job as a picture
         jobs.py            pages of jobs
         asking.py          sends pictures to a serving

@@ -58,7 +58,7 @@ class BitaHubHook(BaseHook):
     - ``proxy``: the address of an HTTP proxy, such as ``http://user:password@host:3128`` (Airflow masks all of it), or
       ``none`` for no proxy (default: what ``HTTPS_PROXY``, ``NO_PROXY`` and their like say)
     - ``request_timeout``: seconds for one whole request (default: 30)
-    - ``max_requests_per_second``: the limit of each triggerer, for all deferred tasks together (default: 1000)
+    - ``max_requests_per_second``: the limit of each triggerer for the deferred tasks of this connection (default: 1000)
     - ``watch``: how a triggerer queries jobs: ``collection`` (the list of all jobs), ``single`` (each job by its name)
       or ``auto`` (the cheaper one; the default). A few young jobs, and ends, are always queried by name
     - ``longest_poll_interval``: seconds. The older a job is, the more rarely it is queried: the pause is a tenth of its

@@ -32,6 +32,7 @@ from airflow_bitahub.exceptions import (
     ServingOutdatedError,
     ServingOvertakenError,
     ServingRefusedError,
+    ServingTimeoutError,
     TransportError,
 )
 from airflow_bitahub.procedures import retry
@@ -64,6 +65,7 @@ class Deployer:
     :param wait: waits for a serving. It may raise something, to be called again later with the same plan
     :param is_resumed: this task has deployed before in the same try
     :param look: raises where a plan cannot work; called only before its first serving is created
+    :ivar taken_since: since when the platform says that the name, or the candidate's, is taken
     """
 
     plan_for: Callable[[Deployment], Plan]
@@ -74,6 +76,7 @@ class Deployer:
     look: Callable[[Plan], None] = lambda plan: None  # noqa: ARG005
     clock: Callable[[], float] = time.time
     plan: Plan = field(init=False)
+    taken_since: float | None = field(default=None, init=False)
 
     def deploy(self) -> Procedure[Deployed]:
         """Deploy the version, and return how it serves.
@@ -156,6 +159,7 @@ class Deployer:
                 raise type(error)(error.status, error.code, text, error.request, error.retry_after) from error
             raise
         if created is None:
+            yield from self._pause_for(spec)
             return
         rollout = replace(rollout, step_at=self.clock())
         if rollout.has_candidate:
@@ -163,6 +167,22 @@ class Deployer:
         else:
             record = replace(record, created_at=created.created_at, since=None, exists=True, rollout=rollout)
         self.site.has_claimed(self.plan.owner, record)
+
+    def _pause_for(self, spec: ServingSpec) -> Procedure[None]:
+        """Pause after a name was taken: another task was faster, or what had the name is not gone completely.
+
+        :raises ServingTimeoutError: it is still taken at the deadline
+        """
+        now = self.clock()
+        self.taken_since = now if self.taken_since is None else self.taken_since
+        if now >= (self.plan.turn_deadline or self.taken_since + self.plan.launch_timeout):
+            raise ServingTimeoutError(
+                f"Serving {self.site.name!r} was not deployed: the platform says that the name {spec.name!r} is taken, "
+                f"but shows no serving of this name and version {spec.version!r}. Perhaps it exists with another "
+                f"version, or is still being removed. Remove it on the platform, or choose another serving_name.",
+                self.site.name,
+            )
+        yield from self.turn.pause(SETTLING)
 
     def _raise_if_outdated(self, current: Version) -> None:
         dates = current.run_date, self.plan.version.run_date

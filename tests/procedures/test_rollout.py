@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -106,6 +107,7 @@ class Platform(Stage):
         self.holds_public = False
         self.hangs_at: float | None = None  # when the program of `good:2` stops answering
         self.keeps = ""  # the name of a serving that cannot be removed
+        self.taken: dict[str, float] = {}  # until when the platform refuses a name although it shows no such serving
         self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
         self.story: list[str] = []
         self.ends: list[str] = []
@@ -190,7 +192,7 @@ class Platform(Stage):
         if operation != "delete_serving" and body["image"] == "unknown":
             raise fresh(INVALID)
         if operation == "create_serving":
-            if body["name"] in self.servings:
+            if body["name"] in self.servings or self.now < self.taken.get(body["name"], 0):
                 raise fresh(CONFLICT)
             self.servings[body["name"]] = Fake(self.now, body["image"], started=self.now)
             return
@@ -531,6 +533,24 @@ def test_waiting_for_ones_turn_ends_with_a_sentence() -> None:
     platform.death = None
     with pytest.raises(ServingTimeoutError, match="task 'a' of dag run is deploying it"):
         platform.deploy("good:3", "b", turn_deadline=platform.now + 60)
+
+
+@pytest.mark.parametrize("name", [NAME, NEXT])
+def test_name_that_is_still_taken_is_waited_for(name: str) -> None:
+    platform = platform_with() if name == NEXT else Platform()
+    platform.taken[name] = platform.now + 10
+    platform.deploy("good:2")
+    platform.assert_serves("good:2")
+
+
+@pytest.mark.parametrize("turn_deadline", [1060.0, None])
+def test_name_that_stays_taken_by_what_nobody_sees_ends_with_a_sentence(turn_deadline: float | None) -> None:
+    platform = Platform()
+    platform.taken[NAME] = math.inf
+    with pytest.raises(ServingTimeoutError, match=r"name 'mnist' is taken.*shows no serving .*version 'v1'"):
+        platform.deploy("good:1", turn_deadline=turn_deadline)
+    assert 1060 <= platform.now < 1070
+    assert platform.changes < 40
 
 
 # Deaths and lost answers -------------------------------------------------------------------------------------------

@@ -344,7 +344,9 @@ class Deployer:
     def _wait_for_public(self, until: float | None = None) -> Procedure[Serving]:
         """Wait until the public name answers, and record for how long it did not."""
         rollout, created_at = self.site.rollout, self.site.record.created_at
-        deadline = rollout.step_at + self.plan.launch_timeout if until is None else until + LONGEST_SILENCE
+        deadline = rollout.step_at + self.plan.launch_timeout
+        if until is not None:  # then silence ends the waiting, and not that queries fail, which says nothing
+            deadline = until + LONGEST_SILENCE + retry.UNREACHABLE_TIMEOUT
         waiting = Waiting(self.site.name, created_at, deadline, until=until)
         if rollout.was_updated and rollout.ready_at is None:
             unseen = 0 if rollout.was_update_seen else min(_LONGEST_UNSEEN_UPDATE, self.plan.launch_timeout / 2)

@@ -70,13 +70,14 @@ def wait_for_serving(
     raw_state: str | None = None
     outage = retry.Outage(grace, is_known=is_known)
     last_seen, is_pending = "never", False
-    progress = _Progress(is_update, unseen_until or 0, None if until is None else clock())
+    progress = _Progress(is_update, unseen_until or 0, is_watched=until is not None)
     while True:
         pause = poll_interval
         try:
             serving = yield from get_serving(name, version)
         except BitaHubError as error:
             _tolerate(error, outage, name, last_seen, clock())
+            is_pending = False  # it may have started meanwhile
         else:
             outage.record_success()
             if serving.raw_state != raw_state:
@@ -91,8 +92,9 @@ def wait_for_serving(
             if progress.is_complete(serving, clock()) and (yield from _answers(serving, readiness_path)):
                 if clock() >= (until or 0):
                     return serving
-                progress.has_answered(clock())
-            progress.raise_if_silent(name, readiness_path, clock())
+                progress.silent_since = None
+            else:
+                progress.raise_if_silent(name, readiness_path, clock())
             pause = pause_at(clock() - start, poll_interval)
         now = clock()
         if pending_deadline is not None and is_pending and now >= pending_deadline:
@@ -115,8 +117,9 @@ class _Progress:
 
     is_update: bool
     unseen_until: float
-    answered_at: float | None  # None: it does not matter, since the program need not have started yet
+    is_watched: bool  # otherwise silence does not matter, since the program need not have started yet
     was_busy: bool = False
+    silent_since: float | None = None  # the first look without an answer. What nobody has looked at is not silent
 
     def is_complete(self, serving: Serving, now: float) -> bool:
         """Return whether the program that answers is the one that is waited for."""
@@ -128,16 +131,14 @@ class _Progress:
         was_seen = self.was_busy or now >= self.unseen_until
         return serving.status is ServingStatus.RUNNING and was_seen and not serving.busy_pods
 
-    def has_answered(self, now: float) -> None:
-        """Record that the program has answered."""
-        self.answered_at = None if self.answered_at is None else now
-
     def raise_if_silent(self, name: str, path: str, now: float) -> None:
-        """Raise ServingFailedError if the program has not answered for too long."""
-        if self.answered_at is not None and now - self.answered_at >= LONGEST_SILENCE:
-            raise ServingFailedError(
-                f"Serving {name!r} has not answered at {path!r} for {now - self.answered_at:.0f} s.", name
-            )
+        """Record that the program has not answered, and raise ServingFailedError if it has been silent for too long."""
+        if not self.is_watched:
+            return
+        self.silent_since = now if self.silent_since is None else self.silent_since
+        seconds = now - self.silent_since
+        if seconds >= LONGEST_SILENCE:
+            raise ServingFailedError(f"Serving {name!r} has not answered at {path!r} for {seconds:.0f} s.", name)
 
 
 def stop_own_serving(

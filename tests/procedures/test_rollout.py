@@ -42,6 +42,7 @@ from airflow_bitahub.procedures.rollout import Deployer
 from airflow_bitahub.procedures.site import Site
 from airflow_bitahub.procedures.turn import Turn
 from tests.procedures.stage import (
+    BROKEN,
     CONFLICT,
     INVALID,
     MISSING,
@@ -106,6 +107,8 @@ class Platform(Stage):
         self.refuses_updates = False
         self.holds_public = False
         self.hangs_at: float | None = None  # when the program of `good:2` stops answering
+        self.slow_at = math.inf  # the first question after this is answered too late
+        self.is_down: tuple[float, float] = (0, 0)  # from when until when its API gives no answer
         self.keeps = ""  # the name of a serving that cannot be removed
         self.taken: dict[str, float] = {}  # until when the platform refuses a name although it shows no such serving
         self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
@@ -163,6 +166,8 @@ class Platform(Stage):
         self.settle()
         request = call.request
         operation = request.operation.partition(" ")[0]
+        if self.is_down[0] <= self.now < self.is_down[1] and not request.is_foreign:
+            raise fresh(BROKEN)
         if operation in ("create_serving", "update_serving", "delete_serving"):
             self.changes += 1
             if self.changes in self.dropped:
@@ -178,6 +183,9 @@ class Platform(Stage):
         name = request.operation.partition("//")[2].partition("/")[0]
         image = self.answering(name)
         if operation == "GET":
+            if self.now >= self.slow_at:
+                self.slow_at = math.inf
+                return False
             return bool(image)
         return {"predictions": [3 if image.startswith("wrong") else 7]}
 
@@ -706,6 +714,18 @@ def test_program_that_hangs_while_it_is_watched_is_replaced_soon() -> None:
         platform.deploy("good:2", bake_seconds=3000, launch_timeout=3000)
     assert platform.now < 1500
     platform.assert_serves("good:1")
+
+
+@pytest.mark.parametrize("seconds", [50, 110, 500])
+@pytest.mark.parametrize("is_slow", [False, True])
+def test_good_version_is_kept_where_no_query_is_answered_at_the_end_of_its_watch(is_slow: bool, seconds: int) -> None:
+    platform = platform_with()
+    until = platform.now + 600
+    platform.is_down = until, until + seconds
+    if is_slow:
+        platform.slow_at = until + seconds
+    platform.deploy("good:2", bake_seconds=600)
+    platform.assert_serves("good:2")
 
 
 # What is on record ---------------------------------------------------------------------------------------------------

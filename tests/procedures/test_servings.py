@@ -121,6 +121,28 @@ def test_a_serving_that_was_replaced_meanwhile_is_not_taken_for_the_one_that_is_
         wait_serving(stage, created_at=7.0)
 
 
+WELL = serving("RUNNING"), True
+MUTE = serving("RUNNING"), False
+
+
+def test_one_slow_answer_of_a_program_that_is_watched_is_no_silence() -> None:
+    wait_serving(Script(*WELL, *[BROKEN] * 8, *MUTE, *WELL * 90), until=1090)
+    wait_serving(Script(*WELL * 60, *MUTE, *WELL * 90), until=9000, poll_interval=120)
+
+
+def test_program_that_stays_silent_is_told_of_also_where_queries_fail_in_between() -> None:
+    stage = Script(*WELL, *MUTE, *[BROKEN] * 7, *MUTE)
+    with pytest.raises(ServingFailedError, match="has not answered at '/' for 7"):
+        wait_serving(stage, until=1500)
+
+
+def test_failed_queries_do_not_say_that_a_serving_still_waits_for_a_place() -> None:
+    stage = Script(serving("WAITING"), *[BROKEN] * 5, serving("RUNNING"), True)
+    assert wait_serving(stage, pending_deadline=1020).raw_state == "RUNNING"
+    with pytest.raises(ServingTimeoutError, match="waits for a place for too long"):
+        wait_serving(Script(serving("WAITING"), *[BROKEN] * 5, serving("WAITING")), pending_deadline=1020)
+
+
 def stop_own(stage: Stage, **options: Any) -> list[str]:
     stage.run(stop_own_serving("mnist", "v1", lambda created_at: created_at == 7, clock=stage.clock, **options))
     return stage.calls

@@ -93,7 +93,7 @@ def _champion(name: str, version: str, bitahub_conn_id: str) -> Version | None:
     from airflow_bitahub.hooks.deployment_records import VariableRecords
 
     record = VariableRecords(BitaHubHook(bitahub_conn_id), name, version).load()
-    return None if record is None else record.current
+    return None if record is None else record.champion
 
 
 def _table(metrics: Mapping[str, Any], others: Mapping[str, Any] | None, texts: Mapping[str, str]) -> str:

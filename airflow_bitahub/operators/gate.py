@@ -180,15 +180,17 @@ class BitaHubMetricGateOperator(BitaHubOperator, SkipMixin):
         from airflow_bitahub.hooks.deployment_records import VariableRecords
 
         record = VariableRecords(self.hook, str(self.champion), self.version).load()
-        if record is None or record.current is None:
-            self.log.info("No version of serving %r is on record as serving, so there is no champion", self.champion)
+        if record is None or record.champion is None:
+            self.log.info(
+                "No version of serving %r is on record as serving well, so there is no champion", self.champion
+            )
             return None
-        if not record.current.metrics:
+        if not record.champion.metrics:
             self.log.warning(
                 "The champion, %s, was deployed without metrics. Set metrics in BitaHubDeployServingOperator.",
-                record.current,
+                record.champion,
             )
-        return record.current.metrics
+        return record.champion.metrics
 
     def _skip_downstream(self, ti: Any) -> None:
         tasks = [task for task in self._tasks_to_skip() if not task.is_teardown]

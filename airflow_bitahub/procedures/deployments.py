@@ -69,7 +69,8 @@ class Version:
     :param run_date: the date of the DAG run that deployed it. All times are seconds since the epoch
     :param deployed_at: when it was seen to work
     :param deployed_by: the task instance in words
-    :param is_withdrawn: it was rolled back from, so that a rollback does not lead to it
+    :param is_withdrawn: it was rolled back from, so that a rollback does not lead to it; or it failed, and was left in
+        its place since the one before could not be restored
     """
 
     digest: str
@@ -210,7 +211,7 @@ class Deployment:
     :param created_at: the platform's time of creation of the serving that is certainly ours
     :param since: when we began to create another one in its place; None: no creation is on its way
     :param exists: whether a serving is ours
-    :param versions: the versions that were seen to work, the newest first
+    :param versions: the versions that were seen to work, the newest first; before them one that failed and was left
     :param rollout: the replacement that is under way
     """
 
@@ -222,8 +223,13 @@ class Deployment:
 
     @property
     def current(self) -> Version | None:
-        """The version that was last seen to work, and was not removed since."""
+        """The version that has the name, and was not removed since."""
         return self.versions[0] if self.exists and self.versions else None
+
+    @property
+    def champion(self) -> Version | None:
+        """The version that has the name, if it was seen to work."""
+        return None if self.current is None or self.current.is_withdrawn else self.current
 
     def owns(self, found: Serving, now: float) -> bool:
         """Return whether the serving found now is ours."""

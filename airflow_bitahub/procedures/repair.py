@@ -41,13 +41,11 @@ def repair(site: Site, secrets: Mapping[str, str]) -> Procedure[str]:
         elif rollout.replaces:
             try:
                 end = yield from put_back(site, secrets)
-                outcome = "restored"
+                record, outcome = site.record, "restored"
             except ConfigurationError:
                 if rollout.can_restore:  # a task that knows the secret values may still come
                     raise
-                end = "the name was left as it is"
-                outcome = "failed"
-            record = site.record
+                end, record, outcome = "the name was left as it is", site.left_in_place(found), "failed"
         else:
             end = yield from clear(site)
             record, outcome = site.record, "failed"

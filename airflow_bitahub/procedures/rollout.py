@@ -185,6 +185,8 @@ class Deployer:
         yield from self.turn.pause(SETTLING)
 
     def _raise_if_outdated(self, current: Version) -> None:
+        if current.is_withdrawn:  # it failed, and was left: whoever comes can only do better
+            return
         dates = current.run_date, self.plan.version.run_date
         if self.plan.only_newer and dates[0] is not None and dates[1] is not None and dates[0] > dates[1]:
             raise ServingOutdatedError(
@@ -202,8 +204,11 @@ class Deployer:
         serving = yield from self._wait(Waiting(found.name, found.created_at, deadline))
         yield from self._check(serving)
         dates = [date for date in (current.run_date, self.plan.version.run_date) if date is not None]
-        if dates and max(dates) != current.run_date:  # from now on, this run is the newest that has deployed it
-            self.site.save(self.site.record.with_version(replace(current, run_date=max(dates))))
+        kept = replace(current, run_date=max(dates, default=None))  # this run may be the newest that has deployed it
+        if kept.is_withdrawn:
+            kept = replace(kept, deployed_at=self.clock(), is_withdrawn=False)
+        if kept != current:
+            self.site.save(self.site.record.with_version(kept))
         return Deployed(serving)
 
     # Going on --------------------------------------------------------------------------------------------------
@@ -310,7 +315,8 @@ class Deployer:
         """Bring back what was there before, and return the error that is the reason."""
         rollout = self.site.rollout
         story = f"The {rollout.version} was not deployed: {rollout.reason}\n"
-        if rollout.replaces and not rollout.can_restore:
+        is_left = rollout.replaces and not rollout.can_restore
+        if is_left:
             story += f"The name was left as it is: the {self._old} needs secret values that this task does not know."
         elif rollout.replaces:
             self.site.log(f"Restoring the {self._old}: {rollout.reason}")
@@ -321,7 +327,8 @@ class Deployer:
             yield from clear(self.site)
             story += "It was removed. Nothing serves under this name, as before."
         yield from self.site.remove_candidate()
-        self.site.end("restored" if rollout.replaces and rollout.can_restore else "failed", self.site.record)
+        record = self.site.left_in_place((yield from self.site.find())) if is_left else self.site.record
+        self.site.end("restored" if rollout.replaces and not is_left else "failed", record)
         return self._failure(story, is_final=rollout.is_final)
 
     def _see_old(self) -> Procedure[str]:

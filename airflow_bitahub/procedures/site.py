@@ -294,6 +294,18 @@ class Site:
             return False
         return True
 
+    def left_in_place(self, found: Serving | None) -> Deployment:
+        """Return the record for the case that the public name is left as it is, after the new version has failed.
+
+        :param found: what has the name now
+        """
+        now = self.clock()
+        is_successor = found is not None and self.record.is_successor(found, now)
+        if self.rollout.placed != "new" and not is_successor:
+            return self.record
+        record = self.record.with_version(replace(self.rollout.version, is_withdrawn=True))
+        return replace(record, created_at=found.created_at, since=None) if found and is_successor else record
+
     def creation_of(self, owner: Owner) -> Intent | None:
         """Return the creation that a task instance has begun and that is not yet on record; None: there is none."""
         intent = self.records.load_intent()

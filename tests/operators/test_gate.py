@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -87,6 +88,8 @@ def test_a_condition_about_a_champion_needs_one(task_run: TaskRun) -> None:
         (None, "closed", "there is no champion"),
         (Deployment(exists=True, versions=[SERVES, BEFORE]), "open", "champion.accuracy = 0.93"),
         (Deployment(exists=False, versions=[SERVES]), "closed", "there is no champion"),  # it was removed
+        # It failed, and was left with the name since the one before it could not be restored.
+        (Deployment(exists=True, versions=[replace(SERVES, is_withdrawn=True)]), "closed", "there is no champion"),
         (Deployment(exists=True, rollout=TRIAL), "closed", "there is no champion"),  # the first one, on trial
         (Deployment(exists=True, versions=[SERVES], rollout=TRIAL), "open", "champion.accuracy = 0.93"),
     ],

@@ -769,6 +769,71 @@ def test_version_that_cannot_be_restored_blocks_no_further_deployment() -> None:
     platform.assert_serves("good:2")
 
 
+def platform_with_a_version_left(way: dict[str, Any], *, is_killed: bool) -> Platform:
+    """Return a platform where `good:2` failed under the name, and `good:1` could not be restored."""
+    platform = Platform()
+    platform.deploy("good:1", spec=spec_of("good:1", envs={"KEY": "mum"}), secrets={"KEY": "mum"}, run_date=100.0)
+    platform.holds_public, old = True, platform.servings[NAME]
+    if is_killed:
+        procedure = platform.deployment("good:2", "b", **way, run_date=200.0)
+        step = next(procedure)
+        is_there = False
+        while not is_there:
+            try:
+                step = procedure.send(platform.perform(step))
+            except BitaHubError as error:
+                step = procedure.throw(error)
+            found, record = platform.servings.get(NAME), platform.airflow.record
+            is_created = found is not None and found.image == "good:2" and found.created > old.created
+            is_there = is_created or bool(record and record.rollout and record.rollout.placed == "new")
+        procedure.close()
+        platform.run(abandon(platform.site(), Owner("dag", "b", "run"), {}))
+    else:
+        with pytest.raises(ServingError, match="needs secret values that this task does not know"):
+            platform.deploy("good:2", "b", **way, run_date=200.0)
+    assert platform.servings[NAME].image == "good:2"
+    return platform
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.parametrize("way", ways())
+def test_failed_version_that_was_left_is_not_taken_for_the_one_before(way: dict[str, Any], is_killed: bool) -> None:
+    platform = platform_with_a_version_left(way, is_killed=is_killed)
+    record = platform.airflow.load()
+    assert record is not None
+    assert [(each.spec["image"], each.is_withdrawn) for each in record.versions] == [
+        ("good:2", True),
+        ("good:1", False),
+    ]
+    assert record.current is not None
+    assert record.champion is None
+    spec = spec_of("good:1", envs={"KEY": "mum"})
+    platform.deploy("good:1", spec=spec, secrets={"KEY": "mum"}, run_date=100.0, **way)
+    platform.assert_serves("good:1")
+
+
+def test_failed_version_that_was_left_counts_as_good_once_it_answers_rightly() -> None:
+    platform = platform_with_a_version_left({}, is_killed=False)
+    with pytest.raises(ServingError):
+        platform.deploy("good:2", "c")
+    platform.holds_public = False
+    platform.deploy("good:2", "d")
+    record = platform.airflow.load()
+    assert record is not None
+    assert record.champion is not None
+    assert record.champion.spec["image"] == "good:2"
+    assert record.champion.deployed_at == platform.now
+
+
+def test_version_before_counts_as_the_one_that_serves_where_its_update_was_refused() -> None:
+    platform = Platform()
+    platform.deploy("good:1", spec=spec_of("good:1", envs={"KEY": "mum"}), secrets={"KEY": "mum"})
+    platform.refuses_updates = True
+    with pytest.raises(ServingError, match="needs secret values that this task does not know"):
+        platform.deploy("good:2", "b", strategy="in_place", can_update=True)
+    platform.assert_serves("good:1")
+
+
 def test_secret_that_the_program_printed_is_not_in_the_error_or_on_record() -> None:
     platform = platform_with()
     secrets = {"KEY": "it is broken"}

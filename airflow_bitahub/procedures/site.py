@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from airflow_bitahub.api.protocol import Procedure
+from airflow_bitahub.api.protocol import Procedure, Sleep
 from airflow_bitahub.api.servings import (
     Serving,
     ServingSpec,
@@ -42,9 +42,6 @@ from airflow_bitahub.procedures.deployments import (
     to_json,
 )
 from airflow_bitahub.procedures.servings import end_serving
-
-# How often another serving may take the name before this gives up.
-_ATTEMPTS = 3
 
 
 def find_serving(
@@ -230,15 +227,18 @@ class Site:
         :param spec: returns the specification, where it is needed
         :param placed: which version of the replacement it is
         :raises ServingRefusedError: a serving has the name that is not ours
+        :raises ServingAliveError: what had the name is still not gone after `timeout` seconds
         """
-        for _ in range(_ATTEMPTS):
+        taken_since: float | None = None
+        was_removed = False
+        while True:
             rollout, found, now = self.rollout, (yield from self.find()), self.clock()
             if found is not None and not self.record.owns(found, now):
                 raise self.refusal(found)
             is_successor = found is not None and self.record.is_successor(found, now)
             if found is not None and not found.status.is_ending:
                 is_there = rollout.placing == placed if is_successor else rollout.placed == placed
-                is_untouched = not (is_successor or rollout.placed or self.record.since is not None)
+                is_untouched = not (is_successor or rollout.placed or was_removed or self.record.since is not None)
                 is_updated = rollout.in_place and not is_successor
                 if is_there or (placed == "old" and is_untouched and not is_updated):
                     return self._has_placed(found, placed)
@@ -264,15 +264,26 @@ class Site:
             )
             if found is not None:
                 yield from end_serving(found, self.version, timeout=self.timeout, clock=self.clock)
+                was_removed = True
             created = yield from create(wanted, now, self.clock, self.on_save, self.task_url)
             if created is not None:
                 return self._has_placed(created, placed)
-            # Another creation took the name: an earlier one of ours, whose answer was lost, or a stranger's.
+            # Another creation took the name: an earlier one of ours, whose answer was lost, or a stranger's. Or what
+            # was removed is no longer shown, but not gone completely.
             other = yield from self.find()
             if other is not None and (earlier is None or not is_created_since(other.created_at, earlier, self.clock())):
                 raise self.refusal(other)
-            self.note(placing=rollout.placing)
-        raise ServingOvertakenError(f"The name of serving {self.name!r} is taken again and again.", self.name)
+            # This creation had no effect, so what appears from now on is not its serving.
+            self.save(replace(self.record, since=earlier, rollout=replace(self.rollout, placing=rollout.placing)))
+            now = self.clock()
+            taken_since = now if taken_since is None else taken_since
+            if now - taken_since >= self.timeout:
+                raise ServingAliveError(
+                    f"The name {self.name!r} is still taken {self.timeout:.0f} s after the serving that had it was "
+                    f"gone. The next try goes on.",
+                    self.name,
+                )
+            yield Sleep(1)
 
     def _update(self, spec: ServingSpec, *, is_untouched: bool) -> Procedure[bool]:
         """Replace the specification in place, and return whether that is done; False: it has to be created again.

@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count, pairwise
 from typing import Any
@@ -19,6 +19,7 @@ from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
     InvalidRequestError,
+    ServingAliveError,
     ServingCheckError,
     ServingError,
     ServingFailedError,
@@ -110,6 +111,7 @@ class Platform(Stage):
         self.slow_at = math.inf  # the first question after this is answered too late
         self.is_down: tuple[float, float] = (0, 0)  # from when until when its API gives no answer
         self.keeps = ""  # the name of a serving that cannot be removed
+        self.lingers = 0.0  # for how long the name of a serving that is gone stays taken
         self.taken: dict[str, float] = {}  # until when the platform refuses a name although it shows no such serving
         self.away: list[tuple[float, bool]] = []  # the time, and whether the public name answers well
         self.story: list[str] = []
@@ -122,11 +124,12 @@ class Platform(Stage):
         for name, fake in list(self.servings.items()):
             if fake.removed is not None and self.now >= fake.removed + START and name != self.keeps:
                 del self.servings[name]
+                self.taken[name] = self.now + self.lingers
             elif name == NAME and self.holds_public and fake.image == "good:2":
                 continue
             elif fake.image.startswith(("good", "wrong")) and self.now >= fake.started + START:
                 fake.serves = fake.image
-        if self.intruder is not None and NAME not in self.servings:
+        if self.intruder is not None and NAME not in self.servings and self.now >= self.taken.get(NAME, 0):
             self.servings[NAME] = self.intruder
 
     def answering(self, name: str = NAME) -> str:
@@ -705,6 +708,35 @@ def test_candidate_that_cannot_be_removed_costs_no_version_that_serves() -> None
     platform.keeps = ""
     platform.deploy("good:2", can_update=True)
     platform.assert_serves("good:2")
+
+
+@pytest.mark.parametrize("way", ways())
+@pytest.mark.parametrize(("image", "serves"), [("good:2", "good:2"), ("wrong", "good:1")])
+def test_name_that_stays_taken_after_a_removal_costs_no_service(image: str, serves: str, way: dict[str, Any]) -> None:
+    platform = platform_with()
+    platform.lingers = 20
+    with nullcontext() if image == serves else pytest.raises(ServingCheckError):
+        platform.deploy(image, **way)
+    platform.assert_serves(serves)
+
+
+def test_name_that_stays_taken_for_too_long_after_a_removal_is_left_to_the_next_try() -> None:
+    platform = platform_with()
+    platform.lingers = 1000
+    with pytest.raises(ServingAliveError, match="name 'mnist' is still taken 120 s after"):
+        platform.deploy("good:2")
+    assert platform.changes < 140
+    platform.now += 1000
+    platform.deploy("good:2")
+    platform.assert_serves("good:2")
+
+
+def test_strangers_serving_that_takes_the_name_late_is_left_alone() -> None:
+    platform = platform_with()
+    platform.lingers, platform.intruder = 10, Fake(0, "good:9", "good:9", is_ours=False)
+    with pytest.raises(ServingRefusedError):
+        platform.deploy("good:2")
+    assert platform.servings == {NAME: platform.intruder}
 
 
 def test_program_that_hangs_while_it_is_watched_is_replaced_soon() -> None:

@@ -41,6 +41,7 @@ GRACE_PERIOD = 30.0
 RESULT_GRACE_PERIOD, RESULT_PAUSE = 60.0, 2.0
 # Seconds for which the platform may be unreachable while a job or serving is waited for.
 UNREACHABLE_TIMEOUT = 900.0
+CONFIRM_ABSENCE = 5.0  # seconds after which a second "not found" about something on record is believed
 # Seconds between two requests at most, also where ``Retry-After`` asks for more.
 LONGEST_PAUSE = 60.0
 # Seconds to send nothing after a rate limit without ``Retry-After`` (client: about so long after code 20003).

@@ -289,7 +289,10 @@ class Deployer:
         """Remove the candidate of a deployment that has succeeded."""
         yield from self.site.remove_candidate()
         rollout = self.site.rollout
-        serving = yield from get_serving(self.site.name, self.site.version)
+        serving = yield from self.site.find()
+        if serving is None:
+            name = self.site.name
+            raise ServingFailedError(f"The {self.plan.version} served as {name!r}, and was removed meanwhile.", name)
         self.site.end("reverted" if self.plan.withdraws else "deployed", self.site.record)
         away = f"; no version answered for {rollout.away_seconds:.1f} s" if rollout.previous else ""
         self.site.log(f"The {self.plan.version} serves as {serving.name!r}{away}")

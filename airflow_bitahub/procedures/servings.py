@@ -155,17 +155,20 @@ def stop_own_serving(
     :param timeout: seconds to go on where queries or the stop fail
     :raises ServingAliveError: they failed for so long
     """
-    start, was_asked = clock(), False
+    start, was_asked, missing_since = clock(), False, None
     while True:
         try:
             found = yield from get_serving(name, version)
+            missing_since = None
             if found.status.is_ending or not is_own(found.created_at):
                 return was_asked
             was_asked = True
             yield from stop_serving(name, version)
             return True
         except NotFoundError:
-            return was_asked
+            missing_since = clock() if missing_since is None else missing_since
+            if clock() - missing_since >= min(retry.CONFIRM_ABSENCE, timeout):
+                return was_asked
         except BitaHubError as error:
             if not retry.leaves_outcome_open(error):
                 raise
@@ -183,17 +186,21 @@ def end_serving(
     :raises ServingAliveError: it is still there after `timeout` seconds
     """
     start, name = clock(), serving.name
-    is_removed = False
+    is_removed, missing_since = False, None
     while True:
         try:
             found = yield from get_serving(name, version)
+            missing_since = None
             if not is_same_time(found.created_at, serving.created_at):
                 return
             if not is_removed:
                 yield from delete_serving(name, version)
                 is_removed = True
         except NotFoundError:
-            return
+            # After our own removal, this is what was waited for.
+            missing_since = clock() if missing_since is None else missing_since
+            if is_removed or clock() - missing_since >= min(retry.CONFIRM_ABSENCE, timeout):
+                return
         except BitaHubError as error:
             if not retry.leaves_outcome_open(error):
                 raise

@@ -45,13 +45,15 @@ from airflow_bitahub.procedures.servings import end_serving
 
 
 def find_serving(
-    name: str, version: str, clock: Callable[[], float], *, grace: float = 0, is_ours: bool = False
+    name: str, version: str, clock: Callable[[], float], *, grace: float | None = None, is_ours: bool = False
 ) -> Procedure[Serving | None]:
     """Return a serving, or None where there is none.
 
-    :param grace: seconds for which "not found" counts as a delay
-    :param is_ours: it is on record, so that failed queries say nothing about it
+    :param grace: seconds for which "not found" counts as a delay; None: as long as `is_ours` asks for
+    :param is_ours: it is on record, so that failed queries say nothing about it, and neither does one "not found"
     """
+    if grace is None:
+        grace = retry.CONFIRM_ABSENCE if is_ours else 0
     query = get_serving(name, version)
     return (yield from retry.find(query, grace, clock, is_known=is_ours, may_exist=is_ours))
 
@@ -177,9 +179,9 @@ class Site:
             raise RuntimeError(f"no deployment of {self.name!r} is under way")
         return self.record.rollout
 
-    def find(self) -> Procedure[Serving | None]:
-        """Return the serving of the public name; None: there is none."""
-        return find_serving(self.name, self.version, self.clock, is_ours=self.record.exists)
+    def find(self, grace: float | None = None) -> Procedure[Serving | None]:
+        """Return the serving of the public name; None: there is none. See `find_serving`."""
+        return find_serving(self.name, self.version, self.clock, grace=grace, is_ours=self.record.exists)
 
     def find_candidate(self) -> Procedure[Serving | None]:
         """Return the serving of the candidate's name; None: there is none."""
@@ -232,7 +234,9 @@ class Site:
         taken_since: float | None = None
         was_removed = False
         while True:
-            rollout, found, now = self.rollout, (yield from self.find()), self.clock()
+            # After a refused creation, a wrong "not found" does no harm: the next creation is refused, too.
+            found = yield from self.find(None if taken_since is None else 0)
+            rollout, now = self.rollout, self.clock()
             if found is not None and not self.record.owns(found, now):
                 raise self.refusal(found)
             is_successor = found is not None and self.record.is_successor(found, now)
@@ -270,8 +274,11 @@ class Site:
                 return self._has_placed(created, placed)
             # Another creation took the name: an earlier one of ours, whose answer was lost, or a stranger's. Or what
             # was removed is no longer shown, but not gone completely.
-            other = yield from self.find()
-            if other is not None and (earlier is None or not is_created_since(other.created_at, earlier, self.clock())):
+            other = yield from self.find(grace=0)
+            if other is not None and not (
+                (other.created_at is not None and other.created_at == self.record.created_at)  # it had been denied
+                or (earlier is not None and is_created_since(other.created_at, earlier, self.clock()))
+            ):
                 raise self.refusal(other)
             # This creation had no effect, so what appears from now on is not its serving.
             self.save(replace(self.record, since=earlier, rollout=replace(self.rollout, placing=rollout.placing)))

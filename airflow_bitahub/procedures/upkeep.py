@@ -12,7 +12,7 @@ from functools import partial
 
 from airflow_bitahub.api.platform import ServingStatus
 from airflow_bitahub.api.protocol import Procedure, Sleep
-from airflow_bitahub.api.servings import Serving, get_serving, scale_serving, start_serving
+from airflow_bitahub.api.servings import Serving, scale_serving, start_serving
 from airflow_bitahub.exceptions import ServingAliveError, ServingFailedError
 from airflow_bitahub.procedures import retry
 from airflow_bitahub.procedures.servings import end_serving, stop_own_serving
@@ -99,7 +99,7 @@ def delete_deployed(turn: Turn) -> Procedure[bool]:
         left = yield from turn.wait()
     else:
         yield from site.remove_candidate()
-    grace = retry.GRACE_PERIOD if site.record.since is not None else 0
+    grace = retry.GRACE_PERIOD if site.record.since is not None else None
     found = yield from find_serving(site.name, site.version, turn.clock, grace=grace, is_ours=site.record.exists)
     if found is not None:
         if not site.record.owns(found, turn.clock()):
@@ -148,7 +148,7 @@ def _wait_until(
     """
     start, site = turn.clock(), turn.site
     while True:
-        found = yield from retry.find(get_serving(site.name, site.version), 0, turn.clock, is_known=True)
+        found = yield from find_serving(site.name, site.version, turn.clock, is_ours=True)
         if found is None or not _is_same(serving, found.created_at):
             raise ServingFailedError(f"Serving {site.name!r} was removed or replaced meanwhile.", site.name)
         if is_done(found):

@@ -110,6 +110,8 @@ class Platform(Stage):
         self.hangs_at: float | None = None  # when the program of `good:2` stops answering
         self.slow_at = math.inf  # the first question after this is answered too late
         self.is_down: tuple[float, float] = (0, 0)  # from when until when its API gives no answer
+        self.queries = 0
+        self.denied = 0  # the number of a query whose serving the platform denies, since its API server restarts
         self.keeps = ""  # the name of a serving that cannot be removed
         self.lingers = 0.0  # for how long the name of a serving that is gone stays taken
         self.taken: dict[str, float] = {}  # until when the platform refuses a name although it shows no such serving
@@ -180,6 +182,9 @@ class Platform(Stage):
                 raise fresh(TIMEOUT)
             return None
         if operation == "get_serving":
+            self.queries += 1
+            if self.queries == self.denied:
+                raise fresh(MISSING)
             return self.view(request.names["name"], self.known(request))
         if operation == "get_serving_log":
             return self.printed
@@ -643,6 +648,19 @@ def test_any_answer_may_be_lost(kind: str, image: str, serves: str, way: dict[st
             break
         platform.assert_serves(serves)
         if number > platform.changes:
+            break
+
+
+@pytest.mark.parametrize("way", ways())
+@pytest.mark.parametrize(("image", "serves"), [("good:2", "good:2"), ("wrong", "good:1")])
+def test_serving_on_record_may_be_denied_once(image: str, serves: str, way: dict[str, Any]) -> None:
+    for number in count(1):
+        platform = platform_with()
+        platform.queries, platform.denied = 0, number
+        with nullcontext() if image == serves else pytest.raises(ServingCheckError):
+            platform.deploy(image, **way)
+        platform.assert_serves(serves)
+        if number > platform.queries:
             break
 
 

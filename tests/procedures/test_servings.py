@@ -16,7 +16,7 @@ from airflow_bitahub.exceptions import (
     ServingTimeoutError,
     StateUnknownError,
 )
-from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
+from airflow_bitahub.procedures.retry import CONFIRM_ABSENCE, GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from airflow_bitahub.procedures.servings import end_serving, stop_own_serving, wait_for_serving
 from tests.procedures.stage import (
     BROKEN,
@@ -162,7 +162,13 @@ def test_one_that_serves_no_more_needs_no_stop(word: str) -> None:
 
 
 def test_one_that_is_not_there_needs_no_stop() -> None:
-    assert stop_own(Script(MISSING)) == ["get_serving"]
+    stage = Script(MISSING)
+    assert set(stop_own(stage)) == {"get_serving"}
+    assert stage.now == 1000 + CONFIRM_ABSENCE
+
+
+def test_one_that_was_denied_once_is_stopped() -> None:
+    assert stop_own(Script(MISSING, serving("RUNNING", created_at=7), None))[-1] == "stop_serving"
 
 
 @pytest.mark.parametrize("error", SAYS_NOTHING, ids=str)
@@ -186,7 +192,17 @@ def remove(stage: Stage, **options: Any) -> None:
 def test_a_serving_that_is_not_there_is_not_removed() -> None:
     stage = Script(MISSING)
     remove(stage)
-    assert stage.calls == ["get_serving"]
+    assert set(stage.calls) == {"get_serving"}
+    assert stage.now == 1000 + CONFIRM_ABSENCE
+
+
+def test_a_serving_that_was_denied_once_is_removed() -> None:
+    stage = Script(MISSING, serving("RUNNING"), None, MISSING)
+    remove(stage)
+    assert stage.calls == ["get_serving", "get_serving", "delete_serving", "get_serving"]
+    stage = Script(serving("RUNNING"), TIMEOUT, MISSING, serving("RUNNING"), None, MISSING)
+    remove(stage)
+    assert stage.calls.count("delete_serving") == 2
 
 
 def test_a_serving_is_looked_at_removed_and_watched_until_it_is_gone() -> None:
@@ -199,7 +215,8 @@ def test_a_serving_is_looked_at_removed_and_watched_until_it_is_gone() -> None:
 def test_a_removal_of_unknown_outcome_is_settled_by_looking(error: BitaHubError) -> None:
     stage = Script(serving("RUNNING"), error, MISSING)
     remove(stage)
-    assert stage.calls == ["get_serving", "delete_serving", "get_serving"]
+    assert stage.calls[:3] == ["get_serving", "delete_serving", "get_serving"]
+    assert stage.calls.count("delete_serving") == 1
 
 
 def test_a_serving_that_took_the_place_of_the_removed_one_is_left_alone() -> None:

@@ -425,6 +425,7 @@ def time_runs_out() -> Iterator[Callable[..., object]]:
 def shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No grace period: this platform shows at once what was submitted, so what it denies was never there."""
     monkeypatch.setattr("airflow_bitahub.procedures.retry.GRACE_PERIOD", 0.0)
+    monkeypatch.setattr("airflow_bitahub.procedures.retry.CONFIRM_ABSENCE", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -224,7 +224,9 @@ class JobLifecycle(CountedJob):
         ending = end_job(record.job_name, may_appear=not record.confirmed, timeout=60)
         job = self.hook.new_client().run(ending)
         self.count_stop(job, record)
-        return "the job was stopped" if job is None or job.status.value == "STOPPED" else f"the job is {job.raw_state}"
+        if job is None:
+            return "the platform no longer has the job"
+        return "the job was stopped" if job.status.value == "STOPPED" else f"the job is {job.raw_state}"
 
     def result_if_finished(self) -> tuple[Any] | None:
         """Return the result, in a tuple, if the job has succeeded meanwhile; raise if it has failed; None otherwise."""

@@ -151,18 +151,24 @@ def end_job(
 ) -> Procedure[Job | None]:
     """Stop a job that has not finished, and return it; None when the platform has no such job.
 
-    The job is queried before it is stopped, since stopping a finished job may remove its record.
+    The job is queried before it is stopped, since stopping a finished job may remove its record. Until it is being
+    stopped, one "not found" is not believed: a platform that restarts may answer so about a job that runs.
 
     :param wait: wait until the job has finished; False: return as soon as it is being stopped
-    :param may_appear: its submission may still be on its way, so "not found" is not believed during the grace period
+    :param may_appear: its submission may still be on its way, so "not found" is not believed during the grace period.
+        Otherwise it is believed after `CONFIRM_ABSENCE`
     :param timeout: seconds
     :raises JobAliveError: the job has not finished after that time
     """
     start = clock()
+    outage = retry.Outage(retry.CONFIRM_ABSENCE, timeout, is_known=True)
+    if may_appear:
+        outage.grace, outage.missing_since = retry.GRACE_PERIOD, start
     is_stopping = False
     while True:
         try:
             job = yield from get_job(name)
+            outage.record_success()
             is_stopping = is_stopping or job.status is JobStatus.STOPPING
             if job.status.is_terminal:
                 return job
@@ -171,12 +177,12 @@ def end_job(
                 is_stopping = True
             if not wait:
                 return job
-        except NotFoundError:
-            if not may_appear or clock() - start >= retry.GRACE_PERIOD:
-                return None
         except BitaHubError as error:
             if not retry.leaves_outcome_open(error):
                 raise
+            is_believed = outage.record_failure(error, clock()) or is_stopping
+            if isinstance(error, NotFoundError) and is_believed:
+                return None
             # The stop may have taken effect, or the job may have finished just before it. The next query shows which.
             if clock() - start >= timeout:
                 raise JobAliveError(f"Job {name!r} could not be stopped: {error}", name) from error

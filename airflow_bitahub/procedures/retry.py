@@ -36,12 +36,13 @@ T = TypeVar("T")
 
 # Seconds for which a new job or serving may stay invisible (assumed: creations go through a queue and a database).
 GRACE_PERIOD = 30.0
+# Seconds after which a second "not found" about something on record is believed.
+CONFIRM_ABSENCE = 5.0
 # Seconds for which the files and the log of a finished job may stay invisible: a network file system caches a folder
 # for up to a minute, and a log goes through a collector. And seconds between two looks at them.
 RESULT_GRACE_PERIOD, RESULT_PAUSE = 60.0, 2.0
 # Seconds for which the platform may be unreachable while a job or serving is waited for.
 UNREACHABLE_TIMEOUT = 900.0
-CONFIRM_ABSENCE = 5.0  # seconds after which a second "not found" about something on record is believed
 # Seconds between two requests at most, also where ``Retry-After`` asks for more.
 LONGEST_PAUSE = 60.0
 # Seconds to send nothing after a rate limit without ``Retry-After`` (client: about so long after code 20003).

@@ -76,7 +76,7 @@ def ensure_job(
     # likely stopped by the worker, which cannot save that any more once its task is cleared.
     may_be_cleared = task.clear_number != record.clear_number
     record = task.refresh(record)
-    grace = 0 if record.confirmed else retry.GRACE_PERIOD
+    grace = retry.CONFIRM_ABSENCE if record.confirmed else retry.GRACE_PERIOD
     job = yield from submission.find(record, grace, is_known=record.confirmed)
     if job is None and not record.confirmed:
         record = prepare(replace(record, stopped=False))

@@ -434,6 +434,7 @@ def test_job_that_somebody_stopped_is_submitted_again_where_that_is_wished_for(
     assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
 
 
+@pytest.mark.usefixtures("shown_at_once")
 def test_job_whose_record_the_platform_removed_is_lost_and_not_submitted_again(
     task_run: TaskRun, submitted: Submitted, client: BitaHubClient
 ) -> None:
@@ -920,6 +921,28 @@ def test_trigger_is_told_how_long_the_platform_may_be_unreachable(
         defer(job(command="sleep 60", deferrable=True, unreachable_timeout=limit), task_run).unreachable_timeout == 7200
     )
     assert submitted.only.status.value == "RUNNING"
+
+
+def test_job_that_is_denied_for_a_moment_is_stopped_at_its_time_limit(
+    task_run: TaskRun, submitted: Submitted, faults: Faults
+) -> None:
+    defer(job(command="sleep 60", deferrable=True), task_run)
+    # The first is asked whether the job has ended just in time.
+    faults.add(Fault(match=Match(method="GET", times=2), effect=Effect(records=Records(hide_for=1e9))))
+    with pytest.raises(JobTimeoutError, match="the job was stopped"):
+        job().execute_complete(task_run.context(), {"outcome": "timeout", "message": "too late"})
+    assert submitted.only.status.value == "STOPPED"
+
+
+@pytest.mark.usefixtures("shown_at_once")
+def test_job_that_is_gone_at_its_time_limit_is_not_said_to_be_stopped(
+    task_run: TaskRun, submitted: Submitted, faults: Faults
+) -> None:
+    defer(job(command="sleep 60", deferrable=True), task_run)
+    faults.add(Fault(match=Match(method="GET"), effect=Effect(records=Records(hide_for=1e9))))
+    with pytest.raises(JobTimeoutError, match="; the platform no longer has the job"):
+        job().execute_complete(task_run.context(), {"outcome": "timeout", "message": "too late"})
+    assert submitted.requests("DELETE") == []
 
 
 def test_job_is_stopped_although_airflow_takes_no_note_of_it(task_run: TaskRun, submitted: Submitted) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from airflow_bitahub.api.job_reading import Job, JobPage
 from airflow_bitahub.api.platform import JobStatus
+from airflow_bitahub.api.protocol import Call
 from airflow_bitahub.exceptions import (
     APIError,
     AuthenticationError,
@@ -24,7 +25,7 @@ from airflow_bitahub.exceptions import (
     TransportError,
 )
 from airflow_bitahub.procedures.jobs import JobPages, end_job, list_all_jobs, wait_for_job
-from airflow_bitahub.procedures.retry import GRACE_PERIOD, UNREACHABLE_TIMEOUT
+from airflow_bitahub.procedures.retry import CONFIRM_ABSENCE, GRACE_PERIOD, UNREACHABLE_TIMEOUT
 from tests.procedures.stage import (
     BROKEN,
     CONFLICT,
@@ -333,7 +334,30 @@ def test_a_job_that_is_being_stopped_is_not_stopped_again() -> None:
 def test_a_job_that_is_not_there_needs_no_stop() -> None:
     stage = Script(MISSING)
     assert end(stage) is None
-    assert stage.done == ["get_job"]
+    assert {*stage.calls} == {"get_job"}
+    assert stage.now == 1000 + CONFIRM_ABSENCE
+
+
+def test_a_job_that_is_denied_for_a_moment_is_stopped() -> None:
+    stage = Script(MISSING, MISSING, job("RUNNING"), None, job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+
+
+def test_a_stop_that_is_denied_for_a_moment_is_sent_again() -> None:
+    stage = Script(job("RUNNING"), MISSING, job("RUNNING"), None, job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+    assert stage.calls.count("stop_job") == 2
+
+
+def test_a_job_that_is_denied_after_an_outage_has_to_be_denied_twice() -> None:
+    stage = Script(MISSING, *[TIMEOUT] * 8, MISSING, job("RUNNING"), None, job("STOPPED"))
+    assert end(stage) == job("STOPPED")
+
+
+def test_a_single_denial_at_the_end_of_an_outage_is_not_believed() -> None:
+    stage = Script(*[TIMEOUT] * 60, MISSING)
+    with pytest.raises(JobAliveError, match="could not be stopped"):
+        end(stage, timeout=60)
 
 
 def test_a_job_that_may_still_appear_is_waited_for() -> None:
@@ -344,8 +368,27 @@ def test_a_job_that_may_still_appear_is_waited_for() -> None:
     assert stage.now == 1000 + GRACE_PERIOD
 
 
-def test_a_job_whose_record_goes_with_the_stop() -> None:
-    assert end(Script(job("RUNNING"), None, MISSING)) is None
+def test_a_job_that_does_not_appear_within_both_limits_is_not_there() -> None:
+    class Slow(Script):
+        def answer(self, call: Call[Any]) -> Any:
+            self.now += 0.3
+            return super().answer(call)
+
+    assert end(Slow(MISSING), may_appear=True, timeout=GRACE_PERIOD) is None
+
+
+@pytest.mark.parametrize("may_appear", [False, True])
+def test_a_job_whose_record_goes_with_the_stop(may_appear: bool) -> None:
+    stage = Script(job("RUNNING"), None, MISSING)
+    assert end(stage, may_appear=may_appear) is None
+    assert stage.calls == ["get_job", "stop_job", "get_job"]
+
+
+def test_a_denial_does_not_prolong_a_short_time_limit() -> None:
+    stage = Script(MISSING)
+    with pytest.raises(JobAliveError, match="could not be stopped"):
+        end(stage, wait=False, timeout=4)
+    assert stage.now == 1004
 
 
 @pytest.mark.parametrize("error", [*SAYS_NOTHING, CONFLICT, INVALID], ids=str)

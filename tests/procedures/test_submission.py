@@ -36,7 +36,7 @@ from airflow_bitahub.exceptions import (
 from airflow_bitahub.identity import JobRecord, TaskIdentity
 from airflow_bitahub.procedures.jobs import wait_for_job
 from airflow_bitahub.procedures.pace import FIRST_LOOKS
-from airflow_bitahub.procedures.retry import GRACE_PERIOD
+from airflow_bitahub.procedures.retry import CONFIRM_ABSENCE, GRACE_PERIOD
 from airflow_bitahub.procedures.submission import ensure_job
 from tests.procedures.stage import (
     BUSY,
@@ -400,7 +400,22 @@ def test_a_confirmed_job_that_is_gone_is_lost() -> None:
     with pytest.raises(JobLostError, match="Clear the task"):
         world.ensure(retry(TASK))
     assert len(world.submitted) == 1
-    assert world.now == now
+    assert world.now >= now + CONFIRM_ABSENCE
+
+
+def test_a_retry_adopts_a_confirmed_job_that_was_denied_for_a_moment() -> None:
+    world = running()
+    world.failed_looks = [MISSING] * 2
+    assert world.ensure(retry(TASK)).name == world.submitted[0]
+    assert len(world.submitted) == 1
+
+
+def test_a_stop_of_ours_that_did_not_get_through_is_made_up_for_although_the_job_was_denied_for_a_moment() -> None:
+    world = running()
+    world.saved.append(replace(world.saved[-1], stopped=True))
+    world.failed_looks = [MISSING] * 2
+    world.ensure(retry(TASK))  # it asserts that there are never two live jobs
+    assert world.stopped == world.submitted[:1]
 
 
 def test_a_job_that_was_accepted_and_does_not_show_stays_unconfirmed() -> None:
@@ -648,6 +663,14 @@ def test_a_clear_of_a_job_that_is_gone() -> None:
     world = over(JobStatus.SUCCEEDED)
     world.jobs.clear()
     world.ensure(clear(TASK))
+    assert len(world.submitted) == 2
+
+
+def test_a_clear_ends_a_job_that_was_denied_for_a_moment() -> None:
+    world = running()
+    world.failed_looks = [MISSING] * 2
+    world.ensure(clear(TASK))  # it asserts that there are never two live jobs
+    assert world.stopped == world.submitted[:1]
     assert len(world.submitted) == 2
 
 

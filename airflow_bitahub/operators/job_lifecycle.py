@@ -149,7 +149,7 @@ class JobLifecycle(CountedJob):
                 raise ConfigurationError("The task was resumed without its job's record or the trigger's report.")
             if is_about(event, job_subject(record.job_name)):
                 log_late_start(event, self.log)
-                return self._complete(event, record)
+                return self._complete(context, event, record)
         self.log.warning("Ignoring a trigger's report about %s: this task waits for another", event.get("subject"))
         return self.execute(context)
 
@@ -262,25 +262,48 @@ class JobLifecycle(CountedJob):
             url=task_url(context),
         )
 
-    def _complete(self, event: JobEvent, record: JobRecord) -> Any:
-        """Return the result that a trigger's report leads to, or raise its error."""
+    def _complete(self, context: Context, event: JobEvent, record: JobRecord) -> Any:
+        """Return the result that a trigger's report leads to, defer the task again, or raise the report's error."""
         from airflow_bitahub.api.job_reading import Job
 
         message = event.get("message", "")
         match event.get("outcome"):
             case "finished":
                 return self._conclude(Job.model_validate(event["job"]), record)
-            case "timeout" | "queue_timeout" as limit:
+            case "timeout":
                 if finished := self.result_if_finished():  # just in time
                     return finished[0]
-                kind = JobTimeoutError if limit == "timeout" else JobQueueTimeoutError
-                raise kind(message, record.job_name)
+                raise JobTimeoutError(message, record.job_name)
+            case "queue_timeout":
+                return self._complete_if_late(context, message, record)
             case "lost":
                 raise JobLostError(message, record.job_name)
             case _:
                 raise StateUnknownError(f"The state of job {record.job_name!r} is unknown: {message}")
 
+    def _complete_if_late(self, context: Context, message: str, record: JobRecord) -> Any:
+        """Raise if the job still waits for its turn at the queue's limit; otherwise return its result or wait for it.
+
+        What the trigger knows may come from a list of jobs that is late, and the task may have resumed long after.
+        """
+        from airflow_bitahub.api.jobs import get_job
+        from airflow_bitahub.procedures.pace import has_begun
+
+        try:
+            job = self.hook.send(get_job(record.job_name))
+        except BitaHubError as error:
+            raise StateUnknownError(f"{message} Whether it has started since then is unknown: {error}") from error
+        if job.status.is_terminal:
+            return self._conclude(job, record)
+        if job.status.value == "WAITING" and not has_begun(job):
+            raise JobQueueTimeoutError(message, record.job_name)
+        self.read_arguments()
+        self._log_change(job)
+        self._defer(context, job, 0)
+        return None
+
     def _defer(self, context: Context, job: Job, waited: float) -> None:
+        from airflow_bitahub.procedures.pace import has_begun
         from airflow_bitahub.triggers.job import BitaHubJobTrigger
 
         # Airflow does not enforce execution_timeout while a task is deferred, and restarts it when the task resumes.
@@ -294,7 +317,8 @@ class JobLifecycle(CountedJob):
                 job_name=job.name,
                 poll_interval=self.poll_interval,
                 deadline=deadline,
-                queue_deadline=self._queue_deadline(),
+                # A list of jobs that is late may still show the trigger a job in the queue.
+                queue_deadline=None if has_begun(job) else self._queue_deadline(),
                 unreachable_timeout=self.unreachable_timeout,
                 cancel_on_kill=self.cancel_on_kill,
                 earliest_report=earliest_report(context["ti"].start_date, waited),

@@ -18,6 +18,11 @@ FIRST_LOOKS = (0.3, 0.7, 1.5)
 _SHORTEST = 0.5  # seconds
 
 
+def has_begun(job: Job) -> bool:
+    """Return whether a job has begun to run, as far as one answer shows."""
+    return job.status is JobStatus.RUNNING or job.started_at is not None
+
+
 def pause_at(age: float, poll_interval: float, longest_poll_interval: float = 0) -> float:
     """Return the seconds until the next query: a tenth of the age, within limits.
 
@@ -51,7 +56,7 @@ class JobPace:
     def saw(self, job: Job, now: float) -> None:
         """Record the answer to a query."""
         self._looks += 1
-        has_started = self.has_started or job.status is JobStatus.RUNNING or job.started_at is not None
+        has_started = self.has_started or has_begun(job)
         if self._since is None or has_started is not self.has_started:
             reported = job.started_at if has_started else job.created_at
             self._since = now if reported is None else min(now, max(self._earliest, reported))

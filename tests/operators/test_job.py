@@ -898,6 +898,84 @@ def test_job_that_has_begun_is_not_held_to_the_queues_limit(
     assert result["job_name"] == submitted.only.key.name
 
 
+QUEUE_TIMEOUT: Any = {"outcome": "queue_timeout", "message": "It did not start in time."}  # the trigger's report
+
+
+def test_job_that_has_begun_since_its_triggers_last_query_is_waited_for(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator
+) -> None:
+    # The platform's list of jobs, from which the trigger has its knowledge, may be late.
+    limit = {"queue_timeout": timedelta(seconds=0.2), "deferrable": True}
+    defer(job(command=LASTING, **limit), task_run)
+    submitted.wait(submitted.only.key.name, "RUNNING")
+    with pytest.raises(TaskDeferred) as deferred:
+        job(**limit).execute_complete(task_run.context(), QUEUE_TIMEOUT)
+    trigger: Any = deferred.value.trigger
+    assert trigger.queue_deadline is None, "a late list must not report the same again"
+    let_go(platform, submitted.only)
+    [event] = events_of(trigger)
+    result: Any = job(**limit).execute_complete(task_run.context(), event)
+    assert result["status"] == "SUCCEEDED"
+
+
+@pytest.mark.usefixtures("busy")
+def test_job_that_is_neither_queued_nor_begun_at_the_queues_limit_keeps_it(
+    task_run: TaskRun, submitted: Submitted, faults: Faults
+) -> None:
+    limit = {"queue_timeout": timedelta(hours=1), "deferrable": True}
+    trigger = defer(job(command="sleep 60", **limit), task_run)
+    patch: dict[str, Any] = {
+        "state": "HIBERNATING",
+        "launchedTime": 0,
+        "jobStatus": {"state": "HIBERNATING", "appLaunchedTime": 0},
+    }
+    faults.clear()
+    faults.add(Fault(match=Match(method="GET"), effect=Effect(records=Records(patch=patch))))
+    with pytest.raises(TaskDeferred) as deferred:
+        job(**limit).execute_complete(task_run.context(), QUEUE_TIMEOUT)
+    again: Any = deferred.value.trigger
+    assert again.queue_deadline == pytest.approx(trigger.queue_deadline, abs=60)
+    assert submitted.requests("DELETE") == []
+
+
+@pytest.mark.parametrize("command", ["true", "exit 3"])
+def test_job_that_has_ended_since_its_triggers_last_query_is_not_late(
+    command: str, task_run: TaskRun, submitted: Submitted
+) -> None:
+    defer(job(command=f"sleep 0.2; {command}", deferrable=True), task_run)
+    submitted.wait(submitted.only.key.name)
+    with pytest.raises(JobFailedError) if command != "true" else nullcontext():
+        assert job().execute_complete(task_run.context(), QUEUE_TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [Effect(before=Answer(status=403, body="x")), Effect(records=Records(hide_for=1e9))],
+    ids=["gateway", "not found"],
+)
+def test_job_that_cannot_be_queried_at_the_queues_limit_is_left_alone(
+    effect: Effect, task_run: TaskRun, submitted: Submitted, platform: Emulator, faults: Faults
+) -> None:
+    defer(job(command=LASTING, deferrable=True), task_run)
+    faults.add(Fault(match=Match(method="GET"), effect=effect))
+    with pytest.raises(StateUnknownError, match=r"did not start in time.*unknown.*The next try queries it again"):
+        job().execute_complete(task_run.context(), QUEUE_TIMEOUT)
+    faults.clear()
+    assert submitted.requests("DELETE") == []
+    let_go(platform, submitted.only)
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert submitted.requests("POST") == [submitted.only.key.name]
+
+
+def test_retry_that_adopts_a_job_that_runs_holds_it_to_no_queues_limit(task_run: TaskRun, submitted: Submitted) -> None:
+    die_after_submission(job(command="sleep 60"), task_run)
+    submitted.wait(submitted.only.key.name, "RUNNING")
+    task_run.retry()
+    trigger = defer(job(command="sleep 60", deferrable=True, queue_timeout=3600), task_run)
+    assert trigger.queue_deadline is None
+
+
 def test_platform_that_is_unreachable_for_too_long_fails_the_try_and_leaves_the_job_to_the_next(
     task_run: TaskRun, submitted: Submitted, platform: Emulator, faults: Faults
 ) -> None:

@@ -74,6 +74,8 @@ class ResourceLifecycle(BitaHubOperator):
     It has no constructor, see `BitaHubOperator`.
     """
 
+    cancel_on_kill: bool
+
     _context: Context | None = None
     _is_abandoned = False
 
@@ -149,6 +151,11 @@ class ResourceLifecycle(BitaHubOperator):
             raise self._timed_out(self.timeout_error(), "execution_timeout") from None
         except (JobTimeoutError, ServingTimeoutError) as error:
             raise self._timed_out(error, self.limit_of(error)) from None
+        except KeyboardInterrupt:
+            # Ctrl-C in `dag.test()`, after which Airflow fails the task without calling `on_kill`.
+            if self.cancel_on_kill:
+                self.stop_own("the task was interrupted")
+            raise
         except Exception as error:
             if self.is_last_try(error) and not self.has_ended(error):
                 self.stop_own("the task failed")

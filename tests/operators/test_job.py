@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -1128,6 +1130,41 @@ def test_killed_task_that_airflow_no_longer_wants_stops_its_job(
     task_state(state)
     operator.on_kill()
     submitted.wait(submitted.only.key.name, "STOPPED")
+
+
+@pytest.fixture
+def ctrl_c() -> Callable[..., object]:
+    """Interrupts whatever calls it, as Ctrl-C in a terminal does."""
+
+    def interrupt(**_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)  # which the signal ends
+
+    return interrupt
+
+
+def test_task_that_is_interrupted_in_a_terminal_stops_its_job(
+    task_run: TaskRun, submitted: Submitted, ctrl_c: Callable[..., object]
+) -> None:
+    # In `dag.test()`, Airflow fails a task after Ctrl-C, and does not call `on_kill`.
+    context = task_run.context()
+    context["ti"].xcom_push = ctrl_c  # which is called between submitting and waiting
+    with pytest.raises(KeyboardInterrupt):
+        job(command="sleep 60").execute(context)
+    assert submitted.only.status.value == "STOPPED"
+    task_run.retry()
+    assert job().execute(task_run.context())
+    assert [record.key.name[-2:] for record in submitted()] == ["-1", "-2"]
+
+
+def test_task_that_is_interrupted_leaves_its_job_where_that_is_wished_for(
+    task_run: TaskRun, submitted: Submitted, ctrl_c: Callable[..., object]
+) -> None:
+    context = task_run.context()
+    context["ti"].xcom_push = ctrl_c
+    with pytest.raises(KeyboardInterrupt):
+        job(command="sleep 60", cancel_on_kill=False).execute(context)
+    assert submitted.requests("DELETE") == []
 
 
 # "": a new scheduler has found the task orphaned by one that died, and will start it again.

@@ -50,6 +50,7 @@ _PATIENCE = 20.0
 # when the platform has refused a new token immediately.
 _PAUSE = 30.0
 _CLIENT_ERRORS = ("invalid_client", "unauthorized_client")  # OAuth's codes: not the user is wrong, but the program
+_REFUSALS = ("invalid_grant", *_CLIENT_ERRORS)  # OAuth's codes for what was sent; others are about the server
 # Seconds to send no password after the platform has locked the account (family: half an hour), where it does not say.
 _LOCKED = 1800.0
 
@@ -278,17 +279,19 @@ class PasswordGrant:
                 return (yield from self._grant(grant_type="password", username=self._user, password=self._password))
             changed = session
         except AuthenticationError as error:
-            changed = yield from Blocking(partial(session.with_refused, self._credentials))
-            refusal = self._refusal(error.status, f" {error}", is_client=error.code in _CLIENT_ERRORS)
+            if error.status == 401 or error.code in _REFUSALS:
+                changed = yield from Blocking(partial(session.with_refused, self._credentials))
+                refusal = self._refusal(error.status, f" {error}", is_client=error.code in _CLIENT_ERRORS)
+            else:  # such as a firewall's 403, or a failure of the sign-in: neither says anything about the password
+                changed = session
+                refusal = _not_sent(f"{error} This does not mean that the password is wrong.")
         except RateLimitError as error:
             seconds = _LOCKED if error.retry_after is None else min(error.retry_after, _LOCKED)
             changed = replace(session, locked_until=self._clock() + seconds)
             refusal = self._locked(f" {error}")
         except BitaHubError as error:
             changed = session
-            # Whatever went wrong with the sign-in, the call itself was not sent.
-            reason = getattr(error, "reason", "") or "sign-in"
-            not_sent = ConnectFailedError(f"The sign-in failed, so nothing else was sent. {error}", reason)
+            not_sent = _not_sent(str(error), getattr(error, "reason", ""))
             refusal = error if isinstance(error, ConfigurationError) else not_sent
         yield from Blocking(partial(self._store.save, replace(changed, claim="")))
         raise refusal
@@ -340,6 +343,11 @@ class PasswordGrant:
             None,
             "account",
         )
+
+
+def _not_sent(said: str, reason: str = "") -> ConnectFailedError:
+    """Return what a failed sign-in means for the call: whatever went wrong, the call itself was not sent."""
+    return ConnectFailedError(f"The sign-in failed, so nothing else was sent. {said}", reason or "sign-in")
 
 
 def _bearer(token: str) -> Mapping[str, str]:

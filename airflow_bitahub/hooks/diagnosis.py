@@ -137,6 +137,12 @@ def _connecting(error: ConnectFailedError, settings: Settings) -> Diagnosis:
                 f"{where} did not answer at all. The host or the port is wrong, or a firewall drops what this machine "
                 f"sends there.",
             )
+        case "sign-in" if "The platform said" in str(error):
+            return Diagnosis(
+                "sign-in",
+                "Something answers the sign-in with an error that says nothing about the password. Where it passes, "
+                "nothing need be done; if it stays, ask whoever runs the platform, or the firewall in front of it.",
+            )
         case "sign-in":
             path = settings.platform().endpoints["sign_in"]
             return Diagnosis(

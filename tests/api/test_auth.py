@@ -14,7 +14,13 @@ from airflow_bitahub.api.jobs import list_jobs
 from airflow_bitahub.api.platform import Platform
 from airflow_bitahub.api.protocol import Blocking, Call, Flow, Response, Sleep
 from airflow_bitahub.emulator.http.signin import SignIn, SignInError
-from airflow_bitahub.exceptions import AuthenticationError, BitaHubError, ConfigurationError, ConnectFailedError
+from airflow_bitahub.exceptions import (
+    AuthenticationError,
+    BitaHubError,
+    ConfigurationError,
+    ConnectFailedError,
+    SignInRefusedError,
+)
 from airflow_bitahub.hooks.sessions import ProcessSessions, VariableSessions
 
 PASSWORD = "correct-horse"
@@ -349,3 +355,46 @@ def test_what_else_a_sign_in_may_be_answered(
     with pytest.raises(AuthenticationError if "client" in expected else ConnectFailedError, match=expected):
         raise error
     assert PASSWORD not in str(error)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(403, {}, b"<html>Forbidden"),
+        Response(403, {}, b'{"kind": "Status", "message": "user system:anonymous cannot create path /oauth/token"}'),
+        Response(400, {}, b'{"error": "server_error"}'),
+        Response(403, {}, b'{"error": "access_denied"}'),
+    ],
+    ids=["firewall", "gateway", "failure", "denial"],
+)
+def test_a_right_password_is_sent_again_after_an_answer_that_is_not_about_it(
+    response: Response, shared: Callable[[], VariableSessions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway()
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway, "_grant", lambda _form: response)
+        [error] = gateway.send(gateway.worker(shared()))
+    assert isinstance(error, ConnectFailedError)
+    assert "This does not mean that the password is wrong" in str(error)
+    gateway.succeed(gateway.worker(shared()))
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response(400, {}, b'{"error": "invalid_grant"}'),
+        Response(401, {}, b"Unauthorized"),
+        Response(401, {}, b'{"error": "access_denied"}'),
+        Response(403, {}, b'{"error": "invalid_grant"}'),
+    ],
+)
+def test_a_password_is_not_sent_again_after_an_answer_that_may_count_as_a_wrong_one(
+    response: Response, shared: Callable[[], VariableSessions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway()
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway, "_grant", lambda _form: response)
+        [error] = gateway.send(gateway.worker(shared()))
+    assert isinstance(error, SignInRefusedError)
+    assert isinstance(gateway.send(gateway.worker(shared()))[0], SignInRefusedError)
+    assert gateway.grants == []

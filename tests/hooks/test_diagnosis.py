@@ -226,6 +226,20 @@ def test_a_sign_in_that_is_not_there(connect: Connect, emulator: Emulator) -> No
     )
 
 
+def test_a_sign_in_that_fails_whatever_the_password(connect: Connect) -> None:
+    with server(403, "<html>Forbidden") as port:
+        says(
+            connect,
+            "Wrong: sign-in.",
+            "says nothing about the password",
+            "HTTP 403",
+            host=f"http://127.0.0.1:{port}",
+            login=USER,
+            password=PASSWORD,
+            extra={"auth": "kubesphere"},
+        )
+
+
 def test_a_client_and_an_account_that_are_refused(connect: Connect, tmp_path: Path) -> None:
     sign_in = SignIn({USER: PASSWORD}, client=("airflow", "secret-of-airflow"))
     with Emulator(tmp_path, sign_in=sign_in, mounts="links") as emulator:

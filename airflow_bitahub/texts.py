@@ -20,6 +20,8 @@ _UNSTORABLE = re.compile("[\ud800-\udfff\0]")
 # A terminal's commands, such as for colours; and characters that move, hide or turn round what is written after them.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Chinese has no blanks between its words, and its marks are in few secrets.
+_WORD = re.compile(r"[^\s，。；：！？、]+")  # noqa: RUF001
 # A line of a secret may end as in JSON, with a backslash and a letter.
 _LINE_BREAK = re.compile(r"[\r\n]+|(?:\\r)?\\n")
 _SHORTEST_LINE = 8  # characters of a line of a secret that is masked by itself; "}" is none
@@ -47,12 +49,24 @@ def lines_of(secret: str) -> list[str]:
 def shorten(text: str, limit: int = TEXT_LIMIT) -> str:
     """Return a text of at most about `limit` characters: its beginning and its end, and how much is left out.
 
+    A word is whole or left out. Airflow masks secrets later, and would not find a part of one.
+
     Characters that Airflow cannot store become U+FFFD, since the text may become part of a trigger's event.
     """
     if len(text) > limit:
         half = limit // 2
-        text = _without_middle(text[:half], len(text) - 2 * half, text[-half:])
+        # Each piece is taken with the character beyond it: where that is a blank, no word is cut.
+        head, tail = text[: half + 1], text[-half - 1 :]
+        head = head[: len(head) - max(1, _word_length(head[::-1]))].rstrip()
+        tail = tail[max(1, _word_length(tail)) :].lstrip()
+        text = _without_middle(head, len(text) - len(head) - len(tail), tail).strip()
     return make_storable(text)
+
+
+def _word_length(text: str) -> int:
+    """Return the number of characters of the word with which a text begins; 0 where it begins with none."""
+    found = _WORD.match(text)
+    return len(found[0]) if found else 0
 
 
 def shorten_all(value: Any) -> Any:
@@ -75,13 +89,21 @@ def readable_line(line: str, limit: int, mask: Mask | None = None) -> str:
     drawn = next((part for part in reversed(line.split("\r")) if part), "")
     plain = _CONTROLS.sub("", _ESCAPES.sub("", drawn))
     plain = _GROUP_MARKS.sub(r"\1: :", plain)
-    return (shorten(plain, limit) if mask is None else _mask_and_shorten(plain, limit, mask)).rstrip()
+    return (_shorten_line(plain, limit) if mask is None else _mask_and_shorten(plain, limit, mask)).rstrip()
+
+
+def _shorten_line(line: str, limit: int) -> str:
+    """Return a line whose secrets have been masked, shortened. Unlike in `shorten`, words may be cut."""
+    half = limit // 2
+    if len(line) > limit:
+        line = _without_middle(line[:half], len(line) - 2 * half, line[-half:])
+    return make_storable(line)
 
 
 def _mask_and_shorten(text: str, limit: int, mask: Mask) -> str:
     half, margin = limit // 2, max(0, mask.longest - 1)
     if len(text) <= limit + 2 * margin:
-        return shorten(mask.hide(text), limit)
+        return _shorten_line(mask.hide(text), limit)
     # Of a very long line, only what is shown is searched. Where a piece ends within the line, it may have a part of a
     # secret, which the margin takes away.
     head, tail = mask.hide(text[: half + margin]), mask.hide(text[-half - margin :])

@@ -333,7 +333,7 @@ class JobLifecycle(CountedJob):
         """Return what lets the trigger mask the secrets that this task has given to its job."""
         from airflow_bitahub.secret_digests import digests_of
 
-        return digests_of(self._given_secrets()) if self.log_interval else {}
+        return digests_of(self._given_secrets())
 
     def _given_secrets(self) -> set[str]:
         return masked_secrets_in(getattr(self, name, None) for name in self.template_fields)

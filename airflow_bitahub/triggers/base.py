@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_bitahub.exceptions import BitaHubError
 from airflow_bitahub.procedures import retry
+from airflow_bitahub.secret_digests import SecretMask
 from airflow_bitahub.triggers.events import TAKE_UP_SECONDS
 from airflow_bitahub.triggers.task_state import is_task_active
 from airflow_bitahub.triggers.watch.journal import Journal
@@ -35,6 +36,8 @@ class BitaHubTrigger(BaseTrigger):
     :param cancel_on_kill: stop the job or serving when a user marks, clears or deletes the waiting task
     :param earliest_report: when to report at the earliest, in seconds since the epoch, see `events.earliest_report`;
         after a restart of the triggerer it has usually passed. None: as soon as there is something to report
+    :ivar log_masks: digests of the secrets that the task has given to the job or serving, see `secret_digests`; the
+        platform may quote them
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class BitaHubTrigger(BaseTrigger):
         self.grace = grace
         self.cancel_on_kill = cancel_on_kill
         self.earliest_report = earliest_report
+        self.log_masks: Mapping[str, Any] = {}
 
     @property
     @abstractmethod
@@ -103,8 +107,8 @@ class BitaHubTrigger(BaseTrigger):
     async def _payload(self) -> Mapping[str, Any]:
         from airflow_bitahub.triggers.watch.watcher import shared_watcher
 
-        journal = Journal(self.log, self.description, asyncio.get_running_loop().time)
         try:
+            journal = Journal(self.log, self.description, asyncio.get_running_loop().time, SecretMask(self.log_masks))
             async with shared_watcher(self.bitahub_conn_id) as watcher:
                 return await self.wait(watcher, journal)
         except BitaHubError as error:

@@ -26,7 +26,7 @@ class BitaHubJobTrigger(BitaHubTrigger):
     :param queue_deadline: when the job must have started, in seconds since the epoch; None: no limit
     :param unreachable_timeout: seconds for which the platform may be unreachable
     :param log_interval: seconds between two looks at the job's log, whose new lines go to the task's; 0: none
-    :param log_masks: digests of the secrets that the job may print, see `secret_digests`
+    :param log_masks: digests of the secrets that the job may print and the platform quote, see `secret_digests`
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from airflow_bitahub.api.jobs import get_job, read_job_log
 from airflow_bitahub.exceptions import BitaHubError, NotFoundError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
 from airflow_bitahub.hooks.mask_keys import mask_key
+from airflow_bitahub.pages.hiding import HIDDEN
 from airflow_bitahub.pages.log_text import MAX_LINES, readable
 from airflow_bitahub.procedures.retry import Retry
 from airflow_bitahub.secret_digests import SecretMask
@@ -80,14 +81,17 @@ def look_at_job(bitahub_conn_id: str, job_name: str, masks: Mapping[str, Any], *
             return Look(problem="job_gone", url=url)
         except BitaHubError as error:
             return Look(problem="not_reached", reason=masked(error), url=url)
-        return Look(job, url=url, log=_read_log(hook, job_name, masks) if with_log else None)
+        try:
+            mask = SecretMask(masks, mask_key(masks["key"]).value) if masks else None
+        except Exception:  # the key is missing, or somebody has changed the record
+            job = job.model_copy(update={"message": job.message and HIDDEN})
+            return Look(job, url=url, log=Log(is_withheld=True) if with_log else None)
+        message = masked(job.message)
+        job = job.model_copy(update={"message": mask.hide(message) if mask else message})
+        return Look(job, url=url, log=_read_log(hook, job_name, mask) if with_log else None)
 
 
-def _read_log(hook: BitaHubHook, job_name: str, masks: Mapping[str, Any]) -> Log:
-    try:
-        mask = SecretMask(masks, mask_key(masks["key"]).value) if masks else None
-    except Exception:  # the key is missing, or somebody has changed the record
-        return Log(is_withheld=True)
+def _read_log(hook: BitaHubHook, job_name: str, mask: SecretMask | None) -> Log:
     try:
         text = hook.send(read_job_log(job_name, tail_lines=MAX_LINES + 1))
     except BitaHubError as error:

@@ -7,10 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from airflow.sdk._shared.secrets_masker import _secrets_masker
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.log import mask_secret
 
-from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
+from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match, Records
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.exceptions import JobFailedError
 from airflow_bitahub.operators.job import BitaHubJobOperator
@@ -134,6 +135,25 @@ def test_trigger_is_told_digests_of_the_secrets_that_the_job_was_given(task_run:
     trigger: Any = restored(deferred.value.trigger)
     assert "sesame" not in json.dumps(trigger.serialize())
     assert SecretMask(trigger.log_masks).hide("a sesame-of-the-job b sesame-of-another") == "a *** b sesame-of-another"
+
+
+@pytest.mark.parametrize("log_interval", [0.05, 0])
+def test_trigger_masks_secrets_in_what_the_platform_says_of_the_job(
+    log_interval: float, task_run: TaskRun, task_log: TaskLog, platform: Emulator
+) -> None:
+    mask_secret("sesame-of-the-job")
+    operator = job("TOKEN=sesame-of-the-job sleep 0.1", deferrable=True, log_interval=log_interval)
+    with pytest.raises(TaskDeferred) as deferred:
+        execute(operator, task_run)
+    platform.faults.add(Fault(effect=Effect(records=Records(patch={"message": "KeyError: sesame-of-the-job!"}))))
+    with pytest.MonkeyPatch.context() as triggerer:  # which knows no secrets of workers
+        triggerer.setattr(_secrets_masker(), "patterns", set())
+        triggerer.setattr(_secrets_masker(), "replacer", None)
+        task_log.text()
+        events_of(restored(deferred.value.trigger))
+    text = task_log.text()
+    assert "KeyError: ***!" in text
+    assert "sesame" not in text
 
 
 KEY = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkq\nhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----\n"

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from airflow.sdk._shared.secrets_masker import _secrets_masker
 
+from airflow_bitahub.emulator.faults.faults import Effect, Fault, Records
+from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.hooks.mask_keys import MASK_KEY
 from airflow_bitahub.operators.job import BitaHubJobOperator
 from airflow_bitahub.operators.records import SUBMISSIONS_KEY, Submission, read_submissions
-from airflow_bitahub.ui.platform import Log, look_at_job
+from airflow_bitahub.ui.platform import Log, Look, look_at_job
 from tests.conftest import TaskRun
 
 pytestmark = pytest.mark.usefixtures("connection")
@@ -27,11 +29,15 @@ def submitted(run: TaskRun, command: str) -> Submission:
 
 
 def shown(submission: Submission, **changes: Any) -> Log | None:
+    return look(submission, **changes).log
+
+
+def look(submission: Submission, **changes: Any) -> Look:
     masks = {**submission.masks, **changes}
     with pytest.MonkeyPatch.context() as server:  # which knows no secrets of workers
         server.setattr(_secrets_masker(), "patterns", set())
         server.setattr(_secrets_masker(), "replacer", None)
-        return look_at_job("bitahub_default", submission.job_name, masks, with_log=True).log
+        return look_at_job("bitahub_default", submission.job_name, masks, with_log=True)
 
 
 def test_secrets_are_masked_by_digests_whose_key_is_elsewhere(task_run: TaskRun, variables: dict[str, str]) -> None:
@@ -71,3 +77,13 @@ def test_a_log_is_not_shown_if_its_secrets_could_not_be_kept(
 
     monkeypatch.setattr("airflow.sdk.Variable.set", staticmethod(fail))
     assert shown(submitted(TaskRun(), COMMAND)) == Log(is_withheld=True)
+
+
+@pytest.mark.usefixtures("variables")
+def test_secrets_are_masked_in_what_the_platform_says_of_the_job_too(task_run: TaskRun, platform: Emulator) -> None:
+    submission = submitted(task_run, COMMAND)
+    platform.faults.add(Fault(effect=Effect(records=Records(patch={"message": "KeyError: sesame-1 and more"}))))
+    for changes, message in (({}, "KeyError: *** and more"), ({"key": "another"}, "***")):
+        job = look(submission, **changes).job
+        assert job is not None
+        assert job.message == message

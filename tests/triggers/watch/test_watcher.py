@@ -22,6 +22,7 @@ from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match,
 from airflow_bitahub.emulator.scripts import ScriptedJob
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.procedures.retry import UNREACHABLE_TIMEOUT
+from airflow_bitahub.secret_digests import SecretMask
 from airflow_bitahub.triggers.serving import BitaHubServingTrigger
 from airflow_bitahub.triggers.watch import watcher
 from airflow_bitahub.triggers.watch.journal import Journal
@@ -132,7 +133,7 @@ def test_waiter_that_fails_in_an_unforeseen_way_ends_alone(platform: Platform) -
         raise ZeroDivisionError("a defect")
 
     async def run_broken() -> None:
-        journal = Journal(logging.getLogger(), "job job-0", now)
+        journal = Journal(logging.getLogger(), "job job-0", now, SecretMask({}))
         async with watcher.shared_watcher("bitahub_default") as shared:
             await shared.run(broken(), journal)
 

@@ -128,12 +128,14 @@ class BitaHubInvokeServingOperator(BitaHubOperator):
     def execute(self, context: Context) -> Any:
         """Ask the program, and check its answer."""
         from airflow_bitahub.api.servings import get_serving
+        from airflow_bitahub.hooks.sessions import mask
         from airflow_bitahub.procedures.questions import WarmUp, ask, compared, matches, shown
 
         try:
             self.read_arguments()
             question = self._question()
             serving = self.hook.send(get_serving(self.serving_name, self.version))
+            mask(serving.token)  # its program may repeat the request in its answer
             if not serving.url:
                 raise ServingFailedError(f"The {serving}: it has no address.", serving.name)
             context["ti"].xcom_push(key=BitaHubServingLink().xcom_key, value=serving.url)

@@ -267,6 +267,13 @@ class RolloutOperator(ServingLifecycle, DeploymentLineage):
         }
 
     def _wait(self, plan: Plan, waiting: Waiting) -> Procedure[Serving]:
+        from airflow_bitahub.hooks.sessions import mask
+
+        serving = yield from self._wait_or_defer(plan, waiting)
+        mask(serving.token)  # its program may repeat a request in an answer to a check
+        return serving
+
+    def _wait_or_defer(self, plan: Plan, waiting: Waiting) -> Procedure[Serving]:
         """Wait for a serving: on the worker, or there for `defer_after` only and then in the triggerer."""
         from airflow_bitahub.procedures.plan import wait_for
 

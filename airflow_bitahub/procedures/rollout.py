@@ -384,8 +384,11 @@ class Deployer:
         """Return the last lines of a serving's log, as a text to append; "" where it cannot be read."""
         try:
             log = yield from get_serving_log(name, self.site.version, tail_lines=_LOG_LINES)
+            token = (yield from get_serving(name, self.site.version)).token
         except BitaHubError:
             return ""
+        if token:  # programs may print the requests that they get
+            log = log.replace(token, "***")
         shown = "\n".join(shorten(line, _LOG_LINE_LIMIT) for line in self._without_secrets(log.rstrip()).split("\n"))
         return f"\nThe last lines of its log:\n{shown}" if shown else ""
 

@@ -31,6 +31,7 @@ from airflow_bitahub.exceptions import (
 )
 from airflow_bitahub.links import BitaHubServingLink
 from airflow_bitahub.operators.invoke import BitaHubInvokeServingOperator
+from airflow_bitahub.operators.masking import AirflowMask
 from tests.conftest import Asked, Gateway, TaskRun, until
 from tests.operators.served_program import ask, foreign_serving, put_models
 
@@ -253,3 +254,18 @@ def test_program_that_does_not_answer_yet_is_asked_again(
         with pytest.raises(ServingUnavailableError, match="no program listens"):
             operator.execute(task_run.context())
     assert [asked.method for asked in gateway.asked].count("POST") == answers
+
+
+@pytest.mark.usefixtures("connection")
+def test_access_token_is_masked_where_the_program_repeats_it(gateway: Gateway, task_run: TaskRun) -> None:
+    serving = {"name": "x", "status": "RUNNING", "hosts": gateway.url, "token": "sesame-of-the-serving"}
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        if asked.method == "POST":
+            return 400, {"message": f"I got {asked.headers['Authorization']}"}
+        return 200, {"status": {"code": 0}, "data": serving}
+
+    gateway.answer = answer
+    with pytest.raises(InvokeError) as caught:
+        invoke("x", image_url="u", warmup_timeout=0).execute(task_run.context())
+    assert "Bearer ***" in AirflowMask().hide(str(caught.value))

@@ -119,6 +119,7 @@ class Platform(Stage):
         self.story: list[str] = []
         self.ends: list[str] = []
         self.printed = "Traceback: it is broken"  # the log of every serving
+        self.token = ""  # the access token of every serving
 
     # The platform --------------------------------------------------------------------------------------------
 
@@ -164,7 +165,7 @@ class Platform(Stage):
             name="0", raw_state="FAILED" if has_crashed else "STARTING", message="exit code 3" if has_crashed else ""
         )
         return serving(word, f"http://{name}", fake.created).model_copy(
-            update={"name": name, "pods": (pod,) if is_updating else ()}
+            update={"name": name, "token": self.token, "pods": (pod,) if is_updating else ()}
         )
 
     def answer(self, call: Call[Any]) -> Any:
@@ -892,6 +893,17 @@ def test_secret_that_the_program_printed_is_not_in_the_error_or_on_record() -> N
             "wrong", strategy="recreate", spec=spec_of("wrong", envs={"KEY": "it is broken"}), secrets=secrets
         )
     assert "Traceback: ***" in str(caught.value)
+
+
+@pytest.mark.parametrize("strategy", ["candidate", "recreate"])
+def test_access_token_in_a_request_that_the_program_printed_is_not_in_the_error(strategy: str) -> None:
+    platform = platform_with()
+    platform.token = "sesame-of-the-serving"
+    platform.printed = "Authorization: Bearer sesame-of-the-serving"
+    with pytest.raises(ServingError) as caught:
+        platform.deploy("wrong", strategy=strategy)
+    assert "The last lines of its log:\nAuthorization: Bearer ***" in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
 
 def test_no_line_of_a_secret_is_in_an_error_where_the_log_begins_within_it() -> None:

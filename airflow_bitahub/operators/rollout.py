@@ -39,6 +39,7 @@ from airflow_bitahub.operators.records import (
     save_rollout,
 )
 from airflow_bitahub.procedures import retry
+from airflow_bitahub.texts import lines_of
 from airflow_bitahub.triggers.events import earliest_report, log_late_start
 
 if TYPE_CHECKING:
@@ -304,8 +305,10 @@ class RolloutOperator(ServingLifecycle, DeploymentLineage):
         self.defer(trigger=TimeDeltaTrigger(_TURN_PAUSE), method_name="execute_again")
 
     def _defer(self, context: Context, waiting: Waiting) -> None:
+        from airflow_bitahub.secret_digests import digests_of
         from airflow_bitahub.triggers.rollout import BitaHubRolloutTrigger
 
+        secrets = self.known_secrets().values()
         ends = [waiting.deadline]
         if self.execution_timeout is not None:
             ends.append(self.deadline(self.execution_timeout.total_seconds()) or waiting.deadline)
@@ -325,6 +328,7 @@ class RolloutOperator(ServingLifecycle, DeploymentLineage):
                 deadline=min(ends),
                 cancel_on_kill=self.cancel_on_kill,
                 earliest_report=earliest_report(context["ti"].start_date, self._waited),
+                log_masks=digests_of(part for secret in secrets for part in (secret, *lines_of(secret))),
             ),
             method_name="execute_complete",
             timeout=self.deferral_timeout(min(ends)),

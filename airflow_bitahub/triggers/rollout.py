@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_bitahub import metrics
@@ -21,16 +22,18 @@ class BitaHubRolloutTrigger(BitaHubServingTrigger):
     :param deployed_name: the public name. When a user marks, clears or deletes the waiting task, the deployment is
         ended as `procedures.repair` does it. A version with secret environment variables cannot be restored here, since
         their values are kept nowhere
+    :param log_masks: digests of the secrets that the task has given to the serving, see `secret_digests`
     """
 
-    def __init__(self, *, deployed_name: str, **arguments: Any) -> None:
+    def __init__(self, *, deployed_name: str, log_masks: Mapping[str, Any] | None = None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.deployed_name = deployed_name
+        self.log_masks = log_masks or {}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what Airflow stores of the trigger."""
         path, arguments = super().serialize()
-        return path, {**arguments, "deployed_name": self.deployed_name}
+        return path, {**arguments, "deployed_name": self.deployed_name, "log_masks": self.log_masks}
 
     async def stop_with(self, watcher: Watcher) -> None:
         """End the deployment."""

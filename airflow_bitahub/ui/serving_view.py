@@ -70,6 +70,7 @@ def look_at_serving(asked: AskedServing, *, with_log: bool) -> ServingLook:
         except BitaHubError as error:
             return look._replace(problem="not_reached", reason=masked(error))
         log = _read_log(client, asked, serving.token) if with_log else None
+        serving = _without_secrets(serving)
     return look._replace(serving=serving, metering=metering, log=log)
 
 
@@ -78,9 +79,23 @@ def _read_log(client: BitaHubClient, asked: AskedServing, token: str) -> Log:
         text = client.send(get_serving_log(asked.name, asked.version, tail_lines=MAX_LINES + 1))
     except BitaHubError as error:
         return Log(problem=masked(error))
+    return Log(*readable(_hide(text, token)))
+
+
+def _without_secrets(serving: Serving) -> Serving:
+    """Return a serving whose messages are masked as its log is."""
+
+    def hide(text: str) -> str:
+        return _hide(text, serving.token)
+
+    pods = tuple(pod.model_copy(update={"message": hide(pod.message)}) for pod in serving.pods)
+    return serving.model_copy(update={"message": hide(serving.message), "pods": pods})
+
+
+def _hide(text: str, token: str) -> str:
     if token:  # programs may print the requests that they get
         text = text.replace(token, HIDDEN)
-    return Log(*readable(hide_secrets(masked(text))))
+    return str(hide_secrets(masked(text)))
 
 
 def rollout_timeline(rollout: TaskRollout, *, is_live: bool) -> Timeline | None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import Variable
+from airflow.sdk._shared.secrets_masker import _secrets_masker
 
 from airflow_bitahub.client import BitaHubClient
+from airflow_bitahub.emulator.faults.faults import Effect, Fault, Records
 from airflow_bitahub.emulator.server import Emulator
 from airflow_bitahub.procedures.deployments import candidate_name
 from airflow_bitahub.triggers.rollout import BitaHubRolloutTrigger
-from tests.conftest import TaskRun, restored
+from tests.conftest import TaskRun, events_of, restored
 from tests.operators.rollouts import Service, defer, deploy, finish, new_service, quick
 from tests.operators.served_program import put_models
 
@@ -97,3 +100,23 @@ def test_killed_trigger_of_a_first_deployment_removes_it(
     task_state("failed")
     kill(trigger, task_run, monkeypatch)
     assert not service.names
+
+
+@pytest.mark.usefixtures("connection", "variables", "shown_at_once", "quick")
+def test_trigger_masks_secrets_in_what_the_platform_says_of_the_serving(
+    service: Service, task_run: TaskRun, platform: Emulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    operator = deploy(service, deferrable=True, secret_envs={"KEY": "sesame-of-the-serving"})
+    trigger = restored(defer(operator, task_run))
+    assert "sesame" not in json.dumps(trigger.serialize())
+    fault = Fault(effect=Effect(records=Records(patch={"message": "KeyError: sesame-of-the-serving!"})))
+    platform.faults.add(fault)
+    with pytest.MonkeyPatch.context() as triggerer:  # which knows no secrets of workers
+        triggerer.setattr(_secrets_masker(), "patterns", set())
+        triggerer.setattr(_secrets_masker(), "replacer", None)
+        capsys.readouterr()
+        events_of(trigger)
+    platform.faults.clear()
+    printed = capsys.readouterr().out
+    assert "KeyError: ***!" in printed
+    assert "sesame" not in printed

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from airflow_bitahub.emulator.faults.faults import Effect, Fault, Records
 from airflow_bitahub.emulator.scripts import ScriptedServing
 from airflow_bitahub.emulator.state.serving_records import StoredServing
 from tests.ui.conftest import STRANGER, Site
@@ -79,6 +80,14 @@ def test_the_log_is_read_on_demand(site: Site, run_id: str) -> None:
     assert "Bearer *** Loading 100 % <b>ready</b> --token=***" in text_of(
         look(site, run_id, "better", "bitahub/serving-log")
     )
+
+
+def test_what_the_platform_says_of_the_serving_is_masked_as_its_log(site: Site, run_id: str) -> None:
+    said = f"Bearer {serving_of(site).token} --token={SECRET}"
+    site.emulator.faults.add(Fault(effect=Effect(records=Records(patch={"message": said}))))
+    text = text_of(look(site, run_id, "better"))
+    site.emulator.faults.clear()
+    assert "Bearer *** --token=***" in text
 
 
 def test_who_may_not_see_the_task_sees_nothing(site: Site, run_id: str) -> None:

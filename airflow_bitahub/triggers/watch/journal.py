@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from airflow_bitahub.api.job_reading import Job
     from airflow_bitahub.api.servings import Serving
     from airflow_bitahub.exceptions import BitaHubError
-    from airflow_bitahub.texts import Mask
+    from airflow_bitahub.secret_digests import SecretMask
 
 REMINDER = 3600.0  # seconds after which an unchanged state is logged again
 
@@ -26,7 +26,7 @@ class Journal:
 
     __slots__ = ("_clock", "_description", "_is_failing", "_log", "_logged_at", "_mask", "_raw_state", "_since")
 
-    def __init__(self, log: Any, description: str, clock: Callable[[], float], mask: Mask) -> None:
+    def __init__(self, log: Any, description: str, clock: Callable[[], float], mask: SecretMask) -> None:
         self._log = log
         self._description = description
         self._clock = clock

@@ -103,14 +103,14 @@ class BitaHubModel(_Product):
 
         {
             "uri": "bitahub://kubesphere.example.com/models/_2f1f.../dense-mnist-tf",
-            "path": "/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1",
+            "path": "/models/_2f1f.../dense-mnist-tf/20260101-abcdefghijkl-1",
             "model": "dense-mnist-tf",
-            "version": "20260101-abcdefghij-1",  # None: the model has no versions
+            "version": "20260101-abcdefghijkl-1",  # None: the model has no versions
             "metrics": {"accuracy": 0.9},  # None: not known; likewise the next two
             "job": "mnist-train-demo-20260101-klmnopqrst-1",
             "code_digest": "5fa3b9d24e7c0a16",
             "source": "/projects/_2f1f.../mnist-train-demo/outputs/20260101-klmnopqrst-1",
-            "saved_by": "save-model-20260101-abcdefghij-1",
+            "saved_by": "save-model-20260101-abcdefghijkl-1",
             "run": {"dag_id": "mnist_lifecycle", "run_id": "...", "task_id": "save_model", "map_index": -1},
         }
 
@@ -163,7 +163,7 @@ class BitaHubServing(_Product):
             "url": "http://mnist-serving-demo-testinference.bitahub.com",
             "serving": "mnist-serving-demo",
             "version": "v1",
-            "model_path": "/models/_2f1f.../dense-mnist-tf/20260102-abcdefghij-1",
+            "model_path": "/models/_2f1f.../dense-mnist-tf/20260102-abcdefghijkl-1",
             "previous": "/models/_2f1f.../dense-mnist-tf/20260101-zyxwvutsrq-1",  # None: nothing else served before
             "run": {"dag_id": "mnist_lifecycle", "run_id": "...", "task_id": "deploy", "map_index": -1},
         }

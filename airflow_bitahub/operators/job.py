@@ -62,9 +62,9 @@ class BitaHubJobOperator(JobLifecycle, JobLineage):
     .. code-block:: python
 
         {
-            "job_name": "mnist-train-demo-20260101-abcdefghij-1",
+            "job_name": "mnist-train-demo-20260101-abcdefghijkl-1",
             "status": "SUCCEEDED",
-            "output_path": "/projects/_2f1f.../mnist-train-demo/outputs/20260101-abcdefghij-1",
+            "output_path": "/projects/_2f1f.../mnist-train-demo/outputs/20260101-abcdefghijkl-1",
             "queue_seconds": 12.5,  # None where the platform does not report it; likewise the next two
             "run_seconds": 640.2,
             "exit_code": 0,

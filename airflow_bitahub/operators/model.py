@@ -85,7 +85,7 @@ class BitaHubSaveModelOperator(BitaHubJobOperator):
         ``wc`` in it, digests or sizes in the manifest are null
 
     The XCom result has two more entries: ``model_path``, the server path of the version, such as
-    ``/models/_2f1f.../dense-mnist-tf/20260101-abcdefghij-1``, and ``version``, which is None without versions. With
+    ``/models/_2f1f.../dense-mnist-tf/20260101-abcdefghijkl-1``, and ``version``, which is None without versions. With
     ``copy_by="storage"``, the entries about the job are None.
 
     The task emits an event of the asset ``BitaHubModel(model).asset``, see `airflow_bitahub.assets`; with

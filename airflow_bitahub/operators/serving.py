@@ -75,7 +75,7 @@ class BitaHubDeployServingOperator(RolloutOperator):
             "version": "v1",
             "status": "RUNNING",
             "url": "http://mnist-serving-demo-testinference.bitahub.com",
-            "model_path": "/models/_2f1f.../dense-mnist-tf/20260102-abcdefghij-1",
+            "model_path": "/models/_2f1f.../dense-mnist-tf/20260102-abcdefghijkl-1",
             "previous": "/models/_2f1f.../dense-mnist-tf/20260101-zyxwvutsrq-1",  # None: nothing served before
             "away_seconds": 0.0,  # for how long no version answered
         }

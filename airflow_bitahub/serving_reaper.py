@@ -133,8 +133,8 @@ def _look_at(hook: BitaHubHook, name: str, version: str) -> RecordedServing:
     site, found, candidate, unrecorded = turn.site, None, None, None
     try:
         rollout = site.load().rollout
-        found, candidate = hook.run(site.find()), hook.run(site.find_candidate())
-        if rollout is None:
+        found, candidate = hook.run(site.find(grace=0)), hook.run(site.find_candidate())
+        if rollout is None and (found is not None or candidate is not None):
             unrecorded = hook.run(turn.find_unrecorded())
     except BitaHubError as error:
         return RecordedServing(site, found, candidate, problem=str(error))

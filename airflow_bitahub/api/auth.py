@@ -284,7 +284,7 @@ class PasswordGrant:
                 refusal = self._refusal(error.status, f" {error}", is_client=error.code in _CLIENT_ERRORS)
             else:  # such as a firewall's 403, or a failure of the sign-in: neither says anything about the password
                 changed = session
-                refusal = _not_sent(f"{error} This does not mean that the password is wrong.")
+                refusal = _not_sent(f"{error} This does not mean that the password is wrong.", "sign-in-denied")
         except RateLimitError as error:
             seconds = _LOCKED if error.retry_after is None else min(error.retry_after, _LOCKED)
             changed = replace(session, locked_until=self._clock() + seconds)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # What a TLS server answers to plain HTTP: nginx's words, and those of Go's library.
 _PLAIN_HTTP = re.compile(r"plain HTTP request|HTTP request to an HTTPS server", re.IGNORECASE)
 _CLIENT_CERTIFICATE = re.compile(r"certificate[ _]required|handshake[ _]failure", re.IGNORECASE)
+_PROXY_ASKS = re.compile(r"(?<![:\d])407(?!\d)")  # and not a port
 _PAGE = re.compile(r"<(!doctype|html|head|body)\b", re.IGNORECASE)
 _PORTS = {"http": 80, "https": 443}
 # How each way of signing in is refused most often, and what to do then.
@@ -116,7 +117,7 @@ def _connecting(error: ConnectFailedError, settings: Settings) -> Diagnosis:
             return _tls(error, where)
         case "client-certificate":
             return _client_certificate(where)
-        case "proxy" if "407" in str(error):
+        case "proxy" if _PROXY_ASKS.search(str(error)):
             return _proxy_password()
         case "proxy":
             return Diagnosis("proxy", f"The proxy answers, and refuses to connect to {where}.")
@@ -137,7 +138,7 @@ def _connecting(error: ConnectFailedError, settings: Settings) -> Diagnosis:
                 f"{where} did not answer at all. The host or the port is wrong, or a firewall drops what this machine "
                 f"sends there.",
             )
-        case "sign-in" if "The platform said" in str(error):
+        case "sign-in" | "sign-in-denied" if "The platform said" in str(error):
             return Diagnosis(
                 "sign-in",
                 "Something answers the sign-in with an error that says nothing about the password. Where it passes, "

@@ -287,17 +287,23 @@ class JobLifecycle(CountedJob):
         What the trigger knows may come from a list of jobs that is late, and the task may have resumed long after.
         """
         from airflow_bitahub.api.jobs import get_job
+        from airflow_bitahub.procedures import retry
+        from airflow_bitahub.procedures.jobs import lost_job
         from airflow_bitahub.procedures.pace import has_begun
 
+        self.read_arguments()
+        query, timeout = get_job(record.job_name), self.unreachable_timeout
+        finding = retry.find(query, retry.CONFIRM_ABSENCE, time.time, is_known=True, timeout=timeout)
         try:
-            job = self.hook.send(get_job(record.job_name))
+            job = self.hook.run(finding)
         except BitaHubError as error:
             raise StateUnknownError(f"{message} Whether it has started since then is unknown: {error}") from error
+        if job is None:
+            raise lost_job(record.job_name)
         if job.status.is_terminal:
             return self._conclude(job, record)
         if job.status.value == "WAITING" and not has_begun(job):
             raise JobQueueTimeoutError(message, record.job_name)
-        self.read_arguments()
         self._log_change(job)
         self._defer(context, job, 0)
         return None

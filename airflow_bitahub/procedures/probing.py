@@ -59,6 +59,8 @@ def reach_of(error: BitaHubError) -> Reach:
     """Return how far a request came that failed. Raises the error where it does not show that."""
     if isinstance(error, AuthenticationError) or is_anonymous(error):
         return Reach.REFUSED
+    if isinstance(error, ConnectFailedError) and error.reason == "sign-in-denied":
+        return Reach.REFUSED
     if isinstance(error, ConnectFailedError) and error.reason == "sign-in":
         return Reach.NO_SIGN_IN
     if isinstance(error, UnexpectedResponseError):

@@ -30,13 +30,14 @@ def repair(site: Site, secrets: Mapping[str, str]) -> Procedure[str]:
     end, record = "nothing was changed", site.record
     outcome: RolloutEnd = "deployed" if rollout.phase == "tidy" else "abandoned"
     if rollout.phase not in ("candidate", "tidy"):
-        found = yield from site.find()
+        # In a process that is about to be killed, there is no time for a second look.
+        found = yield from site.find(None if site.may_recreate else 0)
         if found is not None and not site.record.owns(found, site.clock()):
             end, record = "someone else has taken the name", replace(site.record, exists=False, since=None)
             outcome = "failed"
         elif found is not None and (yield from _has_proved_itself(site, found)):
             end = f"the {rollout.version} was checked and serves"
-            record = record.with_version(replace(rollout.version, deployed_at=site.clock()))
+            record = record.with_version(replace(rollout.version, deployed_at=site.clock(), is_withdrawn=False))
             outcome = "deployed"
         elif rollout.replaces:
             try:

@@ -189,6 +189,8 @@ def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.r
             is_harmless = had_no_effect(error) or (call.safe_to_repeat and is_transient(error))
             # A probe of a served program asks whether it answers, so no answer is a result and not a failure.
             is_in_vain = call.request.is_foreign or call.is_optional
+            # Whoever denies a sign-in may count it as a wrong password.
+            is_in_vain = is_in_vain or getattr(error, "reason", "") == "sign-in-denied"
             if is_in_vain or not is_harmless or attempt >= retry.attempts:
                 raise
             pause = retry.pause_after(attempt) * (1 - jitter() / 2)

@@ -108,9 +108,11 @@ class Deployer:
         found = yield from self.site.find()
         current = record.current
         if found is not None and current is not None and not found.status.is_ending:
-            if current.digest == plan.version.digest:
+            is_same = current.digest == plan.version.digest
+            # A version that failed and was left is watched again, where it is to be watched.
+            if is_same and not (current.is_withdrawn and plan.bake_seconds):
                 return (yield from self._keep(found, current))
-            if plan.if_exists == "fail":
+            if plan.if_exists == "fail" and not is_same:
                 raise ServingRefusedError(
                     f"Serving {plan.spec.name!r} (version {plan.spec.version!r}) exists with another specification, "
                     f"and if_exists='fail'. Remove it, choose another serving_name, or set if_exists='replace'.",

@@ -235,7 +235,7 @@ class Site:
         was_removed = False
         while True:
             # After a refused creation, a wrong "not found" does no harm: the next creation is refused, too.
-            found = yield from self.find(None if taken_since is None else 0)
+            found = yield from self.find(None if taken_since is None and self.may_recreate else 0)
             rollout, now = self.rollout, self.clock()
             if found is not None and not self.record.owns(found, now):
                 raise self.refusal(found)

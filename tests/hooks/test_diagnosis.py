@@ -16,7 +16,9 @@ import pytest
 from airflow_bitahub.emulator.faults.faults import Answer, Effect, Fault, Match
 from airflow_bitahub.emulator.http.signin import SignIn
 from airflow_bitahub.emulator.server import Emulator
+from airflow_bitahub.exceptions import ConnectFailedError
 from airflow_bitahub.hooks.bitahub import BitaHubHook
+from airflow_bitahub.hooks.diagnosis import diagnose
 from airflow_bitahub.hooks.sessions import sessions_of
 from tests.ports import free_port
 from tests.transport import certify, tls_gateway
@@ -125,6 +127,12 @@ def test_a_proxy_that_refuses(connect: Connect, monkeypatch: pytest.MonkeyPatch,
         with server(403, "no") as port:
             monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
             says(connect, "Wrong: proxy. The proxy answers, and refuses", host="https://platform.example.com")
+
+
+def test_the_port_of_a_proxy_is_not_its_answer(connect: Connect) -> None:
+    error = ConnectFailedError("The proxy http://127.0.0.1:40755/ refused the connection (403 Forbidden).", "proxy")
+    settings = connect(host="https://platform.example.com").settings
+    assert "The proxy answers, and refuses" in str(diagnose(error, settings))
 
 
 # The address ------------------------------------------------------------------------------------------------------

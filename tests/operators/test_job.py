@@ -955,13 +955,24 @@ def test_job_that_has_ended_since_its_triggers_last_query_is_not_late(
     [Effect(before=Answer(status=403, body="x")), Effect(records=Records(hide_for=1e9))],
     ids=["gateway", "not found"],
 )
-def test_job_that_cannot_be_queried_at_the_queues_limit_is_left_alone(
-    effect: Effect, task_run: TaskRun, submitted: Submitted, platform: Emulator, faults: Faults
+def test_job_that_one_query_misses_at_the_queues_limit_is_queried_again(
+    effect: Effect, task_run: TaskRun, submitted: Submitted, faults: Faults
 ) -> None:
     defer(job(command=LASTING, deferrable=True), task_run)
-    faults.add(Fault(match=Match(method="GET"), effect=effect))
+    submitted.wait(submitted.only.key.name, "RUNNING")
+    faults.add(Fault(match=Match(method="GET", times=1), effect=effect))
+    with pytest.raises(TaskDeferred):
+        job(deferrable=True).execute_complete(task_run.context(), QUEUE_TIMEOUT)
+    assert submitted.requests("DELETE") == []
+
+
+def test_job_that_cannot_be_queried_at_the_queues_limit_is_left_alone(
+    task_run: TaskRun, submitted: Submitted, platform: Emulator, faults: Faults
+) -> None:
+    defer(job(command=LASTING, deferrable=True), task_run)
+    faults.add(Fault(match=Match(method="GET"), effect=Effect(before=Answer(status=403, body="x"))))
     with pytest.raises(StateUnknownError, match=r"did not start in time.*unknown.*The next try queries it again"):
-        job().execute_complete(task_run.context(), QUEUE_TIMEOUT)
+        job(unreachable_timeout=1).execute_complete(task_run.context(), QUEUE_TIMEOUT)
     faults.clear()
     assert submitted.requests("DELETE") == []
     let_go(platform, submitted.only)

@@ -384,10 +384,9 @@ def test_a_job_whose_record_goes_with_the_stop(may_appear: bool) -> None:
     assert stage.calls == ["get_job", "stop_job", "get_job"]
 
 
-def test_a_denial_does_not_prolong_a_short_time_limit() -> None:
+def test_a_denial_does_not_prolong_a_short_time_limit_which_is_enough_to_see_that_a_job_is_gone() -> None:
     stage = Script(MISSING)
-    with pytest.raises(JobAliveError, match="could not be stopped"):
-        end(stage, wait=False, timeout=4)
+    assert end(stage, wait=False, timeout=4) is None
     assert stage.now == 1004
 
 

@@ -175,6 +175,14 @@ def test_an_address_that_has_nothing_of_the_platform(answer: BitaHubError) -> No
     assert {extras["prefix"] for extras, _ in stage.tried} == set(candidates.PREFIXES)
 
 
+def test_a_sign_in_that_is_denied_is_tried_once() -> None:
+    denied = ConnectFailedError("a firewall denies it", "sign-in-denied")
+    stage = Stage(lambda extras, _: denied if extras["auth"] in candidates.PASSWORD_AUTHS else WHO)
+    access = stage.find()
+    assert (access.works, access.refusal) == (False, denied)
+    assert stage.passwords() == 1
+
+
 def test_what_cannot_be_sent_is_not_the_end() -> None:
     impossible = ConfigurationError("a blank in a token")
     stage = Stage(lambda extras, _: {"none": WHO, "kubesphere": MISSING}.get(extras["auth"], impossible))

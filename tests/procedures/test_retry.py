@@ -13,6 +13,7 @@ from airflow_bitahub.exceptions import (
     BitaHubError,
     ConfigurationError,
     ConflictError,
+    ConnectFailedError,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
@@ -72,6 +73,13 @@ def test_a_change_of_unknown_outcome_is_never_sent_again(call: Call[Any], error:
 def test_a_clear_no_is_taken_for_an_answer(kind: type[APIError]) -> None:
     stage = Script(refusal(kind))
     with pytest.raises(kind):
+        stage.run(retrying(LOOK, STEADY, no_jitter))
+    assert stage.done == ["get_job"]
+
+
+def test_what_needs_a_sign_in_that_was_denied_is_not_sent_again_since_that_may_lock_the_account() -> None:
+    stage = Script(ConnectFailedError("denied", "sign-in-denied"))
+    with pytest.raises(ConnectFailedError):
         stage.run(retrying(LOOK, STEADY, no_jitter))
     assert stage.done == ["get_job"]
 

@@ -438,6 +438,19 @@ def test_old_version_that_has_been_restored_is_not_restored_again() -> None:
     platform.assert_serves("good:1")
 
 
+def test_version_that_was_withdrawn_once_and_serves_again_is_good_also_where_another_ends_its_deployment() -> None:
+    platform = platform_with()
+    record, owner = platform.airflow.record, Owner("dag", "a", "run")
+    assert record is not None
+    version = replace(record.versions[0], is_withdrawn=True)
+    rollout = Rollout(owner, platform.now + 60, version, "switch", placed="new", ready_at=platform.now)
+    platform.airflow.record = replace(record, rollout=rollout)
+    platform.run(abandon(platform.site(), owner, {}))
+    ended = platform.airflow.load()
+    assert ended is not None
+    assert ended.champion is not None
+
+
 def test_first_deployment_is_checked_too_and_removed_if_it_fails() -> None:
     platform = Platform()
     with pytest.raises(ServingCheckError, match="It was removed"):
@@ -874,6 +887,17 @@ def test_failed_version_that_was_left_counts_as_good_once_it_answers_rightly() -
     assert record.champion is not None
     assert record.champion.spec["image"] == "good:2"
     assert record.champion.deployed_at == platform.now
+
+
+def test_failed_version_that_was_left_is_watched_again_where_it_is_to_be_watched() -> None:
+    platform = platform_with_a_version_left({}, is_killed=False)
+    platform.holds_public = False
+    start = platform.now
+    platform.deploy("good:2", "c", bake_seconds=1000)
+    assert platform.now - start > 1000
+    record = platform.airflow.load()
+    assert record is not None
+    assert record.champion is not None
 
 
 def test_version_before_counts_as_the_one_that_serves_where_its_update_was_refused() -> None:

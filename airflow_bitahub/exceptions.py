@@ -162,7 +162,8 @@ class ConnectFailedError(TransportError):
     """No connection could be made, so the request had no effect.
 
     :param message: the whole text for the user
-    :param reason: why, in a word of `transport_errors`; ``sign-in``: the sign-in before it failed; "": not known
+    :param reason: why, in a word of `transport_errors`; ``sign-in``: the sign-in before it failed;
+        ``sign-in-denied``: it was answered with an error that says nothing about the password; "": not known
     """
 
     def __init__(self, message: str, reason: str = "") -> None:

@@ -96,6 +96,10 @@ class Examination:
         """Remember what was started, and how to remove it, before it is started."""
         self._left[what] = remove
 
+    def is_newest(self, what: str) -> bool:
+        """Return whether everything that was started after this has been removed."""
+        return next(reversed(self._left), what) == what
+
     def forget(self, what: str) -> None:
         """Forget what has been removed."""
         self._left.pop(what, None)

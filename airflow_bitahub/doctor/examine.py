@@ -62,7 +62,7 @@ def _examine(examination: Examination, *, with_jobs: bool, with_serving: bool) -
     elif with_serving and folder is not None:
         servings.announce(examination)
         servings.examine_serving(examination, folder.server_path)
-    if folder is not None:
+    if folder is not None and examination.is_newest(folder.what):  # otherwise it is still used, and is removed later
         folder.remove()
     return True
 

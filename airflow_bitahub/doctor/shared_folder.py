@@ -51,6 +51,7 @@ class SharedFolder:
         project = examination.name("storage")
         self.server_path = f"{examination.hook.folders.outputs(project)}/1"
         self._project_path = self.server_path.partition("/outputs")[0]
+        self.what = f"folder {self._project_path}"
         self._is_written = False
         self._is_shared = True
 
@@ -65,7 +66,7 @@ class SharedFolder:
         examination = self._examination
         storage = examination.hook.storage
         self._look_at_user(storage)
-        examination.remember(f"folder {self._project_path}", self.remove)
+        examination.remember(self.what, self.remove)
         try:
             storage.write_bytes(
                 "storage_uri", f"{self.server_path}/{_QUESTION}", f"from Airflow {examination.mark}\n".encode()
@@ -99,7 +100,7 @@ class SharedFolder:
         if not self._examination.settings.text("storage_uri"):
             return
         self._examination.hook.storage.remove("storage_uri", self._project_path)
-        self._examination.forget(f"folder {self._project_path}")
+        self._examination.forget(self.what)
 
     def check(self, read_log: Callable[[], str]) -> None:
         """Report whether the job sees what Airflow wrote, and Airflow what the job wrote."""

@@ -138,19 +138,22 @@ def _connecting(error: ConnectFailedError, settings: Settings) -> Diagnosis:
                 f"{where} did not answer at all. The host or the port is wrong, or a firewall drops what this machine "
                 f"sends there.",
             )
-        case "sign-in" | "sign-in-denied" if "The platform said" in str(error):
-            return Diagnosis(
-                "sign-in",
-                "Something answers the sign-in with an error that says nothing about the password. Where it passes, "
-                "nothing need be done; if it stays, ask whoever runs the platform, or the firewall in front of it.",
-            )
-        case "sign-in":
-            path = settings.platform().endpoints["sign_in"]
-            return Diagnosis(
-                "auth",
-                f"The address answers, but not as a sign-in: it has none at {path!r}. Check the extra 'auth'.",
-            )
+        case "sign-in" | "sign-in-denied":
+            return _sign_in(error, settings)
     return Diagnosis("address", f"No connection to {where}: this machine's network has no way there.")
+
+
+def _sign_in(error: ConnectFailedError, settings: Settings) -> Diagnosis:
+    if error.reason == "sign-in-denied" or "The platform said" in str(error):
+        return Diagnosis(
+            "sign-in",
+            "The sign-in answers with an error that says nothing about the password. Try again later. If the error "
+            "stays, ask whoever runs the platform, or the firewall in front of it.",
+        )
+    path = settings.platform().endpoints["sign_in"]
+    return Diagnosis(
+        "auth", f"The address answers, but not as a sign-in: it has none at {path!r}. Check the extra 'auth'."
+    )
 
 
 def _tls(error: ConnectFailedError, where: str) -> Diagnosis:

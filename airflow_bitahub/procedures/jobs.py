@@ -161,7 +161,7 @@ def end_job(
     :raises JobAliveError: the job has not finished after that time
     """
     start = clock()
-    outage = retry.Outage(min(retry.CONFIRM_ABSENCE, timeout), timeout, is_known=True)
+    outage = retry.Outage.of_known(timeout)
     if may_appear:
         outage.grace, outage.missing_since = retry.GRACE_PERIOD, start
     is_stopping = False

@@ -190,8 +190,8 @@ def retrying(call: Call[T], retry: Retry, jitter: Callable[[], float] = random.r
             # A probe of a served program asks whether it answers, so no answer is a result and not a failure.
             is_in_vain = call.request.is_foreign or call.is_optional
             # Whoever denies a sign-in may count it as a wrong password.
-            is_in_vain = is_in_vain or getattr(error, "reason", "") == "sign-in-denied"
-            if is_in_vain or not is_harmless or attempt >= retry.attempts:
+            is_denied = getattr(error, "reason", "") == "sign-in-denied"
+            if is_in_vain or is_denied or not is_harmless or attempt >= retry.attempts:
                 raise
             pause = retry.pause_after(attempt) * (1 - jitter() / 2)
             retry_after = getattr(error, "retry_after", None)
@@ -253,6 +253,11 @@ class Outage:
     has_answered: bool = False  # the platform itself
     error: BitaHubError | None = None
     seconds: float = 0  # without an answer
+
+    @classmethod
+    def of_known(cls, timeout: float) -> Outage:
+        """Return the outages of something on record that is to be ended within `timeout` seconds."""
+        return cls(min(CONFIRM_ABSENCE, timeout), timeout, is_known=True)
 
     def record_success(self) -> None:
         """Record that a query succeeded."""

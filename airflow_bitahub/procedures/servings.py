@@ -155,23 +155,23 @@ def stop_own_serving(
     :param timeout: seconds to go on where queries or the stop fail
     :raises ServingAliveError: they failed for so long
     """
-    start, was_asked, missing_since = clock(), False, None
+    start, was_asked = clock(), False
+    outage = retry.Outage.of_known(timeout)
     while True:
         try:
             found = yield from get_serving(name, version)
-            missing_since = None
+            outage.record_success()
             if found.status.is_ending or not is_own(found.created_at):
                 return was_asked
             was_asked = True
             yield from stop_serving(name, version)
             return True
-        except NotFoundError:
-            missing_since = clock() if missing_since is None else missing_since
-            if clock() - missing_since >= min(retry.CONFIRM_ABSENCE, timeout):
-                return was_asked
         except BitaHubError as error:
             if not retry.leaves_outcome_open(error):
                 raise
+            is_believed = outage.record_failure(error, clock())
+            if isinstance(error, NotFoundError) and is_believed:
+                return was_asked
             # The stop may have taken effect. The next query shows whether it did.
             if clock() - start >= timeout:
                 raise ServingAliveError(f"Serving {name!r} could not be stopped: {error}", name) from error
@@ -185,25 +185,24 @@ def end_serving(
 
     :raises ServingAliveError: it is still there after `timeout` seconds
     """
-    start, name = clock(), serving.name
-    is_removed, missing_since = False, None
+    start, name, is_removed = clock(), serving.name, False
+    outage = retry.Outage.of_known(timeout)
     while True:
         try:
             found = yield from get_serving(name, version)
-            missing_since = None
+            outage.record_success()
             if not is_same_time(found.created_at, serving.created_at):
                 return
             if not is_removed:
                 yield from delete_serving(name, version)
                 is_removed = True
-        except NotFoundError:
-            # After our own removal, this is what was waited for.
-            missing_since = clock() if missing_since is None else missing_since
-            if is_removed or clock() - missing_since >= min(retry.CONFIRM_ABSENCE, timeout):
-                return
         except BitaHubError as error:
             if not retry.leaves_outcome_open(error):
                 raise
+            # After our own removal, the first "not found" is what was waited for.
+            is_believed = outage.record_failure(error, clock()) or is_removed
+            if isinstance(error, NotFoundError) and is_believed:
+                return
             # The removal may have taken effect. The next query shows whether it did.
             if clock() - start >= timeout:
                 raise ServingAliveError(f"Serving {name!r} could not be removed: {error}", name) from error

@@ -1,4 +1,4 @@
-"""How much of the platform's storage is read at once; apart from `Storage`, which a DAG's parsing need not import."""
+"""How much of the platform's storage is read at once. Apart from `Storage`, which parsing a DAG need not import."""
 
 from __future__ import annotations
 

@@ -43,6 +43,7 @@ class Gateway:
         self.grants: list[str] = []  # the types of the token requests
         self.answers: list[int] = []  # the status of each other answer
         self.fails = 0  # the status of every token request; 0: they are answered
+        self.says: Response | None = None  # to every token request; None: what the sign-in says
         self.knows_nobody = False
 
     def worker(
@@ -67,6 +68,8 @@ class Gateway:
         return call.read_answer(Response(status, {}, b"[]" if status == 200 else b"Unauthorized"), Platform())
 
     def _grant(self, form: dict[str, str]) -> Response:
+        if self.says is not None:
+            return self.says
         self.grants.append(form["grant_type"])
         if self.fails:
             return Response(self.fails, {}, b"")
@@ -346,11 +349,9 @@ def test_a_claim_of_a_worker_that_died_is_not_waited_for_long(shared: Callable[[
         (Response(302, {"location": "/login"}, b""), "HTTP 302"),
     ],
 )
-def test_what_else_a_sign_in_may_be_answered(
-    response: Response, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_else_a_sign_in_may_be_answered(response: Response, expected: str) -> None:
     gateway = Gateway()
-    monkeypatch.setattr(gateway, "_grant", lambda _form: response)
+    gateway.says = response
     [error] = gateway.send(gateway.worker())
     with pytest.raises(AuthenticationError if "client" in expected else ConnectFailedError, match=expected):
         raise error
@@ -368,12 +369,12 @@ def test_what_else_a_sign_in_may_be_answered(
     ids=["firewall", "gateway", "failure", "denial"],
 )
 def test_a_right_password_is_sent_again_after_an_answer_that_is_not_about_it(
-    response: Response, shared: Callable[[], VariableSessions], monkeypatch: pytest.MonkeyPatch
+    response: Response, shared: Callable[[], VariableSessions]
 ) -> None:
     gateway = Gateway()
-    with monkeypatch.context() as patch:
-        patch.setattr(gateway, "_grant", lambda _form: response)
-        [error] = gateway.send(gateway.worker(shared()))
+    gateway.says = response
+    [error] = gateway.send(gateway.worker(shared()))
+    gateway.says = None
     assert isinstance(error, ConnectFailedError)
     assert "This does not mean that the password is wrong" in str(error)
     gateway.succeed(gateway.worker(shared()))
@@ -389,12 +390,12 @@ def test_a_right_password_is_sent_again_after_an_answer_that_is_not_about_it(
     ],
 )
 def test_a_password_is_not_sent_again_after_an_answer_that_may_count_as_a_wrong_one(
-    response: Response, shared: Callable[[], VariableSessions], monkeypatch: pytest.MonkeyPatch
+    response: Response, shared: Callable[[], VariableSessions]
 ) -> None:
     gateway = Gateway()
-    with monkeypatch.context() as patch:
-        patch.setattr(gateway, "_grant", lambda _form: response)
-        [error] = gateway.send(gateway.worker(shared()))
+    gateway.says = response
+    [error] = gateway.send(gateway.worker(shared()))
+    gateway.says = None
     assert isinstance(error, SignInRefusedError)
     assert isinstance(gateway.send(gateway.worker(shared()))[0], SignInRefusedError)
     assert gateway.grants == []

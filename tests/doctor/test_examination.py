@@ -21,6 +21,7 @@ def test_a_job_is_removed_before_the_folder_into_which_it_writes(hook: BitaHubHo
     examination.remember("folder A", lambda: removed.append("folder"))
     examination.remember("job A-2", fail)
     examination.remember("serving A-3", lambda: removed.append("serving"))
+    assert not examination.is_newest("folder A"), "a job that could not be stopped may still write into it"
     examination.close()
     assert removed == ["serving", "job", "folder"]
     assert said.getvalue().splitlines() == [

@@ -169,6 +169,9 @@ def test_one_that_is_not_there_needs_no_stop() -> None:
 
 def test_one_that_was_denied_once_is_stopped() -> None:
     assert stop_own(Script(MISSING, serving("RUNNING", created_at=7), None))[-1] == "stop_serving"
+    # After an outage, "not found" has to be confirmed again.
+    answers = [MISSING, *[BROKEN] * 10, MISSING, serving("RUNNING", created_at=7), None]
+    assert stop_own(Script(*answers))[-1] == "stop_serving"
 
 
 @pytest.mark.parametrize("error", SAYS_NOTHING, ids=str)

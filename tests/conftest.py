@@ -188,9 +188,18 @@ def tensorflow_python(image_cache: Path) -> Path:
     return asyncio.run(images.prepare(images.find(IMAGE)))
 
 
+@pytest.fixture
+def platform(shared_platform: Emulator) -> Iterator[Emulator]:
+    """An emulator in which every image stands for this interpreter, so that a job starts within milliseconds.
+
+    Tests share it, and none sees the faults of another.
+    """
+    yield shared_platform
+    shared_platform.faults.clear()
+
+
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator in which every image stands for this interpreter, so that a job starts within milliseconds."""
+def shared_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     from airflow_bitahub.demo.platform import FOLDERS
     from airflow_bitahub.emulator.server import Emulator
 

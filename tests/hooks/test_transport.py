@@ -60,9 +60,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 @pytest.fixture(scope="module")
-def guarded(platform: Emulator, files: Files) -> Iterator[TLSGateway]:
+def guarded(shared_platform: Emulator, files: Files) -> Iterator[TLSGateway]:
     """A gateway before the emulator that asks for a certificate of the private authority."""
-    with tls_gateway(platform.url, files.server, files.ca) as gateway:
+    with tls_gateway(shared_platform.url, files.server, files.ca) as gateway:
         yield gateway
 
 

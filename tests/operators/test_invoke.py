@@ -41,17 +41,17 @@ PICTURE = b"\x89PNG, more or less"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _models(platform: Emulator) -> None:
-    put_models(platform)
+def _models(shared_platform: Emulator) -> None:
+    put_models(shared_platform)
 
 
 @pytest.fixture(scope="module")
-def served(platform: Emulator) -> Iterator[str]:
+def served(shared_platform: Emulator) -> Iterator[str]:
     """The name of a serving that answers."""
-    client = BitaHubClient(platform.url, auth=BearerToken(platform.token))
+    client = BitaHubClient(shared_platform.url, auth=BearerToken(shared_platform.token))
     name = f"served-{next(_numbers)}"
     foreign_serving(client, name)
-    url = until(lambda: platform.state.serving(ServingKey("inference", name, "v1")).url)
+    url = until(lambda: shared_platform.state.serving(ServingKey("inference", name, "v1")).url)
 
     def answers() -> bool:
         with suppress(httpx.HTTPError):

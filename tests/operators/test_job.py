@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import partial
@@ -847,9 +847,8 @@ def test_airflows_alarm_does_not_keep_a_job_from_being_stopped(
 
 
 @pytest.fixture
-def faults(platform: Emulator) -> Iterator[Faults]:
-    yield platform.faults
-    platform.faults.clear()
+def faults(platform: Emulator) -> Faults:
+    return platform.faults
 
 
 @pytest.fixture

@@ -45,8 +45,8 @@ __all__ = ["quick"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _models(platform: Emulator) -> None:
-    put_models(platform)
+def _models(shared_platform: Emulator) -> None:
+    put_models(shared_platform)
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ pytestmark = pytest.mark.usefixtures("connection", "variables")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _models(platform: Emulator) -> None:
-    put_models(platform)
+def _models(shared_platform: Emulator) -> None:
+    put_models(shared_platform)
 
 
 @pytest.fixture

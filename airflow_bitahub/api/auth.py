@@ -214,6 +214,9 @@ class PasswordGrant:
         """
         failures = self._failures
         while not self._renewing.acquire(blocking=False):
+            # A task that is killed may have been renewing the token itself, and then waits here for nothing.
+            if self._store.known.access_token not in ("", refused):
+                return self._store.known.access_token, False
             yield Sleep(_LOOK)
         try:
             if self._is_usable(self._store.known, refused):

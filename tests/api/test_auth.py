@@ -302,13 +302,13 @@ def test_an_airflow_that_allows_no_changes_is_no_obstacle(
     assert gateway.grants == ["password"]
 
 
-def die_while_signing_in(gateway: Gateway, worker: Auth) -> None:
+def interrupt_sign_in(gateway: Gateway, worker: Auth) -> Flow[Any]:
     flow = worker.flow(CALL)
     reply = None
     while not (isinstance(step := flow.send(reply), Call)):
         reply = gateway._do(step)
     assert step.request.operation == "sign_in"
-    flow.close()
+    return flow
 
 
 def test_nobody_waits_for_a_new_token_while_the_present_one_is_good(shared: Callable[[], VariableSessions]) -> None:
@@ -317,7 +317,7 @@ def test_nobody_waits_for_a_new_token_while_the_present_one_is_good(shared: Call
     worker, another = gateway.worker(shared()), gateway.worker(shared())
     gateway.succeed(worker)
     gateway.now += 8.5 * LIFE
-    die_while_signing_in(gateway, another)
+    interrupt_sign_in(gateway, another).close()
     grants = []
     for _ in range(30):
         before = gateway.now
@@ -330,9 +330,30 @@ def test_nobody_waits_for_a_new_token_while_the_present_one_is_good(shared: Call
     assert 19 <= grants.count(1) <= 22  # the other may yet renew it
 
 
+def test_a_task_that_is_killed_while_it_renews_a_good_token_goes_on_with_it(
+    shared: Callable[[], VariableSessions],
+) -> None:
+    gateway = Gateway()
+    gateway.sign_in._expires_in = 10 * LIFE
+    worker = gateway.worker(shared())
+    gateway.succeed(worker)
+    gateway.now += 8.5 * LIFE
+    interrupted = interrupt_sign_in(gateway, worker)
+    before = gateway.now
+    stopping = worker.flow(CALL)  # which Airflow begins in the same thread
+    reply, is_done = None, False
+    while not is_done and gateway.now - before < 1:
+        try:
+            reply = gateway._do(stopping.send(reply))
+        except StopIteration:
+            is_done = True
+    assert is_done
+    interrupted.close()
+
+
 def test_a_claim_of_a_worker_that_died_is_not_waited_for_long(shared: Callable[[], VariableSessions]) -> None:
     gateway = Gateway()
-    die_while_signing_in(gateway, gateway.worker(shared()))
+    interrupt_sign_in(gateway, gateway.worker(shared())).close()
     before = gateway.now
     gateway.succeed(gateway.worker(shared()))
     assert gateway.now - before < 30
